@@ -1,0 +1,54 @@
+"""How many bytes of tensors are alive at once while a function runs, on any device, the meta device included."""
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class _LiveTensors(TorchDispatchMode):
+    """Adds a storage when an operator first returns it and takes it off when the last tensor that uses it is gone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive = self.peak = 0
+        self.seen: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for leaf in tree_leaves((args, kwargs)):
+            if isinstance(leaf, torch.Tensor):  # what existed before is not counted, nor are views of it
+                self._track(leaf, counted=False)
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor):
+                self._track(leaf, counted=True)
+        return result
+
+    def _track(self, tensor: torch.Tensor, *, counted: bool) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self.seen:
+            return
+        size = storage.nbytes() if counted else 0
+        self.seen.add(key)
+        self.alive += size
+        self.peak = max(self.peak, self.alive)
+        weakref.finalize(storage, self._release, key, size)
+
+    def _release(self, key: int, size: int) -> None:
+        self.seen.discard(key)
+        self.alive -= size
+
+
+def peak_tensor_bytes(function: Callable[[], Any]) -> int:
+    """The most bytes of tensors alive at once while `function()` runs, beyond those that existed before.
+
+    Counts the results of operators; scratch memory inside a kernel is not seen.
+    """
+    with _LiveTensors() as mode:
+        result = function()
+    del result
+    return mode.peak

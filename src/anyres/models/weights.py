@@ -1,0 +1,126 @@
+"""Weights on disk: a folder with `model.safetensors` and `config.json`. Nothing is ever unpickled."""
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from anyres.errors import unknown
+from anyres.models.vitar import ViTAR, ViTARConfig
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What is known of a saved model beside its weights."""
+
+    name: str | None
+    """The preset that it was made from, if any."""
+    classes: tuple[str, ...]
+    """Class names in the order of the logits."""
+    training_sizes: tuple[tuple[int, int], ...]
+    """(height, width) of the images that it was trained on."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Anything else that was written with it."""
+
+
+def save_model(
+    folder: Path | str,
+    model: ViTAR,
+    *,
+    name: str | None,
+    classes: Sequence[str],
+    training_sizes: Sequence[tuple[int, int]],
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes a model to a folder; each of the two files is replaced atomically."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    info = ModelInfo(name, tuple(classes), tuple((int(h), int(w)) for h, w in training_sizes), dict(extra or {}))
+    record = {"architecture": "ViTAR", "config": asdict(model.config), **asdict(info)}
+    weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    save_file(weights, folder / (WEIGHTS + ".partial"), metadata={"format": "pt"})
+    (folder / (CONFIG + ".partial")).write_text(json.dumps(record, indent=2) + "\n")
+    for file in (WEIGHTS, CONFIG):
+        os.replace(folder / (file + ".partial"), folder / file)
+
+
+def load_model(folder: Path | str) -> tuple[ViTAR, ModelInfo]:
+    """Reads a model that `save_model` wrote: on the CPU, in evaluation mode.
+
+    Raises:
+        ValueError: no model there, a configuration that this version does not know, or weights of another model.
+    """
+    folder = Path(folder)
+    for file in (WEIGHTS, CONFIG):
+        if not (folder / file).is_file():
+            raise ValueError(f"{folder} holds no saved model: {file} is missing. Give a folder that training has written.")
+    config, info = _read_config(folder / CONFIG)
+    with torch.device("meta"):
+        model = ViTAR(config)
+    try:
+        weights = load_file(folder / WEIGHTS)
+    except Exception as error:  # safetensors raises its own, unexported kind
+        raise ValueError(f"{folder / WEIGHTS} is not a readable safetensors file: {error}") from error
+    check_weights(model, weights, str(folder / WEIGHTS))
+    model.load_state_dict(weights, assign=True)
+    return model.eval().requires_grad_(True), info
+
+
+def _read_config(path: Path) -> tuple[ViTARConfig, ModelInfo]:
+    try:
+        record = json.loads(path.read_text())
+        settings = dict(record["config"])
+        sizes = tuple((int(h), int(w)) for h, w in record["training_sizes"])
+        info = ModelInfo(record["name"], tuple(record["classes"]), sizes, record["extra"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a model configuration of anyres: {error!r}") from error
+    allowed = [field.name for field in fields(ViTARConfig)]
+    for key in settings:
+        if key not in allowed:
+            raise unknown(f"field in {path}", key, allowed)
+    return ViTARConfig(**{key: tuple(v) if isinstance(v, list) else v for key, v in settings.items()}), info
+
+
+def check_weights(model: ViTAR, weights: Mapping[str, Tensor], source: str) -> None:
+    """Raises a ValueError that names the differences unless the weights are those of this model."""
+    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    given = {key: tuple(value.shape) for key, value in weights.items()}
+    if expected == given:
+        return
+    lines = [f"{source} holds the weights of another model:"]
+    lines += [f"  missing {key} {shape}" for key, shape in expected.items() if key not in given]
+    lines += [f"  unexpected {key} {shape}" for key, shape in given.items() if key not in expected]
+    common = expected.keys() & given.keys()
+    lines += [f"  {key} is {given[key]}, needed {expected[key]}" for key in sorted(common) if expected[key] != given[key]]
+    raise ValueError("\n".join(lines[:12] + [f"  and {len(lines) - 12} more"] * (len(lines) > 12)))
+
+
+def convert_timm_vit(weights: Mapping[str, Tensor], config: ViTARConfig) -> dict[str, Tensor]:
+    """State dict of a timm VisionTransformer (class token, learned positions) under our names.
+
+    The patch convolution becomes a linear layer, and the position of the class token is added into the token itself.
+    The position table must be that of `config.grid`.
+    """
+    prefix = config.prefix_tokens
+    table = weights["pos_embed"][0]  # (P + N, D)
+    rows, cols = config.grid
+    if len(table) != prefix + rows * cols:
+        raise ValueError(f"pos_embed has {len(table)} positions; {prefix} + {rows}x{cols} are needed. Set `grid`.")
+    converted = {
+        "stem.proj.weight": weights["patch_embed.proj.weight"].flatten(1),
+        "stem.proj.bias": weights["patch_embed.proj.bias"],
+        "position.table": table[prefix:].unflatten(0, (rows, cols)),
+    }
+    if prefix:
+        converted["prefix"] = weights["cls_token"][0] + table[:prefix]
+    kept = re.compile(r"blocks\.|norm\.|head\.")
+    return converted | {key: value for key, value in weights.items() if kept.match(key)}
