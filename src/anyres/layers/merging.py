@@ -3,6 +3,8 @@
 All of them take tokens (B, rows, cols, D) and a merge plan for that grid, and return the plan's final grid.
 """
 
+import functools
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
@@ -26,19 +28,23 @@ class _Axis:
         if self.cell > 2:
             raise ValueError(f"a cell holds {self.cell} positions of an axis; grid attention takes 1 or 2.")
         self.is_even = min(self.sizes) == self.cell
-        pairs = zip(boundaries, boundaries[1:], strict=False)
-        self.index = [position for start, stop in pairs for position in (start, stop - 1)[: self.cell]]
+        self.index = (list(boundaries[:-1]), [stop - 1 for stop in boundaries[1:]])
 
-    def split(self, x: Tensor, dim: int) -> Tensor:
-        """Replaces axis `dim` of x by the two axes (cells, cell)."""
-        if not self.is_even:
-            x = x.index_select(dim, torch.tensor(self.index, device=x.device))
-        return x.unflatten(dim, (self.cells, self.cell))
+    def places(self, x: Tensor, dim: int) -> list[Tensor]:
+        """The first tokens of all cells along axis `dim`, and the second ones where cells hold two."""
+        if self.is_even:
+            return [x[(slice(None),) * dim + (slice(place, None, self.cell),)] for place in range(self.cell)]
+        return [x.index_select(dim, torch.tensor(self.index[place], device=x.device)) for place in range(self.cell)]
 
     def is_padding(self, device: torch.device) -> Tensor:
         """(cells, cell), true for the second place of a cell that holds one position."""
         place = torch.arange(self.cell, device=device)
         return place >= torch.tensor(self.sizes, device=device)[:, None]
+
+
+def _places(x: Tensor, rows: _Axis, cols: _Axis) -> list[Tensor]:
+    """The one, two or four tokens of every cell: tensors (B, R, C, D) for R x C cells. No loop over cells."""
+    return [place for half in rows.places(x, 1) for place in cols.places(half, 2)]
 
 
 class GridAttention(nn.Module):
@@ -87,37 +93,36 @@ class GridAttention(nn.Module):
         return self.kv.weight[width:], self.kv.bias[width:]
 
     def _attend(self, x: Tensor, rows: _Axis, cols: _Axis) -> Tensor:
-        mean = _cell_mean(x, rows, cols)  # (B, R, C, D) for R x C cells
+        """Equation 1. Written as sums over a cell's places: a query meets few keys, too few for a matrix product."""
+        tokens = _places(x, rows, cols)
+        mean = _sum(tokens) / len(tokens)  # (B, R, C, D); a padded cell repeats its token, so this is its mean
         head = (self.heads, -1)
-        q = self.q(self.norm1(mean)).unflatten(-1, head)  # (B, R, C, heads, d)
-        k, v = self.kv(self.norm1(x)).unflatten(-1, (2, *head)).unbind(-3)  # (B, rows, cols, heads, d)
-        k, v = (cols.split(rows.split(part, 1), 3) for part in (k, v))  # (B, R, 1 or 2, C, 1 or 2, heads, d)
-        scores = (q[:, :, None, :, None] * k).sum(-1) * k.shape[-1] ** -0.5  # (B, R, r, C, c, heads)
+        q = self.q(self.norm1(mean))
+        k, v = self.kv(self.norm1(x)).chunk(2, dim=-1)  # (B, rows, cols, D) each
+        scores = [(q * key).unflatten(-1, head).sum(-1) for key in _places(k, rows, cols)]  # (B, R, C, heads) each
+        scores = torch.stack(scores, dim=-1).float() * (x.shape[-1] // self.heads) ** -0.5  # (B, R, C, heads, places)
         if not (rows.is_even and cols.is_even):
-            row_padding, col_padding = rows.is_padding(x.device), cols.is_padding(x.device)
-            is_padding = row_padding[:, :, None, None, None] | col_padding[:, :, None]  # (R, r, C, c, 1)
-            scores = scores.masked_fill(is_padding, float("-inf"))
-        weights = _softmax_over_cell(scores)
-        merged = (weights[..., None].to(v.dtype) * v).sum((2, 4))  # (B, R, C, heads, d)
+            scores = scores.masked_fill(_is_padding(rows, cols, x.device), float("-inf"))
+        weights = scores.softmax(-1).to(v.dtype).unbind(-1)
+        values = [value.unflatten(-1, head) for value in _places(v, rows, cols)]
+        merged = _sum([weight[..., None] * value for weight, value in zip(weights, values, strict=True)])
         return mean + self.proj(merged.flatten(-2))
 
 
-def _softmax_over_cell(scores: Tensor) -> Tensor:
-    """Softmax of (B, R, r, C, c, heads) over r and c, in float32."""
-    scores = scores.float()
-    scores = (scores - scores.amax((2, 4), keepdim=True)).exp()
-    return scores / scores.sum((2, 4), keepdim=True)
+def _sum(parts: Sequence[Tensor]) -> Tensor:
+    return functools.reduce(torch.add, parts)
 
 
-def _cell_mean(x: Tensor, rows: _Axis, cols: _Axis) -> Tensor:
-    """Mean over the real tokens of each cell: a padded cell repeats its one position, so the plain mean is right."""
-    return cols.split(rows.split(x, 1), 3).mean((2, 4))
+def _is_padding(rows: _Axis, cols: _Axis, device: torch.device) -> Tensor:
+    """(R, C, 1, places), true where the place of a cell is padding."""
+    either = rows.is_padding(device)[:, None, :, None] | cols.is_padding(device)[:, None, :]  # (R, C, r, c)
+    return either.flatten(2)[:, :, None]
 
 
 def _with_zero_tokens(x: Tensor, rows: _Axis, cols: _Axis) -> tuple[Tensor, _Axis, _Axis]:
     """The tokens with zeros in the padded places, and the two axes of even cells that they now fill."""
     for dim, axis in ((1, rows), (2, cols)):
-        cells = axis.split(x, dim)
+        cells = torch.stack(axis.places(x, dim), dim=dim + 1)
         is_padding = axis.is_padding(x.device)
         cells = cells.masked_fill(is_padding.view([*is_padding.shape, *[1] * (x.ndim - dim - 1)]), 0)
         x = cells.flatten(dim, dim + 1)

@@ -3,6 +3,7 @@
 Coordinates are those of token centres, (2i + 1) / n - 1 in [-1, 1] on an axis of n tokens (`align_corners=False`).
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, get_args
 
 import torch
@@ -25,6 +26,11 @@ def interpolation_matrix(size: int, table_size: int, device: torch.device | None
     place = ((token_centres(size, device) + 1) * table_size - 1) / 2
     place = place.clamp(0, table_size - 1)
     return (1 - (place[:, None] - torch.arange(table_size, device=device)).abs()).clamp_min(0)
+
+
+def _full_precision(device: torch.device) -> AbstractContextManager:
+    """Switches autocast off, on devices that have it."""
+    return torch.autocast(device.type, enabled=False) if torch.amp.is_autocast_available(device.type) else nullcontext()
 
 
 class FuzzyPositionalEncoding(nn.Module):
@@ -83,7 +89,7 @@ class FuzzyPositionalEncoding(nn.Module):
             return F.interpolate(image, size, mode="bicubic", align_corners=False, antialias=antialias)[0].permute(1, 2, 0)
         rows = interpolation_matrix(size[0], self.grid[0], table.device)
         cols = interpolation_matrix(size[1], self.grid[1], table.device)
-        with torch.autocast(table.device.type, enabled=False):
+        with _full_precision(table.device):
             along_rows = (rows @ table.flatten(1)).unflatten(1, (self.grid[1], -1))  # (rows, grid cols, D)
             return cols @ along_rows
 
@@ -100,7 +106,7 @@ class FuzzyPositionalEncoding(nn.Module):
         batch, rows, cols, _ = places.shape
         image = self.table.float().permute(2, 0, 1)[None]  # (1, D, grid rows, grid cols)
         x_first = places.flip(-1).reshape(1, batch * rows, cols, 2)
-        with torch.autocast(places.device.type, enabled=False):
+        with _full_precision(places.device):
             found = F.grid_sample(image, x_first, mode="bilinear", padding_mode="border", align_corners=False)
         return found[0].permute(1, 2, 0).reshape(batch, rows, cols, -1)
 

@@ -1,0 +1,126 @@
+"""What an image costs, from the configuration alone: parameters, multiply-accumulates by part, memory.
+
+Two conventions. "executed": the matrix products and convolutions of one inference pass, equal to torch's flop counter
+divided by 2. "paper": what reproduces the costs that the ViTAR paper prints (docs/architecture.md): LayerNorm at 5 per
+element, the products of grid attention, padding counted in keys and values, queries and keys also where a cell holds
+one token.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+
+from anyres.errors import check_choice
+from anyres.evaluation.memory import peak_tensor_bytes
+from anyres.layers.merge_plan import Level
+from anyres.layers.stem import stage_factors, token_grid
+from anyres.models.presets import get_config
+from anyres.models.vitar import ViTAR, ViTARConfig
+
+Convention = Literal["paper", "executed"]
+Parts = dict[str, int]
+
+LAYER_NORM = 5  # operations per element that the paper's counter adds for a LayerNorm
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one image costs in inference."""
+
+    parameters: int
+    """Number of parameters."""
+    macs: int
+    """Multiply-accumulates per image; papers of this field print them as FLOPs."""
+    parts: Parts
+    """Multiply-accumulates of stem, positions, each pass of the merger with its grids, trunk and head."""
+    activation_bytes: int
+    """Most bytes of tensors alive at once in an eager float32 forward pass of one image, without weights and image."""
+
+
+def cost(model: ViTAR | str, size: tuple[int, int], convention: Convention = "executed") -> Cost:
+    """The cost of one image of size (height, width) in pixels.
+
+    Args:
+        model: a model, or the name of one.
+        size: (height, width).
+        convention: "executed" or "paper", see above.
+
+    Raises:
+        ValueError: unknown model or convention, or a side below one pixel.
+    """
+    check_choice("convention", convention, get_args(Convention))
+    height, width = (int(side) for side in size)
+    if height < 1 or width < 1:
+        raise ValueError(f"size is {height}x{width}; both sides must be at least 1 pixel.")
+    config = get_config(model) if isinstance(model, str) else model.config
+    parts = macs_by_part(config, (height, width), convention)
+    with torch.device("meta"):
+        twin = ViTAR(config).eval()
+    parameters = sum(parameter.numel() for parameter in twin.parameters())
+    image = torch.empty(1, config.in_channels, height, width, device="meta")
+    with torch.no_grad():
+        activation_bytes = peak_tensor_bytes(lambda: twin(image))
+    return Cost(parameters, sum(parts.values()), parts, activation_bytes)
+
+
+def macs_by_part(config: ViTARConfig, size: tuple[int, int], convention: Convention = "executed") -> Parts:
+    """Multiply-accumulates of one image of `size` pixels, part by part in the order of the forward pass."""
+    norm = LAYER_NORM if convention == "paper" else 0
+    grid = token_grid(*size, config.patch_size)
+    parts = {"stem": _stem(config, grid, norm), "positions": _positions(config, grid)}
+    plan = config.plan(grid)
+    if config.merger == "grid_attention":
+        for number, level in enumerate(plan.levels):
+            (rows, cols), (to_rows, to_cols) = level.input_grid, level.output_grid
+            name = f"merger {number + 1}: {rows}x{cols} > {to_rows}x{to_cols}"
+            parts[name] = _merger_level(config, level, norm)
+    parts["trunk"] = _trunk(config, plan.grid[0] * plan.grid[1] + config.prefix_tokens, norm)
+    parts["head"] = config.width * config.num_classes
+    return parts
+
+
+def _stem(config: ViTARConfig, grid: tuple[int, int], norm: int) -> int:
+    tokens, width = grid[0] * grid[1], config.width
+    if config.stem == "patch":
+        return tokens * config.in_channels * config.patch_size**2 * width
+    total, inputs, side = 0, config.in_channels, config.patch_size
+    factors = stage_factors(config.patch_size)
+    for stage, factor in enumerate(factors):
+        side //= factor  # positions of this stage along one side of a patch
+        outputs = max(width >> (len(factors) - stage), 1)
+        total += tokens * side**2 * outputs * (inputs * (2 * factor - 1) ** 2 + norm)
+        inputs = outputs
+    return total + tokens * inputs * width
+
+
+def _positions(config: ViTARConfig, grid: tuple[int, int]) -> int:
+    if config.position == "none" or grid == config.grid or config.interpolation != "bilinear":
+        return 0  # read as it is, or resized without matrix products
+    rows, cols = config.grid
+    return grid[0] * rows * cols * config.width + grid[0] * grid[1] * cols * config.width
+
+
+def _feed_forward(config: ViTARConfig, tokens: int) -> int:
+    return tokens * 2 * config.width * int(config.width * config.mlp_ratio)
+
+
+def _merger_level(config: ViTARConfig, level: Level, norm: int) -> int:
+    width = config.width
+    inputs = level.input_grid[0] * level.input_grid[1]
+    outputs = level.output_grid[0] * level.output_grid[1]
+    if norm or config.padding == "zeros":
+        inputs = level.padded_grid[0] * level.padded_grid[1]
+    total = _feed_forward(config, outputs)
+    if norm:
+        attention = 2 * inputs * width
+        total += attention + norm * width * (inputs + 2 * outputs)
+    elif level.is_identity:
+        return total + 2 * outputs * width**2  # values and projection only: softmax over one key is 1
+    return total + 2 * inputs * width**2 + 2 * outputs * width**2
+
+
+def _trunk(config: ViTARConfig, tokens: int, norm: int) -> int:
+    width = config.width
+    block = 4 * tokens * width**2 + 2 * tokens**2 * width + _feed_forward(config, tokens) + 2 * norm * tokens * width
+    return config.depth * block + norm * tokens * width

@@ -1,0 +1,65 @@
+import os
+
+import pytest
+
+from anyres.data.folder import ImageFolder, find_images
+
+
+def touch(root, *names):
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+
+
+def test_classes_labels_and_order(tmp_path):
+    touch(tmp_path, "b/2.JPG", "b/1.png", "a/deep/er/9.tiff", "a/0.webp", "b/._1.png", "b/notes.txt", "b/.git/3.png",
+          ".cache/5.png", "loose.png")  # fmt: skip
+    folder = ImageFolder(tmp_path)
+    assert folder.classes == ("a", "b") and folder.root == tmp_path and len(folder) == 4
+    names = [str(path.relative_to(tmp_path)) for path in folder.paths]
+    assert names == ["a/0.webp", "a/deep/er/9.tiff", "b/1.png", "b/2.JPG"]
+    assert folder.labels == [0, 0, 1, 1]
+
+
+def test_demanded_classes_set_the_labels(tmp_path):
+    touch(tmp_path, "a/1.png", "b/1.png")
+    folder = ImageFolder(str(tmp_path), classes=["b", "a"])
+    assert folder.classes == ("b", "a")
+    assert [path.parent.name for path in folder.paths] == ["b", "a"] and folder.labels == [0, 1]
+    with pytest.raises(ValueError, match="missing: c; extra: b"):
+        ImageFolder(tmp_path, classes=["a", "c"])
+    with pytest.raises(ValueError, match="once"):
+        ImageFolder(tmp_path, classes=["a", "a", "b"])
+
+
+def test_bad_folders(tmp_path):
+    touch(tmp_path, "set/train/a/1.png", "set/val/a/1.png", "empty/a/1.png", "empty/b/readme.txt", "flat/1.png")
+    with pytest.raises(ValueError, match="no such folder.*Did you mean 'flat'"):
+        ImageFolder(tmp_path / "flaat")
+    with pytest.raises(ValueError, match="nor is there"):
+        ImageFolder(tmp_path / "x" / "y")
+    with pytest.raises(ValueError, match="no class folders"):
+        ImageFolder(tmp_path / "flat")
+    with pytest.raises(ValueError, match="no images in class folder 'b'"):
+        ImageFolder(tmp_path / "empty")
+    with pytest.raises(ValueError, match="give .*set.train"):
+        ImageFolder(tmp_path / "set")
+
+
+def test_find_images(tmp_path):
+    touch(tmp_path, "x/2.png", "x/1.png", "x/y/3.jpg", "x/z.txt", "odd.dat", "none/a.txt")
+    found = find_images([tmp_path / "odd.dat", tmp_path / "x", tmp_path / "x" / "1.png"])
+    assert [str(path.relative_to(tmp_path)) for path in found] == ["odd.dat", "x/1.png", "x/2.png", "x/y/3.jpg"]
+    assert find_images([]) == []
+    with pytest.raises(ValueError, match="no images below"):
+        find_images([tmp_path / "none"])
+    with pytest.raises(ValueError, match="no such file or folder"):
+        find_images([tmp_path / "x" / "4.png"])
+
+
+def test_links_are_followed_and_loops_end(tmp_path):
+    touch(tmp_path, "real/1.png", "other/2.png")
+    os.symlink(tmp_path / "real", tmp_path / "real" / "loop")
+    os.symlink(tmp_path / "other", tmp_path / "real" / "linked")
+    assert [path.name for path in find_images([tmp_path / "real"])] == ["1.png", "2.png"]

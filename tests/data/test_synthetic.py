@@ -1,0 +1,163 @@
+import hashlib
+import json
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from anyres.data.folder import ImageFolder
+from anyres.data.glyph_scenes import SceneConfig, luma, make_canvas, make_scene
+from anyres.data.scene import FONTS, glyph_matrix, glyph_outline
+from anyres.data.synthetic import FORMATS, write_detail, write_glyphs
+
+GLYPHS = SceneConfig(
+    kind="glyphs", train=20, val=10, size=672, sizes="mixed", aspect=(0.75, 1.33), classes="0123456789", fonts=FONTS,
+    glyph_height=(0.55, 0.85), rotation=10, margin=0.5, frame=0.875, distractors=(0, 0), formats=dict(FORMATS), seed=0,
+)  # fmt: skip
+DETAIL = replace(GLYPHS, kind="detail", glyph_height=(0.08, 0.12), margin=1.0, frame=1.0, distractors=(3, 6))
+
+
+def digests(root):
+    return {path.relative_to(root): hashlib.sha256(path.read_bytes()).hexdigest() for path in root.rglob("*.*")}
+
+
+def pixels(image):
+    return np.asarray(image, dtype=np.float64)
+
+
+@pytest.mark.parametrize("config", [GLYPHS, DETAIL])
+@pytest.mark.parametrize("size", [(56, 56), (61, 97), (168, 168)])
+def test_a_scene_is_the_same_at_every_resolution(config, size):
+    for index in range(12):
+        scene = make_scene(config, "val", index)
+        small = pixels(scene.draw(*size))
+        large = pixels(scene.draw(size[0] * 4, size[1] * 4).reduce(4))
+        assert np.abs(small - large).mean() < 1
+        assert np.abs(small - large).max() < 45  # of 255, on the edge of the glyph
+
+
+@pytest.mark.parametrize("font", FONTS)
+def test_glyphs_are_what_freetype_draws(font):
+    """Against Pillow's own font renderer: outlines, holes and islands."""
+    import matplotlib
+    from PIL import ImageChops, ImageDraw, ImageFont
+
+    for character in "0468":
+        scene = replace(
+            make_scene(GLYPHS, "val", 0), character=character, font=font, glyph_height=0.8, centre=(0.5, 0.5),
+            rotation=0.0, shear=0.0, foreground=(255, 255, 255), background=((0, 0, 0), (0, 0, 0)),
+        )  # fmt: skip
+        ours = pixels(scene.draw(200, 200).convert("L"))
+        path = f"{matplotlib.get_data_path()}/fonts/ttf/{font}.ttf"
+        theirs = Image.new("L", (1600, 1600))  # eight times larger, where hinting and whole pixels do not matter
+        probe = ImageFont.truetype(path, 1000).getbbox(character)
+        text_font = ImageFont.truetype(path, 1_280_000 / (probe[3] - probe[1]))
+        ImageDraw.Draw(theirs).text((300, -100), character, fill=255, font=text_font)
+        left, top, right, bottom = theirs.getbbox()
+        theirs = ImageChops.offset(theirs, round(800 - (left + right) / 2), round(800 - (top + bottom) / 2))
+        assert np.abs(ours - pixels(theirs.reduce(8))).mean() < 0.02 * ours.mean()
+
+
+@pytest.mark.parametrize("config", [GLYPHS, DETAIL, replace(DETAIL, glyph_height=(0.1, 0.9), distractors=(0, 0))])
+def test_glyphs_stay_within_the_frame_and_stand_out(config):
+    for index in range(60):
+        scene = make_scene(config, "train", index)
+        ink = np.concatenate(glyph_outline(scene.font, scene.character)[0])
+        ink = ink @ glyph_matrix(scene.glyph_height, scene.rotation, scene.shear).T + np.array(scene.centre)
+        edge = (1 - config.frame) / 2
+        assert ink.min() >= edge - 1e-9 and ink.max() <= 1 - edge + 1e-9
+        assert scene.glyph_height <= config.glyph_height[1]
+        assert min(abs(luma(scene.foreground) - luma(colour)) for colour in scene.background) >= 0.4
+
+
+def test_detail_keeps_other_shapes_off_the_glyph():
+    seen = 0
+    for index in range(30):
+        scene = make_scene(DETAIL, "train", index)
+        bare = replace(scene, shapes=())
+        glyphless = replace(bare, foreground=(0, 0, 0)), replace(bare, foreground=(255, 255, 255))
+        glyph = pixels(glyphless[0].draw(200, 200)) != pixels(glyphless[1].draw(200, 200))
+        shapes = pixels(scene.draw(200, 200)) != pixels(bare.draw(200, 200))
+        assert glyph.any() and not (glyph & shapes).any()
+        seen += len(scene.shapes)
+    assert seen >= 90
+
+
+def test_margin_is_the_freedom_of_placement():
+    centred = [make_scene(replace(DETAIL, margin=0.0), "train", index) for index in range(10)]
+    spread = [make_scene(DETAIL, "train", index) for index in range(40)]
+    assert all(abs(x - 0.5) < 0.02 for scene in centred for x in scene.centre)
+    assert min(scene.centre[0] for scene in spread) < 0.2 and max(scene.centre[0] for scene in spread) > 0.8
+
+
+def test_splits_seeds_and_indices_differ():
+    scenes = [make_scene(GLYPHS, split, index) for split in ("train", "val") for index in range(20)]
+    scenes += [make_scene(replace(GLYPHS, seed=1), "train", index) for index in range(20)]
+    assert len({repr(scene) for scene in scenes}) == len(scenes)
+
+
+def test_canvases_never_fall_below_the_size():
+    canvases = [make_canvas(GLYPHS, "train", index) for index in range(300)]
+    assert all(672 <= min(height, width) <= 840 for height, width, _ in canvases)
+    assert {height > width for height, width, _ in canvases} == {True, False}
+    assert 0.35 < sum(height == width for height, width, _ in canvases) / 300 < 0.7
+    assert all(make_canvas(replace(GLYPHS, aspect=(1, 1)), "val", i)[0] == make_canvas(
+        replace(GLYPHS, aspect=(1, 1)), "val", i)[1] for i in range(20))  # fmt: skip
+
+
+def test_written_folder(tmp_path):
+    root = write_glyphs(tmp_path / "a", train=30, val=10, size=24, workers=1, progress=False)
+    for split, count in (("train", 3), ("val", 1)):
+        folder = ImageFolder(root / split)
+        assert folder.classes == tuple("0123456789")
+        assert Counter(folder.labels) == dict.fromkeys(range(10), count)
+    assert len({path.suffix for path in root.rglob("*.*")} & {".jpg", ".png", ".webp"}) >= 2
+    assert json.loads((root / "data.json").read_text())["parameters"]["seed"] == 0
+    with Image.open(ImageFolder(root / "val").paths[0]) as image:
+        assert min(image.size) >= 24
+
+    again = write_glyphs(tmp_path / "b", train=30, val=10, size=24, workers=3, progress=False)
+    assert digests(again) == digests(root)
+    other = write_glyphs(tmp_path / "c", train=30, val=10, size=24, seed=1, progress=False)
+    assert not set(digests(other).values()) & set(digests(root).values())
+
+
+def test_an_existing_folder_is_kept_completed_or_refused(tmp_path):
+    options = {"train": 4, "val": 2, "size": 16, "classes": "37", "progress": False}
+    root = write_detail(tmp_path / "d", **options)
+    before = digests(root)
+    victim = next((root / "train" / "3").iterdir())
+    victim.unlink()
+    write_detail(root, **options)  # complete: returns at once
+    assert not victim.exists()
+
+    record = json.loads((root / "data.json").read_text())
+    (root / "data.json").write_text(json.dumps({**record, "complete": False}))
+    write_detail(root, **options)  # interrupted: written again
+    assert digests(root) == before
+
+    with pytest.raises(ValueError, match="seed=0, asked: 5"):
+        write_detail(root, **options, seed=5)
+    with pytest.raises(ValueError, match="holds another set"):
+        write_glyphs(root, **options)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("x")
+    with pytest.raises(ValueError, match="not written by this generator"):
+        write_detail(tmp_path / "mine", **options)
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"classes": "1"}, {"classes": "11"}, {"classes": "aA"}, {"classes": "1/"}, {"size": 4}, {"train": -1},
+        {"sizes": "huge"}, {"glyph_height": (0.5, 0.2)}, {"margin": 1.5}, {"formats": {"tga": 1}}, {"formats": {}},
+        {"fonts": ("DejaVuSanz",)}, {"workers": 0}, {"fonts": ()},
+    ],
+)  # fmt: skip
+def test_bad_parameters_write_nothing(tmp_path, bad):
+    with pytest.raises(ValueError):
+        write_glyphs(tmp_path / "x", **{"train": 2, "val": 2, "size": 16, "progress": False, **bad})
+    assert not (tmp_path / "x").exists()

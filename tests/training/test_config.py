@@ -1,0 +1,112 @@
+"""Settings: what is refused, with which words, and what two runs may differ in."""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import pytest
+import tyro
+
+from anyres.training.checks import check_config
+from anyres.training.config import OPERATIONAL, TrainConfig, differences, parse_option
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sizes": ()}, "sizes is empty"),
+        ({"sizes": ("large",)}, "large"),
+        ({"sizes": ("0",)}, "0"),
+        ({"sizes": ("224", "224x224")}, "sizes names 224x224 twice"),
+        ({"size_weights": (1.0,)}, "1 weights given for 2 sizes"),
+        ({"steps": 0}, "steps is 0; allowed: whole numbers from 1 up; nearest: 1"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"batch_size": 7}, "batch_size is 7.*even.*nearest: 8"),
+        ({"accumulate": 5}, "accumulate is 5 for a batch of 4"),
+        ({"warmup_steps": 6}, "warmup_steps is 6 of 6 steps; allowed: 0 to 5; nearest: 5"),
+        ({"lr": 0.0}, "lr is 0.0; allowed: above 0; the default is 0.001"),
+        ({"lr": float("nan")}, "lr is nan"),
+        ({"lr": None}, "lr is None"),
+        ({"min_lr": 1.0}, "min_lr is 1, above lr"),
+        ({"betas": (0.9, 1.0)}, "betas is 1.0; allowed: from 0 to below 1"),
+        ({"layer_decay": 1.5}, "layer_decay is 1.5; allowed: above 0 up to 1"),
+        ({"ema": 1.0}, "ema is 1.0"),
+        ({"smoothing": 1.0}, "smoothing is 1.0"),
+        ({"mixup": -0.1}, "mixup is -0.1"),
+        ({"mixup": 0.0, "mixup_switch_prob": 0.9}, "mixup_switch_prob is 0.9 but has no effect.*mixup is 0"),
+        ({"precision": "float16"}, "precision 'float16'.*bfloat16"),
+        ({"device": "gpu"}, "unknown device 'gpu'.*Allowed: auto, cpu"),
+        ({"threads": 0}, "threads is 0"),
+        ({"model": "vitar_tiny_patch61"}, "Did you mean 'vitar_tiny_patch16'"),
+        ({"model_options": ("widht=32",)}, "'widht'.*Did you mean 'width'"),
+        ({"model_options": ("width",)}, "has no '='"),
+        ({"model_options": ("width=32", "width=64")}, "'width' is given 2 times"),
+        ({"model_options": ("num_classes=5",)}, "num_classes.*data folder"),
+        ({"model_options": ("heads=5",)}, "heads is 5, which does not divide"),
+    ],
+)
+def test_impossible_settings_are_refused_by_name(make_config, changes, message):
+    with pytest.raises(ValueError, match=message):
+        check_config(make_config(**changes))
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"batch_size": 7, "mixup_prob": 0.0}, {"batch_size": 1, "mixup": 0.0, "cutmix": 0.0}]
+)
+def test_possible_settings_pass(make_config, changes):
+    check_config(make_config(**changes))
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("grid=7x5", ("grid", (7, 5))),
+        ("grid=7", ("grid", (7, 7))),
+        ("width=96", ("width", 96)),
+        ("drop_path_rate=0.1", ("drop_path_rate", 0.1)),
+        ("cells=2x2", ("cells", "2x2")),
+        ("position=none", ("position", "none")),
+        ("last_pass=False", ("last_pass", False)),
+        ("mean=0.5,0.4,0.3", ("mean", (0.5, 0.4, 0.3))),
+    ],
+)
+def test_model_options_are_read(option, value):
+    assert parse_option(option) == value
+
+
+def test_differences_name_nested_fields_and_pass_over_operational_ones(make_config):
+    old = make_config().to_json()
+    new = make_config(lr=0.5, out=Path("elsewhere"), threads=2).to_json()
+    new["augmentation"]["hflip"] = 0.25
+    assert differences(old, new) == ["lr: 0.001 there, 0.5 here", "augmentation.hflip: 0.5 there, 0.25 here"]
+    assert differences(old, {**old, "added": 1}) == ["added: 'not set' there, 1 here"]
+
+
+def test_settings_survive_json(make_config):
+    plain = make_config().to_json()
+    assert json.loads(json.dumps(plain)) == plain
+    assert plain["sizes"] == ["13", "16x23"]
+
+
+def test_operational_fields_exist():
+    assert {field.name for field in dataclasses.fields(TrainConfig)} >= OPERATIONAL
+
+
+def test_every_field_is_explained_on_the_command_line(capsys):
+    with pytest.raises(SystemExit):
+        tyro.cli(TrainConfig, args=["--help"])
+    text = re.sub(r"\s+", " ", capsys.readouterr().out)
+    source = Path(check_config.__code__.co_filename).with_name("config.py").read_text()
+    for field in dataclasses.fields(TrainConfig):
+        assert re.search(rf'^    {field.name}: [^\n]+\n    """', source, re.M), f"{field.name} has no docstring"
+        if field.name != "augmentation":
+            assert f"--{field.name.replace('_', '-')}" in text
+
+
+def test_the_command_line_gives_the_same_settings(make_config):
+    config = make_config(sizes=("13", "16x23"), betas=(0.8, 0.9), layer_decay=0.5)
+    args = ["--data", str(config.data), "--out", str(config.out), "--sizes", "13", "16x23", "--betas", "0.8", "0.9"]
+    found = tyro.cli(TrainConfig, args=[*args, "--layer-decay", "0.5", "--augmentation.hflip", "0.25", "--no-progress"])
+    assert (found.sizes, found.betas, found.layer_decay) == (config.sizes, config.betas, config.layer_decay)
+    assert (found.augmentation.hflip, found.progress, found.out) == (0.25, False, config.out)
