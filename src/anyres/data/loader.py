@@ -1,0 +1,227 @@
+"""Batches for training, a pure function of (seed, step), and batches for evaluation."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from anyres.data.cache import DEFAULT_BYTES, ImageCache
+from anyres.data.decode import MAX_PIXELS, check_max_pixels
+from anyres.data.folder import ImageFolder
+from anyres.data.schedule import ResolutionSchedule, Size, key
+from anyres.data.transforms import TrainAugment, Transform, train_transform
+from anyres.data.workers import Numbered, Reader, check_counts, run_in_order, seeded
+from anyres.errors import UnreadableImageError
+
+Skipped = tuple[Path, str]
+
+_PERMUTATION, _JITTER = 0x5045524D, 0x4A495454  # set apart what is drawn for different purposes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One training step's images, all of one size."""
+
+    step: int
+    size: Size
+    images: Tensor
+    """(B, C, H, W) float32, normalised"""
+    labels: Tensor
+    """(B,) int64"""
+    keys: Tensor
+    """(B,) int64, from which the model draws its positional jitter"""
+    skipped: list[Skipped]
+    """files that could not be read, and why; another image stands in their place"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalBatch:
+    """Some images of a folder, in its order. Unreadable ones are left out and listed."""
+
+    images: Tensor | list[Tensor]
+    """(B, C, H, W) float32, or a list of (C, H_i, W_i) where sizes differ"""
+    labels: Tensor
+    """(B,) int64"""
+    indices: Tensor
+    """(B,) int64, places in folder.paths"""
+    skipped: list[Skipped] = field(default_factory=list)
+
+
+@lru_cache(maxsize=4)
+def permutation(seed: int, epoch: int, count: int) -> list[int]:
+    """The order of `count` images in an epoch."""
+    generator = torch.Generator().manual_seed(key(seed, _PERMUTATION, epoch))
+    return torch.randperm(count, generator=generator).tolist()
+
+
+class TrainingStream:
+    """Endless training batches, each a pure function of (seed, step, position in the batch).
+
+    Every epoch has a permutation of its own, step s takes entries [s * B, (s + 1) * B) of the endless stream of
+    permutations, so an epoch may end within a batch. A run that starts at step k therefore sees exactly what an
+    uninterrupted one would, whatever the number of worker processes.
+
+    An unreadable file is replaced by the next readable one in folder order and reported; `strict` raises instead.
+    `cache` keeps decoded images in memory at no more than the largest training size (see `ImageCache`); if they would
+    need more than `cache_bytes`, that is a ValueError here.
+    """
+
+    def __init__(
+        self,
+        folder: ImageFolder,
+        *,
+        batch_size: int,
+        schedule: ResolutionSchedule,
+        augment: TrainAugment,
+        mean: Sequence[float],
+        std: Sequence[float],
+        seed: int,
+        num_workers: int = 0,
+        max_pixels: int = MAX_PIXELS,
+        cache: bool = False,
+        cache_bytes: int = DEFAULT_BYTES,
+        strict: bool = False,
+    ) -> None:
+        check_counts(batch_size, num_workers)
+        check_max_pixels(max_pixels)
+        if len(mean) not in (1, 3) or len(std) != len(mean):
+            raise ValueError(f"{len(mean)} means and {len(std)} deviations given: image files have 1 or 3 channels")
+        self.folder = folder
+        self.batch_size = batch_size
+        self.schedule = schedule
+        self.augment = augment
+        self.mean, self.std = tuple(mean), tuple(std)
+        self.seed = seed
+        self.num_workers = num_workers
+        self.strict = strict
+        self._read = Reader(folder.paths, max_pixels, len(mean))
+        self._cache: ImageCache | None = None
+        if cache:
+            self._cache = ImageCache(
+                folder.paths, short_side=max(min(size) for size in schedule.sizes), channels=len(mean),
+                max_pixels=max_pixels, budget=cache_bytes,
+            )  # fmt: skip
+
+    def batches(self, start_step: int, stop_step: int) -> Iterator[Batch]:
+        """The batches of steps start_step ... stop_step - 1."""
+        if not 0 <= start_step <= stop_step:
+            raise ValueError(f"steps {start_step} to {stop_step} given: allowed is 0 <= start_step <= stop_step")
+        if self._cache is not None and self.num_workers:
+            self._cache.fill()
+        return run_in_order(Numbered(self.batch), range(start_step, stop_step), self.num_workers)
+
+    def batch(self, step: int) -> Batch:
+        """The batch of one step, made in this process."""
+        size = self.schedule.size_at(step)
+        transform = train_transform(size, self.augment, self.mean, self.std)
+        images, labels, skipped = [], [], []
+        for position in range(self.batch_size):
+            image, label, failed = self._sample(step * self.batch_size + position)
+            with seeded(key(self.seed, step, position)):
+                images.append(transform(image))
+            labels.append(label)
+            skipped += failed
+        keys = [key(self.seed, step, position, _JITTER) for position in range(self.batch_size)]
+        return Batch(
+            step=step, size=size, images=torch.stack(images), labels=torch.tensor(labels),
+            keys=torch.tensor(keys, dtype=torch.int64), skipped=skipped,
+        )  # fmt: skip
+
+    def _sample(self, entry: int) -> tuple[Image.Image, int, list[Skipped]]:
+        """The image of an entry of the endless stream, its label, and what had to be passed over."""
+        count = len(self.folder)
+        epoch, place = divmod(entry, count)
+        first = permutation(self.seed, epoch, count)[place]
+        skipped: list[Skipped] = []
+        for offset in range(count):
+            index = (first + offset) % count
+            try:
+                image = self._cache(index) if self._cache is not None else self._read(index)
+                return image, self.folder.labels[index], skipped
+            except UnreadableImageError as error:
+                if self.strict:
+                    raise
+                skipped.append((self.folder.paths[index], str(error)))
+        raise ValueError(f"none of the {count} images in {self.folder.root} can be read; the first: {skipped[0][1]}")
+
+
+def evaluation_batches(
+    folder: ImageFolder,
+    transform: Transform,
+    *,
+    batch_size: int,
+    num_workers: int = 0,
+    max_pixels: int = MAX_PIXELS,
+    strict: bool = False,
+    limit: int | None = None,
+) -> Iterator[EvalBatch]:
+    """The images of a folder in order, each once; unreadable ones are left out and listed, or raise with `strict`.
+
+    Args:
+        transform: a Pillow image -> (C, H, W); where it gives different sizes a batch holds a list.
+        limit: only so many images, spread evenly over the whole folder.
+
+    Raises:
+        ValueError: for a setting that is not allowed, at once; if no image at all can be read, at the end.
+    """
+    check_counts(batch_size, num_workers)
+    check_max_pixels(max_pixels)
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit={limit} given: allowed is 1 and more, or None for all images")
+    count = len(folder)
+    chosen = list(range(count))
+    if limit is not None and limit < count:
+        chosen = [(2 * i + 1) * count // (2 * limit) for i in range(limit)]
+    groups = [chosen[first : first + batch_size] for first in range(0, len(chosen), batch_size)]
+    read = Reader(folder.paths, max_pixels, 3)
+    maker = _EvalGroups(folder, read, transform, strict, groups)
+    return _with_images(run_in_order(Numbered(maker), range(len(groups)), num_workers), folder)
+
+
+@dataclass(frozen=True)
+class _EvalGroups:
+    folder: ImageFolder
+    read: Reader
+    transform: Transform
+    strict: bool
+    groups: list[list[int]]
+
+    def __call__(self, number: int) -> EvalBatch:
+        images: list[Tensor] = []
+        indices: list[int] = []
+        skipped: list[Skipped] = []
+        for index in self.groups[number]:
+            try:
+                images.append(self.transform(self.read(index)))
+                indices.append(index)
+            except UnreadableImageError as error:
+                if self.strict:
+                    raise
+                skipped.append((self.folder.paths[index], str(error)))
+        alike = len({image.shape for image in images}) == 1
+        labels = [self.folder.labels[index] for index in indices]
+        return EvalBatch(
+            images=torch.stack(images) if alike else images, labels=torch.tensor(labels, dtype=torch.int64),
+            indices=torch.tensor(indices, dtype=torch.int64), skipped=skipped,
+        )  # fmt: skip
+
+
+def _with_images(batches: Iterator[EvalBatch], folder: ImageFolder) -> Iterator[EvalBatch]:
+    """Never an empty batch: what was skipped in one is reported by a neighbour."""
+    held: EvalBatch | None = None
+    waiting: list[Skipped] = []
+    for batch in batches:
+        if not len(batch.labels):
+            (waiting if held is None else held.skipped).extend(batch.skipped)
+            continue
+        if held is not None:
+            yield held
+        batch.skipped[:0] = waiting
+        waiting, held = [], batch
+    if held is None:
+        raise ValueError(f"none of the images in {folder.root} can be read; the first: {waiting[0][1]}")
+    yield held

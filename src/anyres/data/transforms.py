@@ -1,0 +1,173 @@
+"""Pillow images -> normalised float tensors: seeded augmentation for training, one fixed protocol for evaluation."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from anyres.data.schedule import Size, parse_size
+
+Transform = Callable[[Image.Image], Tensor]
+
+_MODES = {1: "L", 3: "RGB"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainAugment:
+    """Augmentation of training images, carried out by timm. The defaults are DeiT's."""
+
+    scale: tuple[float, float] = (0.08, 1.0)
+    """area of the random crop, as a fraction of the image"""
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """width / height of the random crop"""
+    hflip: float = 0.5
+    """probability of a flip left to right"""
+    vflip: float = 0.0
+    """probability of a flip upside down"""
+    color_jitter: float = 0.0
+    """strength of brightness, contrast and saturation changes; only without auto_augment, or with "3a" in it"""
+    auto_augment: str | None = "rand-m9-mstd0.5-inc1"
+    """timm's description of RandAugment, AugMix or AutoAugment; None for none"""
+    erasing: float = 0.25
+    """probability of erasing a random rectangle"""
+    interpolation: Literal["bicubic", "bilinear", "random"] = "bicubic"
+    """how the crop is resized"""
+
+    def __post_init__(self) -> None:
+        for name, most in (("scale", 1.0), ("ratio", float("inf"))):
+            low, high = getattr(self, name)
+            if not 0 < low <= high <= most:
+                raise ValueError(f"{name}=({low}, {high}) given: allowed is 0 < low <= high <= {most}")
+        for name in ("hflip", "vflip", "erasing"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)} given: allowed is a probability, 0 to 1")
+        if self.color_jitter < 0:
+            raise ValueError(f"color_jitter={self.color_jitter} given: allowed is 0 and more")
+        if self.color_jitter and self.auto_augment and "3a" not in self.auto_augment:  # timm switches it off
+            raise ValueError(
+                f"color_jitter={self.color_jitter} has no effect beside auto_augment={self.auto_augment!r}: "
+                "allowed is one of them, the other 0 or None"
+            )
+        if self.interpolation not in ("bicubic", "bilinear", "random"):
+            raise ValueError(f"interpolation={self.interpolation!r} given: allowed are bicubic, bilinear and random")
+
+
+def train_transform(size: Size, augment: TrainAugment, mean: Sequence[float], std: Sequence[float]) -> Transform:
+    """Random crop of a Pillow image to (C, H, W) float32 at `size`, C = len(mean).
+
+    Draws from the generators of `random`, `numpy` and `torch`: whoever wants it repeatable seeds all three.
+    """
+    return _train_transform(parse_size(size), augment, tuple(mean), tuple(std))
+
+
+@lru_cache(maxsize=256)
+def _train_transform(size: Size, augment: TrainAugment, mean: tuple[float, ...], std: tuple[float, ...]) -> Transform:
+    from timm.data import create_transform
+
+    return create_transform(
+        input_size=(len(mean), *size), is_training=True, scale=augment.scale, ratio=augment.ratio,
+        hflip=augment.hflip, vflip=augment.vflip, color_jitter=augment.color_jitter,
+        auto_augment=augment.auto_augment, re_prob=augment.erasing, re_mode="pixel",
+        interpolation=augment.interpolation, mean=mean, std=std,
+    )  # fmt: skip
+
+
+def to_tensor(image: Image.Image, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """A Pillow image -> (C, H, W) float32, (value / 255 - mean) / std; greyscale for one mean, RGB for three."""
+    if len(mean) not in _MODES or len(std) != len(mean):
+        raise ValueError(f"{len(mean)} means and {len(std)} deviations given: allowed are 1 and 1, or 3 and 3")
+    pixels = np.array(image.convert(_MODES[len(mean)]), dtype=np.float32)  # (H, W, C), a copy of its own
+    values = torch.from_numpy(pixels.reshape(image.height, image.width, len(mean))).permute(2, 0, 1)  # (C, H, W)
+    scale = 255 * torch.tensor(std, dtype=torch.float32)[:, None, None]
+    return (values - 255 * torch.tensor(mean, dtype=torch.float32)[:, None, None]).div_(scale).contiguous()
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalTransform:
+    """See `eval_transform`; a class so that loader processes can receive it."""
+
+    size: Size
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    crop_ratio: float
+    keep_aspect: bool
+    squash: bool
+    then_size: Size | None
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """(C, H, W) float32."""
+        image = image.convert(_MODES[len(self.mean)])
+        if self.keep_aspect:
+            image = resize(image, aspect_size(image, self.size))
+            if self.then_size:
+                image = resize(image, aspect_size(image, self.then_size))
+        else:
+            image = resize(image, self.size) if self.squash else resize_and_crop(image, self.size, self.crop_ratio)
+            if self.then_size:
+                image = resize(image, self.then_size)
+        return to_tensor(image, self.mean, self.std)
+
+
+def eval_transform(
+    size: Size,
+    mean: Sequence[float],
+    std: Sequence[float],
+    *,
+    crop_ratio: float = 0.875,
+    keep_aspect: bool = False,
+    squash: bool = False,
+    then_size: Size | None = None,
+) -> EvalTransform:
+    """The evaluation protocol, bicubic with antialiasing throughout: a Pillow image -> (C, H, W) float32.
+
+    Args:
+        size: (height, width) of the result in pixels.
+        mean, std: one entry per channel, one (greyscale) or three (RGB).
+        crop_ratio: for a square size r the short side becomes round(r / crop_ratio) and the centre is cut out; for
+            another size the image is scaled until a crop of size / crop_ratio just fits. 1 keeps all of a square image.
+        keep_aspect: no crop; the short side becomes min(size), so that results differ in size.
+        squash: no crop; straight to `size`, whatever the aspect.
+        then_size: after all that resized once more, to this size (with keep_aspect: to its short side). This is the
+            "resize everything to the training size" baseline.
+
+    Raises:
+        ValueError: for sizes, ratios and combinations that are not allowed.
+    """
+    if len(mean) not in _MODES or len(std) != len(mean):
+        raise ValueError(f"{len(mean)} means and {len(std)} deviations given: allowed are 1 and 1, or 3 and 3")
+    if not 0 < crop_ratio <= 1:
+        raise ValueError(f"crop_ratio={crop_ratio} given: allowed is more than 0 and at most 1, which is no crop")
+    if keep_aspect and squash:
+        raise ValueError("keep_aspect and squash given: allowed is one of them")
+    return EvalTransform(
+        size=parse_size(size), mean=tuple(mean), std=tuple(std), crop_ratio=crop_ratio, keep_aspect=keep_aspect,
+        squash=squash, then_size=None if then_size is None else parse_size(then_size),
+    )  # fmt: skip
+
+
+def resize(image: Image.Image, size: Size) -> Image.Image:
+    """To (height, width) pixels, bicubic, antialiased when made smaller."""
+    height, width = size
+    return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def aspect_size(image: Image.Image, size: Size) -> Size:
+    """(height, width) with the aspect of the image and a short side of min(size)."""
+    short = min(size)
+    scale = short / min(image.size)
+    return max(short, round(image.height * scale)), max(short, round(image.width * scale))
+
+
+def resize_and_crop(image: Image.Image, size: Size, crop_ratio: float) -> Image.Image:
+    """Scale so that a crop of `size / crop_ratio` just fits, then cut `size` from the centre."""
+    height, width = size
+    tall, wide = max(height, round(height / crop_ratio)), max(width, round(width / crop_ratio))
+    scale = max(tall / image.height, wide / image.width)
+    image = resize(image, (max(tall, round(image.height * scale)), max(wide, round(image.width * scale))))
+    top, left = (image.height - height) // 2, (image.width - width) // 2
+    return image.crop((left, top, left + width, top + height))

@@ -1,0 +1,223 @@
+"""Top classes for files and folders of images of any mix of sizes: in the terminal, as CSV or as JSON."""
+
+import csv
+import io
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TextIO
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from anyres.data.decode import MAX_PIXELS, check_max_pixels, read_image, stored_size
+from anyres.data.folder import find_images
+from anyres.data.schedule import parse_size
+from anyres.data.transforms import Transform, eval_transform, to_tensor
+from anyres.errors import UnreadableImageError, check_choice
+from anyres.models.vitar import ViTAR
+from anyres.models.weights import ModelInfo, load_model
+
+_BATCH_PIXELS = 2**24  # a batch is closed early at this many stored pixels, so that large files do not pile up
+_ROWS_SHOWN = 20  # of the table, where the rest is in a file
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig:
+    """Classify images with a trained model."""
+
+    run: Path
+    """folder of the trained model"""
+    inputs: tuple[Path, ...]
+    """image files, and folders that are searched for images"""
+    size: str | None = None
+    """unset: every image at its own size; "224": short side of 224 pixels, aspect kept; "224x320": exactly so"""
+    top_k: int = 5
+    """classes per image, at most those that the model has"""
+    batch_size: int = 16
+    """most images in one call of the model"""
+    output: Path | None = None
+    """file to write, .csv or .json"""
+    max_pixels: int = MAX_PIXELS
+    """files with more pixels are not decoded"""
+    strict: bool = False
+    """stop at the first unreadable file instead of listing it at the end"""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """where the model runs; auto: cuda if there is one"""
+
+    def __post_init__(self) -> None:
+        if not self.inputs:
+            raise ValueError("no inputs given: allowed are image files and folders")
+        for name in ("top_k", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} given: allowed is 1 and more")
+        check_max_pixels(self.max_pixels)
+        check_choice("device", self.device, ("auto", "cpu", "cuda"))
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("device 'cuda' given, but torch finds none here: allowed is 'cpu'")
+        if self.size is not None:
+            parse_size(self.size)
+        if self.output is not None:
+            if self.output.suffix.lower() not in (".csv", ".json"):
+                raise ValueError(f"output {self.output} given: allowed are names ending in .csv or .json")
+            if not self.output.absolute().parent.is_dir():
+                raise ValueError(
+                    f"output {self.output} given, but there is no folder {self.output.absolute().parent}: "
+                    "allowed are names in an existing folder"
+                )
+
+
+def predict(config: PredictConfig, *, file: TextIO | None = None, progress: bool = True) -> list[dict[str, Any]]:
+    """Classify every image once, print a table, and write the output file if one is asked for.
+
+    Images of different sizes share a batch without influence on one another. Progress goes to stderr, the table to
+    stdout (or `file`).
+
+    Returns:
+        One entry per image in the order of the inputs: {"path", "height", "width", "top": [{"class", "probability"}]},
+        height and width being those of the upright image in pixels; {"path", "error"} for a file that cannot be read.
+
+    Raises:
+        ValueError: bad settings, missing inputs or an unreadable model, before any image is read.
+        UnreadableImageError: with `strict`, at the first unreadable file.
+    """
+    paths = find_images(config.inputs)
+    model, info = load_model(config.run)
+    _check_classes(model, info, config.run)
+    device = "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"
+    model.to(device).eval()
+    results: list[dict[str, Any]] = [{} for _ in paths]
+    bar = tqdm(total=len(paths), desc="predict", unit="image", file=sys.stderr, disable=not progress)
+    with bar, torch.inference_mode():
+        for group in _groups(paths, config):
+            _predict_group(group, paths, model, info, config, results)
+            bar.update(len(group))
+    if config.output is not None:
+        _write(config.output, results)
+    _show(results, config.output, file or sys.stdout)
+    return results
+
+
+def _check_classes(model: ViTAR, info: ModelInfo, run: Path) -> None:
+    if model.config.num_classes < 1 or len(info.classes) != model.config.num_classes:
+        raise ValueError(
+            f"the model in {run} has {model.config.num_classes} outputs and {len(info.classes)} class names: "
+            "allowed is a classifier with a name for every output"
+        )
+    if model.config.in_channels not in (1, 3):
+        raise ValueError(f"the model in {run} takes {model.config.in_channels} channels: image files have 1 or 3")
+
+
+def _groups(paths: Sequence[Path], config: PredictConfig) -> Iterator[list[int]]:
+    """Indices of images for one call each: equal sizes side by side, few where they are large."""
+    sizes = []
+    for index, path in enumerate(paths):
+        try:
+            sizes.append((stored_size(path, max_pixels=config.max_pixels), index))
+        except UnreadableImageError:
+            sizes.append(((0, 0), index))  # the reader says why
+            if config.strict:
+                raise
+    group: list[int] = []
+    pixels = 0
+    for (height, width), index in sorted(sizes):
+        if group and (len(group) == config.batch_size or pixels + height * width > _BATCH_PIXELS):
+            yield group
+            group, pixels = [], 0
+        group.append(index)
+        pixels += height * width
+    if group:
+        yield group
+
+
+def _predict_group(
+    group: Sequence[int],
+    paths: Sequence[Path],
+    model: ViTAR,
+    info: ModelInfo,
+    config: PredictConfig,
+    results: list[dict[str, Any]],
+) -> None:
+    """Fill in the results of a group."""
+    transform = _transform(model, config)
+    images: list[Tensor] = []
+    readable: list[int] = []
+    for index in group:
+        try:
+            image = read_image(paths[index], max_pixels=config.max_pixels, channels=model.config.in_channels)
+        except UnreadableImageError as error:
+            if config.strict:
+                raise
+            results[index] = {"path": str(paths[index]), "error": str(error)}
+            continue
+        results[index] = {"path": str(paths[index]), "height": image.height, "width": image.width}
+        images.append(transform(image).to(next(model.parameters()).device))
+        readable.append(index)
+    if not readable:
+        return
+    alike = len({image.shape for image in images}) == 1
+    logits = model(torch.stack(images) if alike else images)  # (B, classes)
+    best = logits.float().softmax(dim=1).topk(min(config.top_k, len(info.classes)), dim=1)
+    for index, values, labels in zip(readable, best.values.tolist(), best.indices.tolist(), strict=True):
+        results[index]["top"] = [
+            {"class": info.classes[label], "probability": value} for label, value in zip(labels, values, strict=True)
+        ]
+
+
+def _transform(model: ViTAR, config: PredictConfig) -> Transform:
+    mean, std = model.config.mean, model.config.std
+    if config.size is None:
+        return lambda image: to_tensor(image, mean, std)
+    exact = "x" in config.size.lower()
+    return eval_transform(parse_size(config.size), mean, std, squash=exact, keep_aspect=not exact)
+
+
+def _write(output: Path, results: Sequence[dict[str, Any]]) -> None:
+    """The whole file or none of it."""
+    text = json.dumps(results, indent=1) + "\n" if output.suffix.lower() == ".json" else _csv(results)
+    temporary = output.with_name(output.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8", newline="")
+    os.replace(temporary, output)
+
+
+def _csv(results: Sequence[dict[str, Any]]) -> str:
+    """path, height, width, class_1, prob_1, ..., error."""
+    ranks = range(1, 1 + max((len(result.get("top", ())) for result in results), default=0))
+    names = ["path", "height", "width", *(f"{what}_{rank}" for rank in ranks for what in ("class", "prob")), "error"]
+    table = io.StringIO()
+    writer = csv.DictWriter(table, names, lineterminator="\n")
+    writer.writeheader()
+    for result in results:
+        row = {name: result[name] for name in names if name in result}
+        for rank, entry in enumerate(result.get("top", ()), start=1):
+            row |= {f"class_{rank}": entry["class"], f"prob_{rank}": f"{entry['probability']:.6g}"}
+        writer.writerow(row)
+    return table.getvalue()
+
+
+def _show(results: Sequence[dict[str, Any]], output: Path | None, file: TextIO) -> None:
+    good = [result for result in results if "top" in result]
+    failed = [result for result in results if "error" in result]
+    shown = good if output is None else good[:_ROWS_SHOWN]
+    rows = [(result["path"], f"{result['height']}x{result['width']}", _top(result)) for result in shown]
+    if rows:
+        rows.insert(0, ("image", "height x width", "classes"))
+        path_width, size_width = (max(len(row[column]) for row in rows) for column in (0, 1))
+        for path, size, top in rows:
+            print(f"{path:<{path_width}}  {size:>{size_width}}  {top}", file=file)
+    if len(shown) < len(good):
+        print(f"... and {len(good) - len(shown)} more in {output}", file=file)
+    elif output is not None:
+        print(f"written to {output}", file=file)
+    if failed:
+        print(f"{len(failed)} of {len(results)} files could not be read:", file=file)
+        for result in failed:
+            print(f"  {result['error']}", file=file)
+
+
+def _top(result: dict[str, Any]) -> str:
+    return "  ".join(f"{entry['class']} {entry['probability']:.1%}" for entry in result["top"])

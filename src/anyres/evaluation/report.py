@@ -1,0 +1,247 @@
+"""One offline HTML page, and the PNGs beside it, from the JSON of sweeps. The same JSON gives the same bytes."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anyres.evaluation.cost import macs_by_part
+from anyres.evaluation.findings import findings
+from anyres.evaluation.paper import SOURCE, TABLE_1
+from anyres.evaluation.rows import Row, check_sweep, protocol_text, si, side, size_text
+from anyres.models.presets import get_config
+
+if TYPE_CHECKING:
+    from anyres.evaluation.canvas import Theme
+    from anyres.evaluation.plots import Panel
+
+
+@dataclass(kw_only=True)
+class ImageSet:
+    """Everything that the given sweeps say about one set of images.
+
+    `anchor` names its pictures and its place on the page; `sources` hold file, title, environment and protocol.
+    """
+
+    name: str
+    anchor: str
+    rows: list[Row] = field(default_factory=list)
+    models: dict[str, dict[str, Any]] = field(default_factory=dict)
+    examples: list[dict[str, Any]] = field(default_factory=list)
+    skipped: list[dict[str, str]] = field(default_factory=list)
+    left_out: list[dict[str, Any]] = field(default_factory=list)
+    sources: list[dict[str, Any]] = field(default_factory=list)
+
+
+def report(json_paths: Sequence[Path | str], out_folder: Path | str, title: str | None = None) -> Path:
+    """Writes `out_folder`/index.html, self-contained, and its pictures as PNG, light and dark; returns the page.
+
+    The sweeps may be of different sets (each gets its section) or of different models on one set (drawn together).
+    `title` defaults to that of the first sweep. Raises ValueError for a file that is not a sweep or for the same row given
+    twice, ImportError if the extra `anyres[report]` is not installed.
+    """
+    _require_extra()
+    paths = [Path(path) for path in json_paths]
+    if not paths:
+        raise ValueError("no sweeps given; allowed: one or more JSON files written by `anyres sweep`")
+    sweeps = [check_sweep(_read(path), path.name) for path in paths]
+    sets = merge(sweeps, [path.name for path in paths])
+    title = title or sweeps[0]["title"]
+    out = Path(out_folder)
+    out.mkdir(parents=True, exist_ok=True)
+    pictures = _pictures(sets)
+    for name, data in pictures.items():
+        (out / f"{name}.png").write_bytes(data)
+    page = out / "index.html"
+    temporary = page.with_suffix(".html.tmp")
+    temporary.write_text(_html(title, sets, pictures), encoding="utf-8", newline="\n")
+    os.replace(temporary, page)
+    return page
+
+
+def merge(sweeps: Sequence[dict[str, Any]], names: Sequence[str]) -> list[ImageSet]:
+    """The sweeps by set of images; a label that two sweeps use for different models of one set gets its run added."""
+    sets: dict[str, ImageSet] = {}
+    for sweep, file in zip(sweeps, names, strict=True):
+        for name in dict.fromkeys(row["set"] for row in sweep["rows"]):
+            if name not in sets:
+                sets[name] = ImageSet(name=name, anchor=_anchor(name, {group.anchor for group in sets.values()}))
+            group = sets[name]
+            labels = {}
+            for label in dict.fromkeys(row["model"] for row in sweep["rows"] if row["set"] == name):
+                model = sweep["models"][label]
+                taken = label in group.models and group.models[label] != model
+                labels[label] = f"{label} ({model['run']})" if taken else label
+                group.models[labels[label]] = model
+            seen = {_key(row) for row in group.rows}
+            for row in sweep["rows"]:
+                if row["set"] == name:
+                    renamed: Row = row | {"model": labels[row["model"]]}
+                    if _key(renamed) in seen:
+                        raise ValueError(
+                            f"{file}: the row {_key(renamed)} is given twice; allowed: once over all files"
+                        )
+                    seen.add(_key(renamed))
+                    group.rows.append(renamed)
+            group.examples += _merge_examples(group.examples, sweep["examples"], name, labels)
+            group.skipped += [
+                item for item in sweep["skipped"] if item.get("set", name) == name and item not in group.skipped
+            ]
+            group.left_out += [item for item in sweep.get("left_out", []) if item.get("set", name) == name]
+            group.sources.append({"file": file, "title": sweep["title"], **_how(sweep)})
+    return list(sets.values())
+
+
+def _anchor(name: str, taken: set[str]) -> str:
+    """A file name and HTML id from the name of a set, different from those taken."""
+    plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "set"
+    return next(a for a in (plain, *(f"{plain}-{n}" for n in range(2, len(taken) + 3))) if a not in taken)
+
+
+def _merge_examples(
+    known: list[dict[str, Any]], new: Sequence[dict[str, Any]], name: str, labels: dict[str, str]
+) -> list[dict[str, Any]]:
+    """The new examples of one set; predictions on a picture that is known already are added to it instead."""
+    added = []
+    for example in (example for example in new if example["set"] == name):
+        predictions = {labels.get(label, label): guess for label, guess in example["predictions"].items()}
+        same = [old for old in known if (old["size"], old["png"]) == (example["size"], example["png"])]
+        if same:
+            same[0]["predictions"] |= predictions
+        else:
+            added.append({**example, "predictions": predictions})
+    return added
+
+
+def _key(row: Row) -> tuple[str, str, str, str]:
+    return row["set"], row["model"], row["protocol"], size_text(row["size"])
+
+
+def _how(sweep: dict[str, Any]) -> dict[str, Any]:
+    return {"environment": sweep["environment"], "protocol": sweep.get("protocol", {})}
+
+
+def _read(path: Path) -> Any:
+    if not path.is_file():
+        raise ValueError(f"no file {path}; allowed: a JSON file written by `anyres sweep`")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not JSON ({error}); allowed: a file written by `anyres sweep`") from error
+
+
+def _require_extra() -> None:
+    try:
+        import jinja2  # noqa: F401
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ImportError(f"`anyres report` needs {error.name}: pip install 'anyres[report]'") from error
+
+
+@lru_cache(maxsize=1)
+def paper_curves() -> dict[str, dict[int, float]]:
+    """Preset -> side in pixels -> multiply-accumulates in 1e9, counted by this project in the paper's convention."""
+    from anyres.evaluation.plots import PAPER_PRESETS, PAPER_SIDES
+
+    def giga_macs(name: str, pixels: int) -> float:
+        return sum(macs_by_part(get_config(name), (pixels, pixels), convention="paper").values()) / 1e9
+
+    return {name: {pixels: giga_macs(name, pixels) for pixels in PAPER_SIDES} for name in PAPER_PRESETS}
+
+
+def _pictures(sets: Sequence[ImageSet]) -> dict[str, bytes]:
+    """File name without its suffix -> PNG; the dark twin of a picture has `-dark` appended."""
+    from anyres.evaluation import canvas, plots
+
+    order = list(dict.fromkeys(label for group in sets for label in group.models))
+    panels = [_panel(group, order) for group in sets]
+    pictures: dict[str, bytes] = {}
+    for theme in (canvas.LIGHT, canvas.DARK):
+        tail = "" if theme is canvas.LIGHT else "-dark"
+        figures = {
+            "main": plots.accuracy_figure(panels, theme),
+            "cost-paper": plots.paper_figure(paper_curves(), theme),
+        }
+        for group, panel in zip(sets, panels, strict=True):
+            figures |= {f"{group.anchor}-{name}": figure for name, figure in _set_figures(group, panel, theme).items()}
+        pictures |= {f"{name}{tail}": canvas.png(figure) for name, figure in figures.items()}
+    return pictures
+
+
+def _set_figures(group: ImageSet, panel: Panel, theme: Theme) -> dict[str, Any]:
+    from anyres.evaluation import plots
+
+    figures = {
+        "accuracy": plots.accuracy_figure([panel], theme),
+        "pareto": plots.pareto_figure(panel, theme),
+        "cost": plots.measure_figure(panel, theme, "macs"),
+        "latency": plots.measure_figure(panel, theme, "latency"),
+        "memory": plots.measure_figure(panel, theme, "memory"),
+    }
+    strips = _strips(group)
+    if strips:
+        figures["examples"] = plots.example_figure(strips[0], panel.order, theme)
+    return figures
+
+
+def _panel(group: ImageSet, order: Sequence[str]) -> Panel:
+    from anyres.evaluation.plots import Panel
+
+    return Panel(title=group.name, rows=group.rows, models=group.models, order=order)
+
+
+def _strips(group: ImageSet) -> list[list[dict[str, Any]]]:
+    """The examples, one list per image with its sizes rising; an image is the n-th example of each size."""
+    by_size: dict[tuple[int, ...], list[dict[str, Any]]] = {}
+    for example in group.examples:
+        by_size.setdefault(tuple(example["size"]), []).append(example)
+    columns = [by_size[size] for size in sorted(by_size, key=lambda size: (side(size), size))]
+    count = max((len(column) for column in columns), default=0)
+    return [[column[i] for column in columns if i < len(column)] for i in range(count)]
+
+
+def _html(title: str, sets: Sequence[ImageSet], pictures: dict[str, bytes]) -> str:
+    import jinja2
+
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"size": size_text, "si": si, "protocol": protocol_text, "side": side}
+    text = (resources.files("anyres.evaluation") / "templates" / "report.html").read_text(encoding="utf-8")
+    return environment.from_string(text).render(
+        title=title,
+        sets=sets,
+        findings={group.name: findings(group.rows, group.models) for group in sets},
+        strips={group.name: _strips(group) for group in sets},
+        picture={name: base64.b64encode(data).decode("ascii") for name, data in pictures.items()},
+        paper={"rows": _paper_rows(), "source": SOURCE},
+    )
+
+
+def _paper_rows() -> list[dict[str, Any]]:
+    """Printed against counted costs by size: what the table under the paper's figure shows."""
+    table = []
+    for paper in (paper for paper in TABLE_1 if paper.preset):
+        curve = paper_curves()[str(paper.preset)]
+        for number, (r, printed) in enumerate(paper.printed_costs().items()):
+            table.append(
+                {
+                    "model": paper.title,
+                    "preset": paper.preset,
+                    "side": r,
+                    "printed": printed,
+                    "counted": curve[r],
+                    "patch16": paper_curves()[str(paper.preset).replace("conv16", "patch16")][r],
+                    "first": number == 0,
+                    "top1": paper.top1[number],
+                }
+            )
+    return table

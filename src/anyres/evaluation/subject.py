@@ -1,0 +1,140 @@
+"""One trained model under measurement: its answers, and what an image of a given size costs it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from anyres.data.schedule import Size
+from anyres.data.transforms import aspect_size, resize, to_tensor
+from anyres.evaluation.cost import macs_by_part
+from anyres.evaluation.memory import peak_tensor_bytes
+from anyres.evaluation.rows import LatencyMs
+from anyres.evaluation.sweep_config import SweepConfig, checked_device
+from anyres.evaluation.timing import latency
+from anyres.models.vitar import ViTAR
+from anyres.models.weights import ModelInfo, load_model
+
+
+@dataclass(kw_only=True)
+class Subject:
+    """A model with its label, and what was measured on it so far; `model` lies on `device` in `dtype`."""
+
+    label: str
+    model: ViTAR
+    info: ModelInfo
+    run: Path
+    device: torch.device
+    dtype: torch.dtype
+    seconds: float = 0.0
+    """Time spent in `model` by `answer` since it was last set to 0."""
+    _macs: dict[Size, int] = field(default_factory=dict)
+    _speed: dict[Size, tuple[LatencyMs, int]] = field(default_factory=dict)
+
+    def patches(self, size: Size) -> int:
+        """Patch tokens of an image of `size`."""
+        patch = self.model.config.patch_size
+        return math.ceil(size[0] / patch) * math.ceil(size[1] / patch)
+
+    def macs(self, size: Size) -> int:
+        """Multiply-accumulates of one image ("executed" convention)."""
+        if size not in self._macs:
+            self._macs[size] = sum(macs_by_part(self.model.config, size).values())
+        return self._macs[size]
+
+    def views(self, pictures: Sequence[Image.Image], target: Size | None, keep_aspect: bool) -> list[Tensor]:
+        """The pictures as this model wants them, (C, H_i, W_i) each, after resizing to `target` if there is one."""
+        config = self.model.config
+        if target is not None:
+            pictures = [resize(p, aspect_size(p, target) if keep_aspect else target) for p in pictures]
+        return [to_tensor(picture, config.mean, config.std) for picture in pictures]
+
+    def answer(self, images: Sequence[Tensor], max_patches: int) -> Tensor:
+        """Class probabilities (B, classes), float32 on the CPU; in pieces of at most `max_patches` or one image."""
+        outputs = []
+        counts = [self.patches((image.shape[1], image.shape[2])) for image in images]
+        for piece in _pieces(images, counts, max_patches):
+            alike = len({image.shape for image in piece}) == 1
+            batch: Any = torch.stack(piece) if alike else piece
+            batch = self._move(batch) if alike else [self._move(image) for image in batch]
+            self._synchronise()
+            start = time.perf_counter()
+            with torch.inference_mode():
+                logits = self.model(batch)
+            self._synchronise()
+            self.seconds += time.perf_counter() - start
+            outputs.append(logits.float().softmax(-1).cpu())
+        return torch.cat(outputs)
+
+    def speed(self, size: Size, runs: int, seconds: float) -> tuple[LatencyMs, int]:
+        """Latency and peak memory in bytes of one image of `size`; measured once and remembered."""
+        if size not in self._speed:
+            image = self._move(torch.zeros(1, self.model.config.in_channels, *size))  # (1, C, H, W)
+
+            @torch.inference_mode()
+            def forward() -> Tensor:
+                return self.model(image)
+
+            memory = self._peak_bytes(forward)
+            p50, p95, timed = latency(forward, runs, budget_seconds=seconds, device=self.device)
+            self._speed[size] = (LatencyMs(p50=p50, p95=p95, runs=timed), memory)
+        return self._speed[size]
+
+    def _peak_bytes(self, forward: Callable[[], Tensor]) -> int:
+        if self.device.type != "cuda":
+            return peak_tensor_bytes(forward)
+        forward()  # workspaces that libraries allocate once are not the image's
+        torch.cuda.synchronize(self.device)
+        before = torch.cuda.memory_allocated(self.device)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        forward()
+        torch.cuda.synchronize(self.device)
+        return torch.cuda.max_memory_allocated(self.device) - before
+
+    def _move(self, images: Tensor) -> Tensor:
+        return images.to(self.device, self.dtype)
+
+    def _synchronise(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def _pieces(images: Sequence[Tensor], patches: Sequence[int], most: int) -> Iterator[list[Tensor]]:
+    """Consecutive images whose patches add up to `most` at most; an image with more stands alone."""
+    piece: list[Tensor] = []
+    total = 0
+    for image, count in zip(images, patches, strict=True):
+        if piece and total + count > most:
+            yield piece
+            piece, total = [], 0
+        piece.append(image)
+        total += count
+    if piece:
+        yield piece
+
+
+def load_subjects(config: SweepConfig) -> list[Subject]:
+    """The models of `config.runs` on their device, each with a label of its own."""
+    loaded = [(Path(run), *load_model(run)) for run in config.runs]
+    names = [info.name or run.resolve().name for run, _, info in loaded]
+    device, dtype = checked_device(config.device), getattr(torch, config.precision)
+    subjects: list[Subject] = []
+    for name, (run, model, info) in zip(names, loaded, strict=True):
+        label = name if names.count(name) == 1 else f"{name} ({run.resolve().name})"
+        same = sum(subject.label.split(" #")[0] == label for subject in subjects)
+        label = f"{label} #{same + 1}" if same else label
+        if model.config.in_channels not in (1, 3):
+            raise ValueError(f"{run} takes {model.config.in_channels} channels; allowed for image files: 1 or 3")
+        if not info.training_sizes and config.resize_to != ("none",):
+            raise ValueError(f"{run} records no training sizes to resize to; allowed for it: resize_to none")
+        model = model.to(device=device, dtype=dtype).eval()
+        subjects.append(Subject(label=label, model=model, info=info, run=run, device=device, dtype=dtype))
+    return subjects

@@ -1,0 +1,73 @@
+"""Checkpoints that are either whole or absent, and that are read without unpickling anything but tensors."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from anyres.training.config import differences
+
+FORMAT = 1
+NAME = "checkpoint.pt"
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Calls write(file) on a temporary neighbour and puts it in place of `path` in one step.
+
+    Whenever the machine stops, `path` holds the old content or the new one, never a part: the content is on
+    disk before the name changes, and the changed name is on disk before this returns.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    if hasattr(os, "O_DIRECTORY"):  # Windows cannot open a folder, and needs no sync of it
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Writes tensors, numbers, strings, lists and dictionaries; `torch.load(path, weights_only=True)` reads them."""
+    write_atomically(path, lambda file: torch.save({"format": FORMAT, **state}, file))
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """What `save_checkpoint` wrote, on the CPU. ValueError for a damaged file or another format."""
+    remedy = "delete it to start the run again from step 0, or put a backup in its place"
+    try:
+        # torch does not compare checksums when it reads; the standard library's zip reader does.
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (zipfile.BadZipFile, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} is damaged or no checkpoint ({error}); {remedy}") from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        given = state.get("format") if isinstance(state, dict) else type(state).__name__
+        raise ValueError(f"{path} has checkpoint format {given!r}; allowed: {FORMAT}; {remedy}")
+    return state
+
+
+def refuse_other_run(where: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """ValueError naming the fields in which the run at `where` differs from the one asked for.
+
+    `old` and `new` hold the configuration's fields and what the task says about its data.
+    """
+    changed = differences(old, new)
+    if changed:
+        raise ValueError(
+            f"{where} belongs to a run with other settings ({'; '.join(changed)}). "
+            "Give the settings it was started with to go on with it, or another output folder for a new run"
+        )

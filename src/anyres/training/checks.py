@@ -1,0 +1,118 @@
+"""Range checks of a training configuration: every message says what was given, what is allowed and what is nearest."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from anyres.errors import check_choice
+from anyres.models.presets import get_config
+from anyres.training.config import TrainConfig
+
+# name -> lowest
+_INTEGERS: dict[str, int] = {
+    "steps": 1, "batch_size": 1, "accumulate": 1, "warmup_steps": 0, "seed": 0, "num_workers": 0, "threads": 1,
+    "checkpoint_every": 1, "log_every": 1, "validate_every": 0, "validate_limit": 1, "cache_bytes": 1,
+}  # fmt: skip
+# name -> lowest, highest, and in brackets whether they are allowed themselves
+_NUMBERS: dict[str, tuple[float, float, str]] = {
+    "lr": (0.0, math.inf, "()"),
+    "min_lr": (0.0, math.inf, "[)"),
+    "weight_decay": (0.0, math.inf, "[)"),
+    "layer_decay": (0.0, 1.0, "(]"),
+    "clip_grad": (0.0, math.inf, "()"),
+    "mixup": (0.0, math.inf, "[)"),
+    "cutmix": (0.0, math.inf, "[)"),
+    "mixup_prob": (0.0, 1.0, "[]"),
+    "mixup_switch_prob": (0.0, 1.0, "[]"),
+    "smoothing": (0.0, 1.0, "[)"),
+    "ema": (0.0, 1.0, "()"),
+    "validate_crop_ratio": (0.0, 1.0, "(]"),
+}
+
+
+def check_config(config: TrainConfig) -> None:
+    """ValueError for the first field that is out of range, contradicts another or has no effect."""
+    for name, lowest in _INTEGERS.items():
+        if not _is_left_out(config, name):
+            _check_integer(name, getattr(config, name), lowest)
+    for name, (low, high, ends) in _NUMBERS.items():
+        if not _is_left_out(config, name):
+            _check_number(name, getattr(config, name), low, high, ends)
+    for beta in config.betas:
+        _check_number("betas", beta, 0.0, 1.0, "[)")
+    check_choice("precision", config.precision, ("float32", "bfloat16"))
+    config.torch_device()
+    _check_sizes(config)
+    _check_schedule(config)
+    _check_mixing(config)
+    get_config(config.model, **config.overrides())
+
+
+def _default(name: str) -> Any:
+    return next(field.default for field in dataclasses.fields(TrainConfig) if field.name == name)
+
+
+def _is_left_out(config: TrainConfig, name: str) -> bool:
+    """None in a field that may be None."""
+    return getattr(config, name) is None and _default(name) is None
+
+
+def _check_integer(name: str, given: Any, lowest: int) -> None:
+    if isinstance(given, bool) or not isinstance(given, int) or given < lowest:
+        raise ValueError(f"{name} is {given!r}; allowed: whole numbers from {lowest} up; nearest: {lowest}")
+
+
+def _check_number(name: str, given: Any, low: float, high: float, ends: str) -> None:
+    inside = isinstance(given, int | float) and low <= given <= high
+    inside = inside and (ends[0] == "[" or given > low) and (ends[1] == "]" or given < high)
+    if not inside:
+        above = f"{'from' if ends[0] == '[' else 'above'} {low:g}"
+        below = "" if high == math.inf else f" {'up to' if ends[1] == ']' else 'to below'} {high:g}"
+        raise ValueError(f"{name} is {given!r}; allowed: {above}{below}; the default is {_default(name)}")
+
+
+def _check_sizes(config: TrainConfig) -> None:
+    if not config.sizes:
+        raise ValueError('sizes is empty; give at least one training size, for example "224" or "224x320"')
+    sizes = config.parsed_sizes()
+    repeated = sorted({size for size in sizes if sizes.count(size) > 1})
+    if repeated:
+        height, width = repeated[0]
+        raise ValueError(f"sizes names {height}x{width} twice; use size_weights to draw one of them more often")
+    config.schedule()
+
+
+def _check_schedule(config: TrainConfig) -> None:
+    if config.warmup_steps >= config.steps:
+        raise ValueError(
+            f"warmup_steps is {config.warmup_steps} of {config.steps} steps; allowed: 0 to {config.steps - 1}; "
+            f"nearest: {config.steps - 1}; usual: {config.steps // 20}"
+        )
+    if config.min_lr > config.lr:
+        raise ValueError(f"min_lr is {config.min_lr:g}, above lr {config.lr:g}; allowed: 0 to {config.lr:g}")
+    if config.accumulate > config.batch_size:
+        raise ValueError(
+            f"accumulate is {config.accumulate} for a batch of {config.batch_size}; a piece needs an image: "
+            f"allowed: 1 to {config.batch_size}"
+        )
+
+
+def _check_mixing(config: TrainConfig) -> None:
+    switch_default = _default("mixup_switch_prob")
+    if not (config.mixup and config.cutmix) and config.mixup_switch_prob != switch_default:
+        raise ValueError(
+            f"mixup_switch_prob is {config.mixup_switch_prob} but has no effect, because "
+            f"{'cutmix' if config.mixup else 'mixup'} is 0; leave it at {switch_default}"
+        )
+    if is_mixing(config) and config.batch_size % 2:
+        raise ValueError(
+            f"batch_size is {config.batch_size}, but mixup and cutmix mix pairs and need an even number; "
+            f"nearest: {config.batch_size + 1}; or set mixup and cutmix to 0"
+        )
+
+
+def is_mixing(config: TrainConfig) -> bool:
+    """Whether any batch of the run can be mixed."""
+    return config.mixup_prob > 0 and (config.mixup > 0 or config.cutmix > 0)

@@ -1,0 +1,192 @@
+"""What a training run is made of: one frozen dataclass, its checks, and its form on disk."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import json
+import reprlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from anyres.data.cache import DEFAULT_BYTES
+from anyres.data.decode import MAX_PIXELS
+from anyres.data.schedule import ResolutionSchedule, Size, parse_size
+from anyres.data.transforms import TrainAugment
+from anyres.errors import unknown
+
+# Fields that may change between two starts of one run: they say how it is carried out, not what comes out of it.
+# (`data` may move; that it still holds the same files is checked by the task's identity.)
+OPERATIONAL = frozenset(
+    {"data", "out", "num_workers", "threads", "device", "deterministic", "checkpoint_every", "log_every"}
+    | {"validate_every", "validate_limit", "validate_crop_ratio", "strict", "tensorboard", "progress", "cache_bytes"}
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """A training run. The defaults are DeiT's recipe (arXiv 2012.12877, table 9) with one image size per step."""
+
+    data: Path
+    """Folder that holds train/ and, optionally, val/, each with one folder of images per class."""
+    out: Path
+    """Run folder. A run that is already there with the same settings goes on where it stopped."""
+    model: str = "vitar_tiny_patch16"
+    """Name of the model; `anyres models` lists them."""
+    model_options: tuple[str, ...] = ()
+    """Changes to the model, written key=value: grid=7x7 width=96 position=sincos drop_path_rate=0.1"""
+    sizes: tuple[str, ...] = ("224",)
+    """Training sizes in pixels, "224" or "224x320" (height x width); every step draws one of them."""
+    size_weights: tuple[float, ...] | None = None
+    """How often each size is drawn, relative to the others; all alike if not given."""
+    steps: int = 10_000
+    """Optimiser steps."""
+    batch_size: int = 64
+    """Images per optimiser step."""
+    accumulate: int = 1
+    """Pieces that a batch is cut into, to save memory; the gradient is that of the whole batch, up to rounding."""
+    lr: float = 1e-3
+    """Learning rate at the end of the warm-up."""
+    min_lr: float = 1e-5
+    """Learning rate that the cosine ends at."""
+    warmup_steps: int = 500
+    """Steps of linear warm-up from a thousandth of the learning rate."""
+    weight_decay: float = 0.05
+    """AdamW's decay of matrices; biases, norms and the position table are left alone."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's two averages."""
+    layer_decay: float | None = None
+    """Factor on the learning rate from each layer to the one below it; the same for all layers if not given."""
+    clip_grad: float | None = None
+    """Largest gradient norm; longer gradients are scaled down to it. No clipping if not given."""
+    augmentation: TrainAugment = TrainAugment()
+    """What is done to each training image."""
+    mixup: float = 0.8
+    """Alpha of mixup's Beta distribution; 0 turns mixup off."""
+    cutmix: float = 1.0
+    """Alpha of cutmix's Beta distribution; 0 turns cutmix off."""
+    mixup_prob: float = 1.0
+    """Probability that a batch is mixed at all."""
+    mixup_switch_prob: float = 0.5
+    """Probability that a mixed batch is cut (cutmix) rather than blended (mixup)."""
+    smoothing: float = 0.1
+    """Label smoothing."""
+    ema: float | None = None
+    """Decay of the running average of the weights (timm's ModelEmaV3 with its warm-up), e.g. 0.9999."""
+    save_ema: bool = True
+    """Write the averaged weights, where there are any, as the final model; otherwise the last ones."""
+    grad_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the forward pass (autocast); weights and optimiser stay in float32."""
+    seed: int = 0
+    """From which all randomness of the run follows."""
+    num_workers: int = 0
+    """Processes that decode images; the result does not depend on it."""
+    cache: bool = False
+    """Keep decoded images in memory, reduced so that the short side is at most the largest training size."""
+    cache_bytes: int = DEFAULT_BYTES
+    """Most memory that the cache may need; a run that would need more is refused at once."""
+    threads: int | None = None
+    """CPU threads of torch; its own choice if not given. Runs are bit-identical only for equal numbers."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, mps, or auto: cuda where there is one, else cpu."""
+    deterministic: bool = False
+    """Forbid operations that are not bit-reproducible (needed for that on a GPU only; some then fail)."""
+    checkpoint_every: int = 500
+    """Steps between two checkpoints."""
+    log_every: int = 1
+    """Steps between two lines of the log."""
+    validate_every: int = 0
+    """Steps between two validations at every training size; 0: only at the end."""
+    validate_limit: int | None = None
+    """Images per validation, spread evenly over val/; all of them if not given."""
+    validate_crop_ratio: float = 0.875
+    """Short side to size / ratio, then a centre crop; 1 for no crop on square images."""
+    strict: bool = False
+    """Stop at the first unreadable image instead of skipping it."""
+    max_pixels: int = MAX_PIXELS
+    """Images with more pixels than this count as unreadable."""
+    tensorboard: bool = True
+    """Write TensorBoard event files too."""
+    progress: bool = True
+    """Show a progress bar on stderr."""
+
+    def parsed_sizes(self) -> list[Size]:
+        """The training sizes as (height, width)."""
+        return [parse_size(size) for size in self.sizes]
+
+    def schedule(self) -> ResolutionSchedule:
+        """Which size each step has."""
+        return ResolutionSchedule(self.parsed_sizes(), self.seed, self.size_weights)
+
+    def overrides(self) -> dict[str, Any]:
+        """`model_options` as keyword arguments of `create_model`. ValueError for one that is given twice or not so."""
+        pairs = [parse_option(option) for option in self.model_options]
+        names = [name for name, _ in pairs]
+        repeated = [name for name in names if names.count(name) > 1]
+        if repeated:
+            raise ValueError(f"model option {repeated[0]!r} is given {names.count(repeated[0])} times; allowed: once")
+        return dict(pairs)
+
+    def torch_device(self) -> torch.device:
+        """The device meant by `device`. ValueError if this machine lacks it."""
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        present = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+        allowed = ["auto", *(name for name, count in present.items() if count)]
+        allowed += [f"cuda:{i}" for i in range(present["cuda"])]
+        if self.device not in allowed:
+            raise unknown("device", self.device, allowed)
+        return torch.device(self.device)
+
+    def check(self) -> None:
+        """ValueError for the first setting that is out of range or has no effect. Reads no files."""
+        # Here, not at the top: the checks are a page of their own and need this class.
+        from anyres.training.checks import check_config
+
+        check_config(self)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain lists, numbers and strings, as written to train.json."""
+        plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self), default=str))
+        return plain
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], ignore: frozenset[str] = OPERATIONAL) -> list[str]:
+    """Lines like "lr: 0.001 there, 0.01 here" for every field of two configurations (`to_json`) that differs."""
+    flat_old, flat_new = _flatten(old), _flatten(new)
+    names = [name for name in {**flat_old, **flat_new} if name not in ignore]
+    missing = "not set"
+    pairs = [(name, flat_old.get(name, missing), flat_new.get(name, missing)) for name in names]
+    short = _SHORT.repr  # a thousand class names would hide the rest of the message
+    return [f"{name}: {short(there)} there, {short(here)} here" for name, there, here in pairs if there != here]
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def parse_option(option: str) -> tuple[str, Any]:
+    """Turns "grid=7x7" into ("grid", (7, 7)); values are numbers, tuples (0.5,0.5), True, False, None, else strings."""
+    name, equals, text = option.partition("=")
+    if not equals:
+        raise ValueError(f"model option {option!r} has no '='; write it as key=value, for example grid=7x7")
+    if name == "num_classes":
+        raise ValueError("model option 'num_classes' is not allowed: the number of classes is that of the data folder")
+    if name == "grid":
+        return name, parse_size(text)
+    try:
+        return name, ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return name, text

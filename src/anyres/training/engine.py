@@ -1,0 +1,254 @@
+"""The training loop: start or go on, step, log, validate, save, finish."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from anyres.data.loader import Batch
+from anyres.training import checkpoint
+from anyres.training.config import TrainConfig
+from anyres.training.interrupt import StopRequest
+from anyres.training.runlog import VALIDATIONS, RunLog, describe, read_rows, summary_writer
+from anyres.training.task import ClassificationTask, Task
+from anyres.training.trainer import StepResult, Trainer, torch_settings
+
+SETTINGS = "train.json"
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a call of `train` ended."""
+
+    run: Path
+    """The run folder."""
+    step: int
+    """Steps done, over all starts of the run."""
+    finished: bool
+    """False after Ctrl-C or SIGTERM: the same call goes on."""
+    loss: float
+    """Training loss of the last step done."""
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    """Unreadable files and the reasons, over all starts of the run."""
+    validation: list[dict[str, Any]] = field(default_factory=list)
+    """The last validation, one row per size."""
+
+
+def train(config: TrainConfig, task: Task | None = None) -> TrainResult:
+    """Trains a model, or goes on with a run that was stopped or killed.
+
+    A run in `config.out` with the same settings is continued from its last checkpoint and ends, on one CPU and
+    with equal `threads`, with the very weights of a run that was never stopped. A finished run is left alone.
+
+    Args:
+        config: the run.
+        task: what to learn; classification of the folders in `config.data` by default.
+
+    Raises:
+        ValueError: impossible settings or data, or another run in `config.out`; before any work.
+        FloatingPointError: loss or gradient became infinite or not a number. The last checkpoint stays as it is.
+        UnreadableImageError: with `strict`, the first file that cannot be read.
+    """
+    config.check()
+    _refuse_foreign_folder(config)
+    if config.tensorboard:
+        summary_writer()  # fails now rather than after the data has been read
+    device = config.torch_device()
+    with torch_settings(config, device):
+        return _Run(config, task or ClassificationTask(config), device).go()
+
+
+class _Run:
+    """One process' share of a run."""
+
+    def __init__(self, config: TrainConfig, task: Task, device: torch.device) -> None:
+        self.config, self.task, self.folder = config, task, config.out
+        self.identity = {"task": task.identity()}
+        self.trainer = Trainer(config, task, device)
+        self.loss = float("nan")
+        self.seconds = 0.0  # of training, over all starts
+        self.skipped: dict[str, str] = {}
+        self.validation: list[dict[str, Any]] = []
+        self._clock = 0.0  # when the current step began
+        self._load()
+
+    def go(self) -> TrainResult:
+        if self._is_finished():
+            self._say(f"{self.folder} is finished: {self.trainer.step} steps. Nothing to do.")
+            return self._result()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        settings = json.dumps(self.config.to_json(), indent=1).encode()
+        checkpoint.write_atomically(self.folder / SETTINGS, lambda file: file.write(settings))
+        if self.trainer.step:
+            self._say(f"Going on with {self.folder} after step {self.trainer.step} of {self.config.steps}.")
+        log = RunLog(self.folder, start=self.trainer.step, tensorboard=self.config.tensorboard)
+        with StopRequest() as stop, closing(log):
+            self._loop(log, stop)
+            if self.trainer.step == self.config.steps:
+                self._finish()
+            else:
+                step, steps = self.trainer.step, self.config.steps
+                self._say(f"Stopped after step {step} of {steps}. Run the same command again to go on from there.")
+        return self._result()
+
+    def _loop(self, log: RunLog, stop: StopRequest) -> None:
+        first, config = self.trainer.step, self.config
+        bar = tqdm(total=config.steps, initial=first, unit="step", disable=not config.progress, dynamic_ncols=True)
+        saved, self._clock = first, time.perf_counter()
+        with closing(bar), closing(self._batches(first, stop)) as batches:
+            for batch in batches:
+                result, speed = self._timed_update(batch)
+                step = self.trainer.step
+                self._show(bar, result, batch, speed)
+                self._collect_skipped(batch.skipped)
+                if step % config.log_every == 0 or step == config.steps:
+                    log.step(self._row(result, batch, speed))
+                if self._validates_at(step):
+                    self._validate(log)
+                if stop.is_set or step % config.checkpoint_every == 0 or step == config.steps:
+                    self._save(log)
+                    saved = step
+                if stop.is_set:
+                    return
+                self._clock = time.perf_counter()  # validating and saving are not part of the speed
+        if saved != self.trainer.step:  # the request came while waiting for a batch
+            self._save(log)
+
+    def _batches(self, first: int, stop: StopRequest) -> Generator[Batch, None, None]:
+        """The batches still to come; ends when a stop is asked for, also if that broke the loading."""
+        batches = iter(self.task.batches(first, self.config.steps))
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except Exception:
+                if stop.is_set:
+                    return
+                raise
+            yield batch
+
+    def _timed_update(self, batch: Batch) -> tuple[StepResult, float]:
+        try:
+            result = self.trainer.update(batch)
+        except FloatingPointError as error:
+            raise FloatingPointError(f"{error}. {self._last_resort()}") from None
+        seconds = time.perf_counter() - self._clock  # loading included
+        self.loss = result.loss
+        self.seconds += seconds
+        return result, len(batch.labels) / max(seconds, 1e-9)
+
+    def _validates_at(self, step: int) -> bool:
+        every = self.config.validate_every
+        return self.task.validates() and (step == self.config.steps or (every > 0 and step % every == 0))
+
+    def _validate(self, log: RunLog) -> None:
+        self.validation = self.trainer.validate()
+        log.validation(self.trainer.step, self.validation)
+        self._say(f"step {self.trainer.step}: {describe(self.validation)}")
+
+    # What is on disk.
+
+    def _save(self, log: RunLog) -> None:
+        """The log first: a checkpoint must not be ahead of it."""
+        log.sync()
+        state = self.trainer.state_dict() | {
+            "config": self.config.to_json(),
+            "identity": self.identity,
+            "loss": self.loss,
+            "seconds": self.seconds,
+            "skipped": self.skipped,
+        }
+        checkpoint.save_checkpoint(self.folder / checkpoint.NAME, state)
+
+    def _load(self) -> None:
+        path = self.folder / checkpoint.NAME
+        if not path.exists():
+            return
+        state = checkpoint.load_checkpoint(path)
+        checkpoint.refuse_other_run(path, state["config"] | state["identity"], self.config.to_json() | self.identity)
+        self.trainer.load_state_dict(state)
+        self.loss, self.seconds, self.skipped = state["loss"], state["seconds"], state["skipped"]
+        rows = [row for row in read_rows(self.folder / VALIDATIONS) if row["step"] <= self.trainer.step]
+        last = rows[-1]["step"] if rows else 0
+        self.validation = [{k: v for k, v in row.items() if k != "step"} for row in rows if row["step"] == last]
+
+    def _finish(self) -> None:
+        extra = {"steps": self.trainer.step, "validation": self.validation, "skipped": len(self.skipped)}
+        self.task.save(self.folder, self.trainer.final_model(), extra)
+        self._say(f"Finished {self.trainer.step} steps; the model is in {self.folder}.")
+        if self.skipped:
+            self._say(f"{len(self.skipped)} files could not be read and were skipped:")
+            for path, reason in sorted(self.skipped.items()):
+                self._say(f"  {path}: {reason}")
+
+    def _is_finished(self) -> bool:
+        written = all((self.folder / name).exists() for name in ("model.safetensors", "config.json"))
+        return written and self.trainer.step == self.config.steps
+
+    # What is shown.
+
+    def _row(self, result: StepResult, batch: Batch, speed: float) -> dict[str, Any]:
+        return {
+            "step": self.trainer.step,
+            "size": list(batch.size),
+            "loss": result.loss,
+            "lr": result.lr,
+            "images_per_second": round(speed, 2),
+            "grad_norm": result.grad_norm,
+            "seconds": round(self.seconds, 3),
+        }
+
+    def _show(self, bar: Any, result: StepResult, batch: Batch, speed: float) -> None:
+        size = f"{batch.size[0]}x{batch.size[1]}"
+        bar.set_postfix({"loss": f"{result.loss:.3f}", "size": size, "images/s": f"{speed:.0f}"}, refresh=False)
+        bar.update()
+
+    def _collect_skipped(self, skipped: list[tuple[Any, str]]) -> None:
+        self.skipped |= {str(path): reason for path, reason in skipped}
+
+    def _last_resort(self) -> str:
+        path = self.folder / checkpoint.NAME
+        kept = f"{path} still holds the last checkpoint" if path.exists() else "No checkpoint was written yet"
+        return f"{kept}. A lower lr, a longer warm-up, clip_grad=1 or precision=float32 may help"
+
+    def _say(self, text: str) -> None:
+        tqdm.write(text, file=sys.stderr)
+
+    def _result(self) -> TrainResult:
+        step = self.trainer.step
+        skipped = sorted(self.skipped.items())
+        return TrainResult(self.folder, step, step == self.config.steps, self.loss, skipped, self.validation)
+
+
+def _refuse_foreign_folder(config: TrainConfig) -> None:
+    """ValueError if `config.out` is a file, holds something else than a run, or a run with other settings."""
+    out = config.out
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise ValueError(f"out is {out}, which is a file; give a new folder or that of a run to go on with")
+    settings = out / SETTINGS
+    if settings.exists():
+        checkpoint.refuse_other_run(settings, _read_settings(settings), config.to_json())
+    elif any(not entry.name.startswith(".") for entry in out.iterdir()):
+        raise ValueError(f"out is {out}, which holds files but no {SETTINGS}; give a new or an empty folder")
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(settings, dict):
+            return settings
+    except ValueError:
+        pass
+    raise ValueError(f"{path} is not the settings of a run; delete the run folder, or give another one")

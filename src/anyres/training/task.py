@@ -1,0 +1,217 @@
+"""What the engine trains: a model with its data, loss and measure behind one small interface, and classification.
+
+The engine never names what is learned, so that detection or masked pre-training are a new task and no new engine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from timm.data import Mixup
+from timm.data.mixup import mixup_target
+from timm.loss import SoftTargetCrossEntropy
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from anyres.data.folder import ImageFolder
+from anyres.data.loader import Batch, EvalBatch, TrainingStream, evaluation_batches, seeded
+from anyres.data.schedule import Size, key
+from anyres.data.transforms import eval_transform
+from anyres.models.presets import create_model
+from anyres.models.vitar import ViTAR
+from anyres.models.weights import save_model
+from anyres.training.checks import is_mixing
+from anyres.training.config import TrainConfig
+
+_INIT, _MIX = 0x494E4954, 0x4D495855  # keep the draws of initialisation and mixing apart from all others
+
+
+class Task(Protocol):
+    """Everything about a run that depends on what is learned."""
+
+    @property
+    def model(self) -> nn.Module:
+        """On the CPU at first, initialised from the run's seed; the engine moves it."""
+        ...
+
+    def identity(self) -> dict[str, Any]:
+        """What else, besides the configuration, two starts of one run must share; plain JSON values."""
+        ...
+
+    def batches(self, start: int, stop: int) -> Iterator[Batch]:
+        """The batches of steps start..stop-1, the same ones whatever the start."""
+        ...
+
+    def prepare(self, batch: Batch, device: torch.device) -> Any:
+        """The batch on the device with its targets, mixed and smoothed: a pure function of batch and step."""
+        ...
+
+    def loss(self, prepared: Any, rows: slice) -> Tensor:
+        """Mean loss over some rows of a prepared batch, a scalar in float32."""
+        ...
+
+    def validate(self, model: nn.Module, device: torch.device) -> list[dict[str, Any]]:
+        """One row per validation size, each with "size": [height, width]; empty if there is nothing to validate on."""
+        ...
+
+    def validates(self) -> bool:
+        """Whether `validate` has anything to measure."""
+        ...
+
+    def save(self, folder: Path, model: nn.Module, extra: dict[str, Any]) -> None:
+        """Writes the final weights for others to load."""
+        ...
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A batch on the device."""
+
+    images: Tensor
+    """(B, C, H, W)"""
+    targets: Tensor
+    """(B, classes), rows sum to 1"""
+    keys: Tensor
+    """(B,) int64, from which the fuzzy offsets of each image follow"""
+
+
+class ClassificationTask:
+    """A ViTAR learning the class folders of `config.data`/train, measured on `config.data`/val if that is there.
+
+    Raises ValueError for a folder without two classes, for validation classes that differ from the training
+    classes, and for model options that do not exist.
+    """
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+        self.folder = ImageFolder(config.data / "train")
+        self.validation = _validation_folder(config, self.folder)
+        if len(self.folder.classes) < 2:
+            raise ValueError(
+                f"{self.folder.root} has the one class {self.folder.classes[0]!r}; at least 2 class folders are needed"
+            )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(key(config.seed, _INIT))
+            self.model: ViTAR = create_model(config.model, num_classes=len(self.folder.classes), **config.overrides())
+        self.mix = _make_mixup(config, len(self.folder.classes))
+        self.criterion = SoftTargetCrossEntropy()
+        self.stream = TrainingStream(
+            self.folder,
+            batch_size=config.batch_size,
+            schedule=config.schedule(),
+            augment=config.augmentation,
+            mean=self.model.config.mean,
+            std=self.model.config.std,
+            seed=config.seed,
+            num_workers=config.num_workers,
+            max_pixels=config.max_pixels,
+            cache=config.cache,
+            cache_bytes=config.cache_bytes,
+            strict=config.strict,
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """Classes and a digest of the training files' names: another folder under the same path is another run."""
+        names = [f"{path.relative_to(self.folder.root).as_posix()}\n" for path in self.folder.paths]
+        digest = hashlib.sha256("".join(names).encode()).hexdigest()[:16]
+        return {"kind": "classification", "classes": list(self.folder.classes), "training files": digest}
+
+    def batches(self, start: int, stop: int) -> Iterator[Batch]:
+        return self.stream.batches(start, stop)
+
+    def prepare(self, batch: Batch, device: torch.device) -> Prepared:
+        """Moves a batch, turns its labels into smoothed rows and mixes it, seeded by the step alone."""
+        images = batch.images.to(device, non_blocking=True)
+        labels = batch.labels.to(device, non_blocking=True)
+        if self.mix is None:
+            targets = mixup_target(labels, len(self.folder.classes), smoothing=self.config.smoothing)
+        else:
+            with seeded(key(self.config.seed, _MIX, batch.step)):  # timm draws from numpy
+                images, targets = self.mix(images, labels)
+        return Prepared(images, targets, batch.keys.to(device))
+
+    def loss(self, prepared: Prepared, rows: slice) -> Tensor:
+        logits = self.model(prepared.images[rows], jitter_keys=prepared.keys[rows])  # (b, classes)
+        loss: Tensor = self.criterion(logits.float(), prepared.targets[rows])
+        return loss
+
+    def validates(self) -> bool:
+        return self.validation is not None
+
+    def validate(self, model: nn.Module, device: torch.device) -> list[dict[str, Any]]:
+        """Top-1 at every training size: size, images, correct, top1 in percent."""
+        if self.validation is None:
+            return []
+        was_training = model.training
+        model.eval()
+        try:
+            return [self._validate_at(size, model, device) for size in self.config.parsed_sizes()]
+        finally:
+            model.train(was_training)
+
+    @torch.no_grad()
+    def _validate_at(self, size: Size, model: nn.Module, device: torch.device) -> dict[str, Any]:
+        assert self.validation is not None
+        settings, config = self.model.config, self.config
+        transform = eval_transform(size, settings.mean, settings.std, crop_ratio=config.validate_crop_ratio)
+        batches = evaluation_batches(
+            self.validation,
+            transform,
+            batch_size=config.batch_size,
+            num_workers=config.num_workers,
+            max_pixels=config.max_pixels,
+            strict=config.strict,
+            limit=config.validate_limit,
+        )
+        images = correct = 0
+        name = f"validate {size[0]}x{size[1]}"
+        for batch in tqdm(batches, desc=name, unit="batch", leave=False, disable=not config.progress):
+            correct += int((self._predict(model, batch, device) == batch.labels).sum())
+            images += len(batch.labels)
+        return {"size": list(size), "images": images, "correct": correct, "top1": 100.0 * correct / images}
+
+    @staticmethod
+    def _predict(model: nn.Module, batch: EvalBatch, device: torch.device) -> Tensor:
+        """The most likely class of each image, (B,) on the CPU."""
+        given = batch.images
+        moved = given.to(device) if isinstance(given, Tensor) else [image.to(device) for image in given]
+        best: Tensor = model(moved).argmax(dim=1).cpu()
+        return best
+
+    def save(self, folder: Path, model: nn.Module, extra: dict[str, Any]) -> None:
+        assert isinstance(model, ViTAR)
+        save_model(
+            folder,
+            model,
+            name=self.config.model,
+            classes=self.folder.classes,
+            training_sizes=self.config.parsed_sizes(),
+            extra=extra,
+        )
+
+
+def _validation_folder(config: TrainConfig, train: ImageFolder) -> ImageFolder | None:
+    root = config.data / "val"
+    if root.exists():
+        return ImageFolder(root, classes=train.classes)
+    if config.validate_every:
+        raise ValueError(f"validate_every is {config.validate_every}, but {root} does not exist; add it, or set 0")
+    return None
+
+
+def _make_mixup(config: TrainConfig, classes: int) -> Mixup | None:
+    if not is_mixing(config):
+        return None
+    return Mixup(
+        mixup_alpha=config.mixup,
+        cutmix_alpha=config.cutmix,
+        prob=config.mixup_prob,
+        switch_prob=config.mixup_switch_prob,
+        label_smoothing=config.smoothing,
+        num_classes=classes,
+    )

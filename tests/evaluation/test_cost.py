@@ -1,0 +1,123 @@
+"""Costs: the paper's printed ones, torch's flop counter, and memory."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import anyres
+from anyres.evaluation.cost import cost, macs_by_part
+from anyres.evaluation.memory import peak_tensor_bytes
+from anyres.models.presets import PRESETS, get_config
+
+RESOLUTIONS = (224, 448, 512, 640, 896, 1120, 1792, 2240, 2800, 3360, 4032)
+PRINTED = {  # ViTAR paper, Table 1, 1e9 multiply-accumulates
+    "vitar_small_conv16": (5, 6, 7, 7, 9, 13, 24, 35, 52, 72, 102),
+    "vitar_base_conv16": (19, 23, 26, 29, 37, 49, 93, 137, 203, 282, 399),
+}
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_all_costs_of_table_1(name):
+    for side, printed in zip(RESOLUTIONS, PRINTED[name], strict=True):
+        found = sum(macs_by_part(get_config(name), (side, side), "paper").values()) / 1e9
+        assert round(found) == printed or abs(found - printed) < 0.01 * printed, side
+
+
+@pytest.mark.parametrize(("side", "printed"), [(384, 22), (672, 30)])
+def test_figure_1(side, printed):
+    assert round(cost("vitar_base_conv16", (side, side), "paper").macs / 1e9) == printed
+
+
+@pytest.mark.parametrize("side, printed", [(224, 4.9), (448, 5.6), (1120, 11.0), (4032, 80.5)])
+def test_patch_stem_in_the_papers_convention(side, printed):
+    """reference: small with 16x16 patches, counted by hand without norms of the merger's small operations."""
+    assert cost("vitar_small_patch16", (side, side), "paper").macs / 1e9 == pytest.approx(printed, rel=0.012)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {},
+        {"stem": "conv"},
+        {"stem": "conv", "patch_size": 9, "width": 48},
+        {"merger": "none"},
+        {"merger": "average"},
+        {"cells": "balanced"},
+        {"cells": "2x2"},
+        {"padding": "zeros"},
+        {"last_pass": False},
+        {"prefix_tokens": 3, "pool": "token"},
+        {"position": "none"},
+        {"interpolation": "timm"},
+        {"in_channels": 1, "grid": (3, 9)},
+        {"mlp_ratio": 2.5, "num_classes": 0},
+    ],
+)
+@pytest.mark.parametrize("size", [(56, 56), (61, 200), (224, 17), (7, 1000)])
+def test_executed_equals_torchs_flop_counter(overrides, size):
+    options = {"width": 32, "heads": 4, "depth": 2, "patch_size": 8, "grid": 7, "num_classes": 10} | overrides
+    with torch.device("meta"):
+        model = anyres.create_model("vitar_tiny_patch16", **options).eval()
+    image = torch.empty(1, model.config.in_channels, *size, device="meta")
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(image)
+    assert 2 * cost(model, size, "executed").macs == counter.get_total_flops()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("side", [224, 448])
+def test_executed_for_every_named_model(name, side):
+    with torch.device("meta"):
+        model = anyres.create_model(name).eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(torch.empty(1, 3, side, side, device="meta"))
+    found = cost(name, (side, side))
+    assert 2 * found.macs == counter.get_total_flops()
+    assert found.parameters == sum(p.numel() for p in model.parameters())
+    assert sum(found.parts.values()) == found.macs
+
+
+def test_deit_costs_are_the_printed_ones():
+    """ResFormer's depthwise convolutions are in the paper's column from 640 px on; at 224 they round away."""
+    assert round(cost("deit_small_patch16", (224, 224), "paper").macs / 1e9) == 5
+    assert round(cost("deit_base_patch16", (224, 224), "paper").macs / 1e9) == 18
+
+
+def test_parts_are_named():
+    parts = cost("vitar_base_patch16", (1120, 640)).parts
+    assert list(parts) == [
+        "stem", "positions", "merger 1: 70x40 > 35x20", "merger 2: 35x20 > 18x14", "merger 3: 18x14 > 14x14",
+        "merger 4: 14x14 > 14x14", "trunk", "head",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [(32, 32), (90, 200)])
+def test_activation_bytes_are_those_of_a_real_run(size):
+    model = anyres.create_model("vitar_tiny_patch16", depth=2, patch_size=8, grid=5).eval()
+    image = torch.randn(1, 3, *size)
+    with torch.no_grad():
+        measured = peak_tensor_bytes(lambda: model(image))
+    assert cost(model, size).activation_bytes == pytest.approx(measured, rel=0.05)
+
+
+def test_peak_tensor_bytes_by_hand():
+    base = torch.zeros(1000)
+
+    def chain():
+        x = base
+        for _ in range(5):
+            x = x + 1
+        return x
+
+    assert peak_tensor_bytes(chain) == 8000  # one input and one result alive at a time
+    assert peak_tensor_bytes(lambda: [base + 1 for _ in range(5)]) == 20000
+    assert peak_tensor_bytes(lambda: base.view(10, 100)[2]) == 0
+
+
+def test_bad_input():
+    with pytest.raises(ValueError, match="paper, executed"):
+        cost("vitar_base_patch16", (224, 224), "flops")
+    with pytest.raises(ValueError, match="at least 1 pixel"):
+        cost("vitar_base_patch16", (0, 224))
+    with pytest.raises(ValueError, match="vitar_base_patch16"):
+        cost("vitar_bas_patch16", (224, 224))

@@ -1,0 +1,71 @@
+"""Names, options and what is refused."""
+
+import dataclasses
+
+import pytest
+import torch
+
+import anyres
+from anyres.models.presets import PRESETS, get_config
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"mergr": "none"}, "merger"),
+        ({"merger": "nothing"}, "grid_attention, average, none"),
+        ({"stem": "convolution"}, "Did you mean 'conv'"),
+        ({"heads": 5}, "nearest: 4"),
+        ({"grid": 0}, "grid"),
+        ({"grid": (3, 4, 5)}, "grid"),
+        ({"width": 0}, "width is 0"),
+        ({"num_classes": -1}, "num_classes is -1"),
+        ({"drop_path_rate": 1.0}, "below 1"),
+        ({"pool": "token"}, "prefix token"),
+        ({"mean": (0.5,)}, "mean has 1 values for 3 channels"),
+        ({"position": "learned", "jitter": 0.2}, "no effect"),
+        ({"merger": "none", "cells": "balanced"}, "no effect"),
+        ({"merger": "average", "padding": "zeros"}, "no effect"),
+        ({"merger": "average", "extra_passes": 1}, "no effect"),
+        ({"position": "none", "interpolation": "timm"}, "no effect"),
+        ({"cells": "1x1", "last_pass": False}, "no effect"),
+    ],
+)
+def test_impossible_or_idle_options_are_errors(overrides, message):
+    with pytest.raises(ValueError, match=message):
+        anyres.create_model("vitar_tiny_patch16", **overrides)
+
+
+def test_unknown_model_suggests_the_nearest():
+    with pytest.raises(ValueError, match="Did you mean 'vitar_small_patch16'"):
+        anyres.create_model("vitar_smal_patch16")
+    assert anyres.list_models("deit*") == ["deit_tiny_patch16", "deit_small_patch16", "deit_base_patch16"]
+    assert set(anyres.list_models()) == set(PRESETS)
+
+
+def test_configurations_are_frozen_and_normalised():
+    config = get_config("vitar_base_patch16", grid=7, in_channels=4)
+    assert config.grid == (7, 7) and config.mean == config.std == (0.5,) * 4
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.width = 3
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [
+        # DeiT: the paper's and timm's counts, less the class token's entry of the position table; ViTAR: reference 6.1
+        ("deit_tiny_patch16", 5.717), ("deit_small_patch16", 22.05), ("deit_base_patch16", 86.57),
+        ("vitar_small_patch16", 23.8), ("vitar_base_patch16", 93.7), ("vitar_base_conv16", 94.2),
+    ],
+)  # fmt: skip
+def test_sizes(name, millions):
+    with torch.device("meta"):
+        model = anyres.create_model(name)
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, rel=2e-3)
+
+
+def test_named_shapes():
+    large = PRESETS["vitar_large_patch16"]
+    assert (large.width, large.depth, large.heads) == (1024, 24, 16)
+    tiny = PRESETS["vitar_tiny_patch16"]
+    assert (tiny.width, tiny.depth, tiny.heads) == (192, 12, 3)

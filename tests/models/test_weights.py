@@ -1,0 +1,61 @@
+"""Saving and loading: equal outputs, clear errors, nothing unpickled."""
+
+import json
+
+import pytest
+import torch
+
+import anyres
+from anyres.models.weights import load_model, save_model
+
+TINY = {"width": 24, "heads": 2, "depth": 2, "patch_size": 4, "grid": (3, 2), "num_classes": 2}
+
+
+@pytest.fixture
+def saved(tmp_path):
+    model = anyres.create_model("vitar_tiny_patch16", **TINY, prefix_tokens=1, stem="conv").eval()
+    save_model(tmp_path, model, name="vitar_tiny_patch16", classes=["a", "b"], training_sizes=[(8, 8), (9, 5)])
+    return model, tmp_path
+
+
+def test_round_trip(saved):
+    model, folder = saved
+    loaded, info = load_model(folder)
+    images = torch.randn(2, 3, 33, 19)
+    assert torch.equal(loaded(images), model(images))
+    assert loaded.config == model.config and not loaded.training
+    assert info.classes == ("a", "b") and info.training_sizes == ((8, 8), (9, 5)) and info.name == "vitar_tiny_patch16"
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_missing_folder(tmp_path):
+    with pytest.raises(ValueError, match="model.safetensors is missing"):
+        load_model(tmp_path / "nowhere")
+
+
+def test_weights_of_another_model(saved, tmp_path):
+    _, folder = saved
+    other = anyres.create_model("vitar_tiny_patch16", **(TINY | {"depth": 3}))
+    save_model(tmp_path / "other", other, name=None, classes=["a", "b"], training_sizes=[(8, 8)])
+    (tmp_path / "other" / "model.safetensors").replace(folder / "model.safetensors")
+    with pytest.raises(ValueError, match="missing prefix"):
+        load_model(folder)
+
+
+def test_unknown_field_and_damaged_files(saved):
+    _, folder = saved
+    record = json.loads((folder / "config.json").read_text())
+    record["config"]["widht"] = 3
+    (folder / "config.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match="Did you mean 'width'"):
+        load_model(folder)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="not a model configuration"):
+        load_model(folder)
+
+
+def test_a_pickle_under_our_name_is_refused_not_run(saved):
+    _, folder = saved
+    torch.save({"x": torch.zeros(1)}, folder / "model.safetensors")
+    with pytest.raises(ValueError, match="not a readable safetensors file"):
+        load_model(folder)
