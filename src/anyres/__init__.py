@@ -1,5 +1,18 @@
 """anyres: vision transformers for images of any resolution (ViTAR, arXiv 2403.18361)."""
 
+from anyres.evaluation.cost import Cost, cost
 from anyres.models.presets import create_model, list_models
+from anyres.models.vitar import Features, ViTAR, ViTARConfig
+from anyres.models.weights import load_model, save_model
 
-__all__ = ["create_model", "list_models"]
+__all__ = [
+    "Cost",
+    "Features",
+    "ViTAR",
+    "ViTARConfig",
+    "cost",
+    "create_model",
+    "list_models",
+    "load_model",
+    "save_model",
+]

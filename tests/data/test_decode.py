@@ -170,6 +170,26 @@ def test_truncated_files(tmp_path, suffix, kept):
     assert str(path) in str(caught.value) and len(str(caught.value)) > len(str(path)) + 5
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "bmp", "gif"])
+def test_damaged_files_give_an_image_or_the_one_error(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    picture().save(path)
+    whole = np.frombuffer(path.read_bytes(), np.uint8)
+    refused = 0
+    for seed in range(60):
+        draw = np.random.default_rng(seed)
+        damaged = whole.copy()
+        places = draw.integers(0, len(whole) if seed % 2 else min(64, len(whole)), 4)
+        damaged[places] = draw.integers(0, 256, 4, np.uint8)
+        path.write_bytes(damaged.tobytes())
+        try:
+            assert read_image(path, max_pixels=10**6).mode == "RGB"
+        except UnreadableImageError:
+            refused += 1
+    assert refused
+
+
 def test_not_an_image(tmp_path):
     (tmp_path / "a.jpg").write_text("hello")
     picture().save(tmp_path / "b.ppm")

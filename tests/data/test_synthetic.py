@@ -14,7 +14,8 @@ from anyres.data.synthetic import FORMATS, write_detail, write_glyphs
 
 GLYPHS = SceneConfig(
     kind="glyphs", train=20, val=10, size=672, sizes="mixed", aspect=(0.75, 1.33), classes="0123456789", fonts=FONTS,
-    glyph_height=(0.55, 0.85), rotation=10, margin=0.5, frame=0.875, distractors=(0, 0), formats=dict(FORMATS), seed=0,
+    glyph_height=(0.55, 0.85), rotation=10, margin=0.5, frame=0.875, distractors=(0, 0), formats=dict(FORMATS),
+    polarity="any", seed=0,
 )  # fmt: skip
 DETAIL = replace(GLYPHS, kind="detail", glyph_height=(0.08, 0.12), margin=1.0, frame=1.0, distractors=(3, 6))
 
@@ -54,7 +55,7 @@ def test_glyphs_are_what_freetype_draws(font):
         theirs = Image.new("L", (1600, 1600))  # eight times larger, where hinting and whole pixels do not matter
         probe = ImageFont.truetype(path, 1000).getbbox(character)
         text_font = ImageFont.truetype(path, 1_280_000 / (probe[3] - probe[1]))
-        ImageDraw.Draw(theirs).text((300, -100), character, fill=255, font=text_font)
+        ImageDraw.Draw(theirs).text((300, 1440), character, fill=255, font=text_font, anchor="ls")
         left, top, right, bottom = theirs.getbbox()
         theirs = ImageChops.offset(theirs, round(800 - (left + right) / 2), round(800 - (top + bottom) / 2))
         assert np.abs(ours - pixels(theirs.reduce(8))).mean() < 0.02 * ours.mean()

@@ -141,3 +141,14 @@ def test_training_transforms_are_made_once_per_size():
 def test_bad_augmentation(options):
     with pytest.raises(ValueError, match="given|no effect"):
         TrainAugment(**options)
+
+
+@pytest.mark.parametrize("policy", ["rand-m10-n4-mstd0.5-inc1", "v0", "augmix-m9"])
+def test_automatic_augmentation_never_asks_for_what_pillow_refuses(policy):
+    """timm asks for 0 bits of posterisation at the highest magnitude."""
+    transform = train_transform((8, 8), TrainAugment(auto_augment=policy), (0.5,) * 3, (0.5,) * 3)
+    image = Image.fromarray(np.arange(12 * 12 * 3, dtype=np.uint8).reshape(12, 12, 3))
+    random.seed(0)
+    np.random.seed(0)
+    for _ in range(300):
+        assert transform(image).isfinite().all()

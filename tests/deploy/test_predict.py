@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from rich.console import Console
 
 from anyres.data.decode import read_image
 from anyres.data.transforms import to_tensor
@@ -15,7 +14,7 @@ from anyres.errors import UnreadableImageError
 from anyres.models.presets import create_model
 from anyres.models.weights import load_model, save_model
 
-CLASSES = ("cat", "dog", "[bold]newt")
+CLASSES = ("cat", "dog", "sea newt")
 SIZES = [(9, 30), (17, 17), (40, 23), (17, 17), (1, 1), (64, 5)]
 
 
@@ -40,7 +39,7 @@ def images(tmp_path):
 def call(run, inputs, **options):
     text = io.StringIO()
     config = PredictConfig(run=run, inputs=tuple(inputs), device="cpu", **options)
-    return predict(config, console=Console(file=text, width=200), progress=False), text.getvalue()
+    return predict(config, file=text, progress=False), text.getvalue()
 
 
 def expected(run, path):
@@ -59,7 +58,7 @@ def test_any_mix_of_sizes_equals_one_by_one(run, images, batch_size):
         assert [entry["class"] for entry in result["top"]] == sorted(one, key=one.get, reverse=True)
         for entry in result["top"]:
             assert entry["probability"] == pytest.approx(one[entry["class"]], rel=1e-4)
-        assert result["path"] in text and "[bold]newt" in text
+        assert result["path"] in text and "sea newt" in text
 
 
 def test_results_keep_the_order_of_the_inputs(run, images):
@@ -87,7 +86,7 @@ def test_large_images_do_not_share_a_batch(run, images, monkeypatch):
     monkeypatch.setattr("anyres.models.vitar.ViTAR.forward", lambda self, x: counts.append(len(x)) or forward(self, x))
     results, _ = call(run, [images])
     assert all("top" in result for result in results)
-    assert counts == [2, 1, 1, 1, 1]  # 1 + 270 | 289 | 289 | 920 | 320 pixels
+    assert counts == [3, 1, 1, 1]  # 1 + 270 + 289 | 289 | 920 | 320 pixels
 
 
 def test_unreadable_files_are_counted_and_listed(run, images):
@@ -135,7 +134,7 @@ def test_a_long_table_is_cut_where_a_file_has_the_rest(run, images, monkeypatch)
 def test_bad_settings(run, tmp_path, options):
     if "output" in options:
         options = {"output": tmp_path / options["output"]}
-    with pytest.raises(ValueError, match="given|unknown device"):
+    with pytest.raises(ValueError, match="allowed|Allowed"):
         PredictConfig(**{"run": run, "inputs": (tmp_path,), **options})
 
 

@@ -42,6 +42,8 @@ class SceneConfig:
     distractors: tuple[int, int]
     """fewest and most plain shapes beside the glyph"""
     formats: dict[str, float]
+    polarity: Literal["any", "dark"]
+    """dark: a dark glyph on light ground; any: either may be the darker"""
     seed: int
 
     def __post_init__(self) -> None:
@@ -52,6 +54,8 @@ class SceneConfig:
             raise ValueError(f"classes {self.classes!r} given: allowed are two or more different characters")
         if not all(character.isalnum() for character in self.classes):
             raise ValueError(f"classes {self.classes!r} given: allowed are letters and digits, which name the folders")
+        if self.polarity not in ("any", "dark"):
+            raise ValueError(f"polarity {self.polarity!r} given: allowed are 'any' and 'dark'")
         if self.sizes not in ("mixed", "fixed"):
             raise ValueError(f"sizes {self.sizes!r} given: allowed are 'mixed' and 'fixed'")
         if not self.fonts:
@@ -85,7 +89,7 @@ def make_scene(config: SceneConfig, split: Split, index: int) -> Scene:
     offset = (ink.min(axis=0) + ink.max(axis=0)) / 2 * height  # the turned outline is not centred exactly
     free = (config.frame - np.ptp(ink, axis=0) * height) * config.margin
     x, y = 0.5 + (draw.random(2) - 0.5) * free - offset
-    foreground, background = _colours(draw)
+    foreground, background = _colours(draw, config.polarity)
     scene = Scene(
         character=character, font=font, glyph_height=height, centre=(float(x), float(y)), rotation=float(rotation),
         shear=float(shear), foreground=foreground, background=background,
@@ -105,14 +109,14 @@ def _colour(draw: np.random.Generator) -> Colour:
     return red, green, blue
 
 
-def _colours(draw: np.random.Generator) -> tuple[Colour, tuple[Colour, Colour]]:
+def _colours(draw: np.random.Generator, polarity: str) -> tuple[Colour, tuple[Colour, Colour]]:
     """Foreground, and the two ends of a faint gradient that keep their distance from it."""
     while True:
         foreground, start = _colour(draw), _colour(draw)
         red, green, blue = (int(np.clip(value + draw.integers(-40, 41), 0, 255)) for value in start)
         end = (red, green, blue)
         gaps = (luma(foreground) - luma(start), luma(foreground) - luma(end))
-        if min(gaps) >= _CONTRAST or max(gaps) <= -_CONTRAST:
+        if max(gaps) <= -_CONTRAST or (polarity == "any" and min(gaps) >= _CONTRAST):
             return foreground, (start, end)
 
 

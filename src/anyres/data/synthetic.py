@@ -35,6 +35,7 @@ def write_glyphs(
     frame: float = 0.875,
     distractors: tuple[int, int] = (0, 0),
     formats: Mapping[str, float] = FORMATS,
+    polarity: Literal["any", "dark"] = "any",
     seed: int = 0,
     workers: int = 2,
     progress: bool = True,
@@ -47,7 +48,7 @@ def write_glyphs(
     config = SceneConfig(
         kind="glyphs", train=train, val=val, size=size, sizes=sizes, aspect=aspect, classes=classes,
         fonts=tuple(fonts), glyph_height=glyph_height, rotation=rotation, margin=margin, frame=frame,
-        distractors=distractors, formats=dict(formats), seed=seed,
+        distractors=distractors, formats=dict(formats), polarity=polarity, seed=seed,
     )  # fmt: skip
     return write_scenes(Path(root), config, workers=workers, progress=progress)
 
@@ -68,6 +69,7 @@ def write_detail(
     frame: float = 1.0,
     distractors: tuple[int, int] = (3, 6),
     formats: Mapping[str, float] = FORMATS,
+    polarity: Literal["any", "dark"] = "any",
     seed: int = 0,
     workers: int = 2,
     progress: bool = True,
@@ -80,7 +82,7 @@ def write_detail(
     config = SceneConfig(
         kind="detail", train=train, val=val, size=size, sizes=sizes, aspect=aspect, classes=classes,
         fonts=tuple(fonts), glyph_height=glyph_height, rotation=rotation, margin=margin, frame=frame,
-        distractors=distractors, formats=dict(formats), seed=seed,
+        distractors=distractors, formats=dict(formats), polarity=polarity, seed=seed,
     )  # fmt: skip
     return write_scenes(Path(root), config, workers=workers, progress=progress)
 

@@ -3,11 +3,13 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from typing import Literal
 
 import numpy as np
 import torch
 from PIL import Image
+from timm.data import auto_augment, create_transform
 from torch import Tensor
 
 from anyres.data.schedule import Size, parse_size
@@ -67,14 +69,22 @@ def train_transform(size: Size, augment: TrainAugment, mean: Sequence[float], st
 
 @lru_cache(maxsize=256)
 def _train_transform(size: Size, augment: TrainAugment, mean: tuple[float, ...], std: tuple[float, ...]) -> Transform:
-    from timm.data import create_transform
-
-    return create_transform(
+    transform = create_transform(
         input_size=(len(mean), *size), is_training=True, scale=augment.scale, ratio=augment.ratio,
         hflip=augment.hflip, vflip=augment.vflip, color_jitter=augment.color_jitter,
         auto_augment=augment.auto_augment, re_prob=augment.erasing, re_mode="pixel",
         interpolation=augment.interpolation, mean=mean, std=std,
     )  # fmt: skip
+    for step in transform.transforms:
+        for operation in (*getattr(step, "ops", ()), *chain(*getattr(step, "policy", ()))):
+            if operation.aug_fn is auto_augment.posterize:
+                operation.aug_fn = _posterize
+    return transform
+
+
+def _posterize(image: Image.Image, bits_to_keep: int, **_: object) -> Image.Image:
+    """timm's operation, which asks for 0 bits at the highest magnitude; Pillow 13 refuses that, so one bit is kept."""
+    return auto_augment.posterize(image, max(bits_to_keep, 1))
 
 
 def to_tensor(image: Image.Image, mean: Sequence[float], std: Sequence[float]) -> Tensor:

@@ -74,7 +74,7 @@ def style() -> Iterator[None]:
 @contextmanager
 def new_figure(theme: Theme, *, columns: int = 1, height: float) -> Iterator[tuple[Figure, list[Axes]]]:
     with style():
-        figure = Figure(figsize=(6.6 * columns, height), facecolor=theme.paper, layout="constrained")
+        figure = Figure(figsize=(6.0 * columns, height), facecolor=theme.paper, layout="constrained")
         FigureCanvasAgg(figure)
         # A subfigure for each panel, so that every panel has its own legend below its own labels.
         parts = figure.subfigures(1, columns, squeeze=False, facecolor=theme.paper)[0]
@@ -123,7 +123,9 @@ def titles(ax: Axes, theme: Theme, title: str, y: str, x: str = "image side, pix
     ax.set_ylabel(y, color=theme.muted)
 
 
-def legend(ax: Axes, theme: Theme, handles: Sequence[Artist], columns: int = 2) -> None:
+def legend(ax: Axes, theme: Theme, handles: Sequence[Artist]) -> None:
+    """A legend below the panel: two columns if the labels are short enough to fit beside each other, or one."""
+    columns = 2 if max(len(str(handle.get_label())) for handle in handles) <= 34 else 1
     ax.figure.legend(
         handles=list(handles),
         loc="outside lower center",

@@ -19,7 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MultipleLocator, NullLocator
 
 from anyres.evaluation.canvas import Theme, legend, log_y, new_figure, resolution_axis, style, titles
 from anyres.evaluation.paper import FIGURE_1_VITAR_B, RESOLUTIONS, TABLE_1
@@ -52,8 +52,9 @@ def accuracy_figure(panels: Sequence[Panel], theme: Theme) -> Figure:
         floor = min(row["interval"][0] for panel in panels for row in panel.rows)
         for panel, ax in zip(panels, axes, strict=True):
             _draw_lines(ax, panel, theme, lambda row: row["top1"], lambda row: (row["interval"][0], row["interval"][1]))
-            ax.set_ylim(max(0.0, 10 * (floor // 10)), 102)
-            ax.yaxis.set_major_locator(MaxNLocator(6, integer=True))
+            step = 20 if floor < 60 else 10 if floor < 80 else 5
+            ax.set_ylim(step * (floor // step), 100 + step / 10)
+            ax.yaxis.set_major_locator(MultipleLocator(step))
             titles(ax, theme, f"Accuracy on {panel.title}", "top-1, %")
     return figure
 
@@ -181,7 +182,7 @@ def paper_figure(curves: Mapping[str, Mapping[int, float]], theme: Theme) -> Fig
             resolution_axis(ax, [(side, side) for side in (224, 448, 896, 1792, 4032)])
             log_y(ax, lambda value: si(1e9 * value, 1))
             titles(ax, theme, f"Cost against resolution, size {size}", "multiply-accumulates per image")
-            legend(ax, theme, handles, columns=1)
+            legend(ax, theme, handles)
     return figure
 
 

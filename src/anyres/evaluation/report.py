@@ -45,8 +45,8 @@ def report(json_paths: Sequence[Path | str], out_folder: Path | str, title: str 
     """Writes `out_folder`/index.html, self-contained, and its pictures as PNG, light and dark; returns the page.
 
     The sweeps may be of different sets (each gets its section) or of different models on one set (drawn together).
-    `title` defaults to that of the first sweep. Raises ValueError for a file that is not a sweep or for the same row given
-    twice, ImportError if the extra `anyres[report]` is not installed.
+    `title` defaults to that of the first sweep. Raises ValueError for a file that is not a sweep or for the same row
+    given twice, ImportError if the extra `anyres[report]` is not installed.
     """
     _require_extra()
     paths = [Path(path) for path in json_paths]

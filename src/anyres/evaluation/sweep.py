@@ -31,7 +31,7 @@ from anyres.evaluation.sweep_config import SweepConfig, checked_device
 
 __all__ = ["SweepConfig", "sweep"]
 
-EXAMPLE_SIDE = 256  # pixels that the longest side of the largest size has among the example pictures
+EXAMPLE_SIDE = 224  # pixels that the longest side of the largest size has among the example pictures
 
 
 @dataclass(kw_only=True)
@@ -109,7 +109,7 @@ def _sweep_set(
     rows: list[Row] = []
     skipped: dict[str, str] = {}
     count = min(len(folder), config.limit or len(folder))
-    with tqdm(total=count * len(config.sizes), desc=name, unit="image") as bar:
+    with tqdm(total=count * len(config.sizes), desc=name, unit="image", disable=not config.progress) as bar:
         for size in config.parsed_sizes:
             bar.set_postfix_str(size_text(size))
             tallies, left_out = _plan_rows(name, size, subjects, config)

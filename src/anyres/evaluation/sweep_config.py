@@ -65,6 +65,8 @@ class SweepConfig:
     """Stop at the first unreadable file instead of skipping and listing it."""
     max_pixels: int = MAX_PIXELS
     """Files with more pixels are refused."""
+    progress: bool = True
+    """Show a progress bar."""
 
     def __post_init__(self) -> None:
         for name in ("runs", "data", "sizes"):

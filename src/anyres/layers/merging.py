@@ -126,7 +126,11 @@ def _with_zero_tokens(x: Tensor, rows: _Axis, cols: _Axis) -> tuple[Tensor, _Axi
         is_padding = axis.is_padding(x.device)
         cells = cells.masked_fill(is_padding.view([*is_padding.shape, *[1] * (x.ndim - dim - 1)]), 0)
         x = cells.flatten(dim, dim + 1)
-    return x, *(_Axis(tuple(range(0, axis.cells * axis.cell + 1, axis.cell))) for axis in (rows, cols))
+    return x, _even_axis(rows), _even_axis(cols)
+
+
+def _even_axis(axis: _Axis) -> _Axis:
+    return _Axis(tuple(range(0, axis.cells * axis.cell + 1, axis.cell)))
 
 
 class AdaptiveTokenMerger(nn.Module):

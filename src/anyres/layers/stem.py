@@ -30,7 +30,7 @@ class PatchStem(nn.Module):
         self.proj = nn.Linear(in_channels * patch_size**2, width)
 
     def init_weights(self) -> None:
-        nn.init.trunc_normal_(self.proj.weight, std=0.02)
+        nn.init.xavier_uniform_(self.proj.weight)
         nn.init.zeros_(self.proj.bias)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -76,12 +76,14 @@ class ConvStem(nn.Module):
         self.proj = nn.Linear(inputs[-1], width)
 
     def init_weights(self) -> None:
-        for conv in self.convs:
-            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-            nn.init.zeros_(conv.bias)
-        for norm in self.norms:
-            norm.reset_parameters()
-        nn.init.trunc_normal_(self.proj.weight, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.LayerNorm):
+                module.reset_parameters()
+        nn.init.xavier_uniform_(self.proj.weight)
         nn.init.zeros_(self.proj.bias)
 
     def forward(self, images: Tensor) -> Tensor:

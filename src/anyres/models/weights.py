@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from anyres.errors import unknown
@@ -47,7 +47,7 @@ def save_model(
     info = ModelInfo(name, tuple(classes), tuple((int(h), int(w)) for h, w in training_sizes), dict(extra or {}))
     record = {"architecture": "ViTAR", "config": asdict(model.config), **asdict(info)}
     weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    save_file(weights, folder / (WEIGHTS + ".partial"), metadata={"format": "pt"})
+    (folder / (WEIGHTS + ".partial")).write_bytes(save(weights, metadata={"format": "pt"}))
     (folder / (CONFIG + ".partial")).write_text(json.dumps(record, indent=2) + "\n")
     for file in (WEIGHTS, CONFIG):
         os.replace(folder / (file + ".partial"), folder / file)
@@ -78,16 +78,16 @@ def load_model(folder: Path | str) -> tuple[ViTAR, ModelInfo]:
 def _read_config(path: Path) -> tuple[ViTARConfig, ModelInfo]:
     try:
         record = json.loads(path.read_text())
-        settings = dict(record["config"])
+        settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record["config"].items()}
         sizes = tuple((int(h), int(w)) for h, w in record["training_sizes"])
         info = ModelInfo(record["name"], tuple(record["classes"]), sizes, record["extra"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not a model configuration of anyres: {error!r}") from error
     allowed = [field.name for field in fields(ViTARConfig)]
     for key in settings:
         if key not in allowed:
             raise unknown(f"field in {path}", key, allowed)
-    return ViTARConfig(**{key: tuple(v) if isinstance(v, list) else v for key, v in settings.items()}), info
+    return ViTARConfig(**settings), info
 
 
 def check_weights(model: ViTAR, weights: Mapping[str, Tensor], source: str) -> None:

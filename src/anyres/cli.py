@@ -1,0 +1,192 @@
+"""The command line: parse, call, print. `anyres --help` lists the commands, `anyres COMMAND --help` their options."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from tyro.conf import FlagConversionOff, OmitArgPrefixes, Positional, subcommand
+
+from anyres.data import synthetic
+from anyres.data.decode import read_image
+from anyres.deploy.predict import PredictConfig, predict
+from anyres.evaluation.cost import Convention, cost
+from anyres.evaluation.plan_image import draw_plan
+from anyres.evaluation.sweep import SweepConfig, sweep
+from anyres.layers.stem import token_grid
+from anyres.models.presets import get_config, list_models
+from anyres.recipes import DemoConfig, demo
+from anyres.training.config import TrainConfig
+from anyres.training.engine import train
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Draw sweeps as one offline HTML page with its PNGs."""
+
+    sweeps: Positional[tuple[Path, ...]]
+    """JSON files written by `anyres sweep`."""
+    out: Path = Path("report")
+    """Folder for index.html and the pictures."""
+    title: str | None = None
+    """Title of the page; that of the first sweep by default."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Models:
+    """List the named models with their size and cost."""
+
+    pattern: Positional[str] = "*"
+    """Shell-style pattern, such as "vitar*"."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostOf:
+    """Say what one image costs: parameters, multiply-accumulates by part, memory."""
+
+    model: Positional[str]
+    """Name of a model."""
+    height: Positional[int]
+    """Pixels."""
+    width: Positional[int]
+    """Pixels."""
+    convention: Convention = "executed"
+    """"executed": equal to torch's flop counter / 2; "paper": as the ViTAR paper counts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanImage:
+    """Draw how the patches of an image are merged, level by level."""
+
+    height: Positional[int]
+    """Pixels."""
+    width: Positional[int]
+    """Pixels."""
+    model: str = "vitar_base_patch16"
+    """Name of a model, for its patch size and grid."""
+    image: Path | None = None
+    """A picture to put behind the final cells."""
+    out: Path = Path("plan.png")
+    """The PNG to write."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Synthesize:
+    """Write a synthetic set of real image files: glyphs, or detail (a small glyph on a large canvas)."""
+
+    kind: Positional[Literal["glyphs", "detail"]]
+    """Which set."""
+    root: Positional[Path]
+    """Folder to write train/ and val/ into."""
+    train: int = 2000
+    """Training images."""
+    val: int = 400
+    """Validation images."""
+    size: int = 672
+    """Least side in pixels; the largest that will be evaluated."""
+    seed: int = 0
+    """From which all scenes follow."""
+
+
+def _train(config: TrainConfig) -> int:
+    return 0 if train(config).finished else 130
+
+
+def _sweep(config: SweepConfig) -> int:
+    result = sweep(config)
+    print(f"{len(result['rows'])} rows in {config.out}; draw them with: anyres report {config.out}")
+    if result["skipped"]:
+        print(f"{len(result['skipped'])} files could not be read and were skipped:")
+        print("\n".join(f"  {entry['path']}: {entry['reason']}" for entry in result["skipped"]))
+    return 0
+
+
+def _predict(config: PredictConfig) -> int:
+    return int(any("error" in entry for entry in predict(config)))
+
+
+def _report(config: Report) -> int:
+    from anyres.evaluation.report import report  # matplotlib and jinja2 are an extra
+
+    print(report(config.sweeps, config.out, config.title).resolve())
+    return 0
+
+
+def _models(config: Models) -> int:
+    names = list_models(config.pattern)
+    if not names:
+        raise ValueError(f"no model matches {config.pattern!r}. Allowed: {', '.join(list_models())}.")
+    print(f"{'model':<22} {'parameters':>11} {'GMACs at 224':>13} {'at 1120':>9}")
+    for name in names:
+        small, large = (cost(name, (side, side)) for side in (224, 1120))
+        print(f"{name:<22} {small.parameters / 1e6:>9.1f} M {small.macs / 1e9:>13.1f} {large.macs / 1e9:>9.1f}")
+    return 0
+
+
+def _cost(config: CostOf) -> int:
+    found = cost(config.model, (config.height, config.width), config.convention)
+    print(f"{config.model} at {config.height}x{config.width}, {config.convention} convention")
+    for part, macs in found.parts.items():
+        print(f"  {part:<36} {macs / 1e9:>10.3f} GMACs  {100 * macs / found.macs:>5.1f} %")
+    print(f"  {'together':<36} {found.macs / 1e9:>10.3f} GMACs")
+    print(f"  {'parameters':<36} {found.parameters / 1e6:>10.3f} M")
+    print(f"  {'activations, float32':<36} {found.activation_bytes / 1e6:>10.1f} MB")
+    return 0
+
+
+def _plan_image(config: PlanImage) -> int:
+    model = get_config(config.model)
+    if config.height < 1 or config.width < 1:
+        raise ValueError(f"an image of {config.height}x{config.width} pixels; both sides must be at least 1.")
+    plan = model.plan(token_grid(config.height, config.width, model.patch_size))
+    picture = None if config.image is None else read_image(config.image)
+    draw_plan(plan, picture).save(config.out)
+    print(f"{plan}\n{config.out.resolve()}")
+    return 0
+
+
+def _synthesize(config: Synthesize) -> int:
+    write = synthetic.write_glyphs if config.kind == "glyphs" else synthetic.write_detail
+    print(write(config.root, train=config.train, val=config.val, size=config.size, seed=config.seed).resolve())
+    return 0
+
+
+def _demo(config: DemoConfig) -> int:
+    print(demo(config).resolve())
+    return 0
+
+
+COMMANDS: dict[str, tuple[type, Any, str]] = {
+    "train": (TrainConfig, _train, "Train a model at several sizes, or go on with a run that was stopped."),
+    "sweep": (SweepConfig, _sweep, "Measure models at many sizes: accuracy, cost, latency, memory."),
+    "report": (Report, _report, "Draw sweeps as one offline HTML page."),
+    "predict": (PredictConfig, _predict, "Classify images of any mix of sizes."),
+    "models": (Models, _models, "List the named models."),
+    "cost": (CostOf, _cost, "Say what one image costs."),
+    "plan-image": (PlanImage, _plan_image, "Draw how the patches of an image are merged."),
+    "synthesize": (Synthesize, _synthesize, "Write a synthetic set of image files."),
+    "demo": (DemoConfig, _demo, "Data, training, sweep and report in minutes."),
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a command. Exit status: 0, 1 with files that could not be read, 2 for bad input, 130 when interrupted."""
+    choices: Any = None
+    for name, (kind, _, text) in COMMANDS.items():
+        choice: Any = Annotated[kind, subcommand(name, description=text, prefix_name=False)]
+        choices = choice if choices is None else choices | choice
+    chosen = tyro.cli(OmitArgPrefixes[FlagConversionOff[choices]], prog="anyres", args=arguments, description=__doc__)
+    run = next(run for kind, run, _ in COMMANDS.values() if isinstance(chosen, kind))
+    try:
+        return int(run(chosen))
+    except (ValueError, FloatingPointError, ImportError) as error:
+        print(f"anyres: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("anyres: interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,142 @@
+"""Whole runs as Python functions: what they do, on what, for how long, and what to expect."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from tqdm import tqdm
+
+from anyres.data.synthetic import write_glyphs
+from anyres.data.transforms import TrainAugment
+from anyres.evaluation.sweep import SweepConfig, sweep
+from anyres.training.config import TrainConfig
+from anyres.training.engine import train
+from anyres.training.runlog import STEPS
+
+Kind = Literal["vitar", "deit"]
+
+TRAINING_SIZES = ("32", "64", "96")
+SWEEP_SIZES = ("24", "32", "48", "64", "96", "128", "192", "288", "384")
+STORED_SIDE = 440  # pixels of a stored short side: what an evaluation at 384 with a centre crop starts from
+SMALL_MODEL = ("width=96", "heads=3", "depth=4", "patch_size=8", "grid=4", "stem=conv")
+
+# The glyphs' height as a fraction of the image. Both models learn from all heights and are measured on two more sets:
+# on large glyphs resizing every image to one size is a good answer, on small ones it loses what has to be read.
+TRAINED_HEIGHTS = (0.15, 0.9)
+MEASURED_HEIGHTS = {"large-glyphs": (0.55, 0.85), "small-glyphs": (0.15, 0.25)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    """Write data, train a ViTAR on several sizes and an ordinary ViT on one, measure both far beyond, draw a page."""
+
+    out: Path = Path("demo")
+    """Folder for data, runs and report. A demo that was stopped goes on where it was."""
+    short: bool = False
+    """A few steps on a few images, to see that everything runs; the models learn nothing."""
+
+    def __post_init__(self) -> None:
+        if self.out.exists() and not self.out.is_dir():
+            raise ValueError(f"out is {self.out}, which is a file; give a folder.")
+
+
+def demo(config: DemoConfig) -> Path:
+    """The main job in miniature, on real files: data, two models, a sweep of both, a report.
+
+    Command: `make demo`, or `anyres demo`. Hardware: two CPU cores, one for each model. Time and accuracy to expect:
+    docs/results.md.
+
+    Returns:
+        The report page.
+    """
+    from anyres.evaluation.report import report  # matplotlib and jinja2 are an extra: asked for before work starts
+
+    data, images = config.out / "data", 20 if config.short else 400
+    _write(data / "glyphs", TRAINED_HEIGHTS, train=40 if config.short else 4000, val=images, seed=0)
+    for seed, (name, heights) in enumerate(MEASURED_HEIGHTS.items(), start=1):
+        _write(data / name, heights, train=0, val=images, seed=seed)
+    runs = {kind: demo_training(config, kind) for kind in ("vitar", "deit")}
+    _side_by_side(train, list(runs.values()), watch=[(run.out / STEPS, run.steps) for run in runs.values()])
+    sweeps = [_sweeping(config, name, [run.out for run in runs.values()]) for name in MEASURED_HEIGHTS]
+    print("Measuring both models at", ", ".join(sweeps[0].sizes), "pixels ...", flush=True)
+    _side_by_side(sweep, sweeps)
+    return report([one.out for one in sweeps], config.out / "report", "Any resolution: ViTAR and an ordinary ViT")
+
+
+def _write(root: Path, heights: tuple[float, float], *, train: int, val: int, seed: int) -> None:
+    write_glyphs(
+        root, train=train, val=val, size=STORED_SIDE, aspect=(1.0, 1.0), glyph_height=heights, margin=0.5,
+        polarity="dark", seed=seed,
+    )  # fmt: skip
+
+
+def demo_training(config: DemoConfig, kind: Kind) -> TrainConfig:
+    """ViTAR on all the training sizes, or an ordinary ViT (DeiT) on the smallest, for equally many images."""
+    steps = 6 if config.short else 1400
+    common = TrainConfig(
+        data=config.out / "data" / "glyphs", out=config.out / "runs" / kind, steps=steps,
+        batch_size=8 if config.short else 64, lr=2e-3, min_lr=4e-5, warmup_steps=steps // 14, betas=(0.9, 0.99),
+        clip_grad=1.0, mixup=0.0, cutmix=0.0, smoothing=0.0, precision=_fast_precision(), cache=True, threads=1,
+        device="cpu", checkpoint_every=200, validate_limit=200, progress=False,
+        augmentation=TrainAugment(
+            scale=(0.8, 1.0), ratio=(0.9, 1.1), hflip=0.0, auto_augment=None, erasing=0.0, interpolation="bilinear"
+        ),
+    )  # fmt: skip
+    if kind == "deit":
+        return replace(common, model="deit_tiny_patch16", model_options=SMALL_MODEL, sizes=TRAINING_SIZES[:1])
+    options = (*SMALL_MODEL, "extra_passes=2")
+    return replace(common, model="vitar_tiny_patch16", model_options=options, sizes=TRAINING_SIZES)
+
+
+def _fast_precision() -> Literal["bfloat16", "float32"]:
+    """bfloat16 where the processor computes in it, else float32."""
+    return "bfloat16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "float32"
+
+
+def _sweeping(config: DemoConfig, name: str, runs: Sequence[Path]) -> SweepConfig:
+    return SweepConfig(
+        runs=tuple(runs), data=(config.out / "data" / name,), sizes=SWEEP_SIZES[:3] if config.short else SWEEP_SIZES,
+        out=config.out / f"{name}.json", threads=1, latency_runs=5, latency_seconds=2.0,
+        title="Any resolution: ViTAR and an ordinary ViT", progress=False,
+    )  # fmt: skip
+
+
+def _side_by_side(
+    function: Callable[[Any], Any], configs: Sequence[Any], watch: Sequence[tuple[Path, int]] = ()
+) -> list[Any]:
+    """Runs `function` on each config in a process of its own; `watch` names logs and their final numbers of lines."""
+    with ExitStack() as stack:
+        pool = stack.enter_context(ProcessPoolExecutor(len(configs), mp_context=get_context("spawn")))
+        futures: list[Future] = [pool.submit(function, config) for config in configs]
+        bars = [
+            stack.enter_context(tqdm(total=total, desc=path.parent.name, unit="step", position=place))
+            for place, (path, total) in enumerate(watch)
+        ]
+        while not all(future.done() for future in futures):
+            time.sleep(0.5)
+            for bar, (path, _) in zip(bars, watch, strict=True):
+                _follow(bar, path)
+        for bar, (path, _) in zip(bars, watch, strict=True):
+            _follow(bar, path)
+        return [future.result() for future in futures]
+
+
+def _follow(bar: tqdm, path: Path) -> None:
+    """Brings a bar up to the last whole line of a run's log."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
+        lines = file.read().split(b"\n")[:-1]
+    if lines:
+        row = json.loads(lines[-1])
+        bar.set_postfix({"loss": f"{row['loss']:.3f}", "size": "x".join(map(str, row["size"]))}, refresh=False)
+        bar.update(row["step"] - bar.n)
