@@ -43,7 +43,9 @@ def spread(times: list[float]) -> dict[str, float]:
 
 
 @torch.inference_mode()
-def compare(side: int, dtype: torch.dtype, ours: torch.nn.Module, theirs: torch.nn.Module | None, budget: float) -> dict:
+def compare(
+    side: int, dtype: torch.dtype, ours: torch.nn.Module, theirs: torch.nn.Module | None, budget: float
+) -> dict:
     image = torch.randn(1, 3, side, side, dtype=dtype)
     peak = ceiling(dtype)
     first = seconds(lambda: ours(image)) + (seconds(lambda: theirs(image)) if theirs is not None else 0)
@@ -64,7 +66,9 @@ def compare(side: int, dtype: torch.dtype, ours: torch.nn.Module, theirs: torch.
 
 def show(row: dict) -> str:
     own = row["vitar"]
-    text = f"{row['precision']:>9} {row['side']:>5} px  vitar {own['median']:.3f} s ({own['min']:.3f} to {own['max']:.3f})"
+    text = (
+        f"{row['precision']:>9} {row['side']:>5} px  vitar {own['median']:.3f} s ({own['min']:.3f} to {own['max']:.3f})"
+    )
     text += f"  share of ceiling {row['share']:.2f}"
     if "timm" in row:
         ratio = row["ratio"]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-from tyro.conf import FlagConversionOff, OmitArgPrefixes, Positional, subcommand
+from tyro.conf import OmitArgPrefixes, Positional, subcommand
 
 from anyres.data import synthetic
 from anyres.data.decode import read_image
@@ -176,7 +176,7 @@ def main(arguments: list[str] | None = None) -> int:
     for name, (kind, _, text) in COMMANDS.items():
         choice: Any = Annotated[kind, subcommand(name, description=text, prefix_name=False)]
         choices = choice if choices is None else choices | choice
-    chosen = tyro.cli(OmitArgPrefixes[FlagConversionOff[choices]], prog="anyres", args=arguments, description=__doc__)
+    chosen: Any = tyro.cli(choices, prog="anyres", args=arguments, description=__doc__, config=(OmitArgPrefixes,))
     run = next(run for kind, run, _ in COMMANDS.values() if isinstance(chosen, kind))
     try:
         return int(run(chosen))

@@ -1,4 +1,5 @@
 import pickle
+import random
 
 import numpy as np
 import pytest

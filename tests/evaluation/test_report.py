@@ -105,7 +105,7 @@ def test_page_says_what_the_rows_say(page):
     text = page.read_text(encoding="utf-8")
     assert "Any &lt;size&gt; &amp; more" in text and "Any <size>" not in text
     assert "✗ &lt;8&gt;" in text and "✓ 3" in text
-    assert text.count("<tr><td class=\"text\">glyphs</td>") == len(sweep()["rows"]) + 1  # and the row left out
+    assert text.count('<tr><td class="text">glyphs</td>') == len(sweep()["rows"]) + 1  # and the row left out
     assert "48×80" in text and "too dear" in text and "3/broken.png" in text and "cpu (x)" in text
     assert "resized to 32<" in text
 

@@ -51,7 +51,7 @@ def _balanced_axis(size: int, target: int) -> list[Boundaries]:
 
 @dataclass(frozen=True)
 class Level:
-    """One application of the merger. Cell i of the rows holds the positions rows[i] up to, not including, rows[i + 1]."""
+    """One application of the merger. Cell i of the rows holds the positions from rows[i] to rows[i + 1] - 1."""
 
     rows: Boundaries
     cols: Boundaries

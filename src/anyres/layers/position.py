@@ -86,7 +86,9 @@ class FuzzyPositionalEncoding(nn.Module):
         if self.interpolation != "bilinear":
             image = table.permute(2, 0, 1)[None]  # (1, D, grid rows, grid cols)
             antialias = self.interpolation == "timm"
-            return F.interpolate(image, size, mode="bicubic", align_corners=False, antialias=antialias)[0].permute(1, 2, 0)
+            return F.interpolate(image, size, mode="bicubic", align_corners=False, antialias=antialias)[0].permute(
+                1, 2, 0
+            )
         rows = interpolation_matrix(size[0], self.grid[0], table.device)
         cols = interpolation_matrix(size[1], self.grid[1], table.device)
         with _full_precision(table.device):

@@ -101,7 +101,9 @@ class ViTARConfig:
         if self.width % self.heads:
             divisors = [n for n in range(1, self.width + 1) if self.width % n == 0]
             nearest = min(divisors, key=lambda n: abs(n - self.heads))
-            raise ValueError(f"heads is {self.heads}, which does not divide the width {self.width}; nearest: {nearest}.")
+            raise ValueError(
+                f"heads is {self.heads}, which does not divide the width {self.width}; nearest: {nearest}."
+            )
         if not 0 <= self.drop_path_rate < 1:
             raise ValueError(f"drop_path_rate is {self.drop_path_rate}; it must be at least 0 and below 1.")
         for name in ("mean", "std"):
@@ -181,7 +183,8 @@ class ViTAR(nn.Module):
         self.num_prefix_tokens = config.prefix_tokens
         self.grad_checkpointing = False
 
-        self.stem = (PatchStem if config.stem == "patch" else ConvStem)(config.in_channels, config.width, config.patch_size)
+        make_stem = PatchStem if config.stem == "patch" else ConvStem
+        self.stem = make_stem(config.in_channels, config.width, config.patch_size)
         self.position = _make_position(config)
         self.merger = _make_merger(config)
         prefix = nn.Parameter(torch.empty(config.prefix_tokens, config.width)) if config.prefix_tokens else None
@@ -386,7 +389,8 @@ class ViTAR(nn.Module):
         if not num_classes:
             self.head = nn.Identity()
             return
-        self.head = nn.Linear(self.config.width, num_classes, device=self.norm.weight.device, dtype=self.norm.weight.dtype)
+        like = self.norm.weight
+        self.head = nn.Linear(self.config.width, num_classes, device=like.device, dtype=like.dtype)
         trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
 
@@ -398,7 +402,7 @@ class ViTAR(nn.Module):
         return {"position.table", "prefix"} & {name for name, _ in self.named_parameters()}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Layers for layer-wise learning rates: the merger has its own slot between the embedding and the first block."""
+        """Layers for layer-wise learning rates: the merger has a slot between embedding and first block."""
         return {
             "stem": r"^stem|^position|^prefix",
             "blocks": [(r"^merger", (-1,)), (r"^blocks\.(\d+)", None), (r"^norm", (99999,))],

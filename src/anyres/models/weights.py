@@ -62,7 +62,7 @@ def load_model(folder: Path | str) -> tuple[ViTAR, ModelInfo]:
     folder = Path(folder)
     for file in (WEIGHTS, CONFIG):
         if not (folder / file).is_file():
-            raise ValueError(f"{folder} holds no saved model: {file} is missing. Give a folder that training has written.")
+            raise ValueError(f"{folder} holds no saved model: {file} is missing. Give a folder that training wrote.")
     config, info = _read_config(folder / CONFIG)
     with torch.device("meta"):
         model = ViTAR(config)
@@ -99,8 +99,8 @@ def check_weights(model: ViTAR, weights: Mapping[str, Tensor], source: str) -> N
     lines = [f"{source} holds the weights of another model:"]
     lines += [f"  missing {key} {shape}" for key, shape in expected.items() if key not in given]
     lines += [f"  unexpected {key} {shape}" for key, shape in given.items() if key not in expected]
-    common = expected.keys() & given.keys()
-    lines += [f"  {key} is {given[key]}, needed {expected[key]}" for key in sorted(common) if expected[key] != given[key]]
+    differing = sorted(key for key in expected.keys() & given.keys() if expected[key] != given[key])
+    lines += [f"  {key} is {given[key]}, needed {expected[key]}" for key in differing]
     raise ValueError("\n".join(lines[:12] + [f"  and {len(lines) - 12} more"] * (len(lines) > 12)))
 
 
