@@ -1,4 +1,4 @@
-"""The command line: parse, call, print. `anyres --help` lists the commands, `anyres COMMAND --help` their options."""
+"""The command line: parse, call, print."""
 
 import sys
 from dataclasses import dataclass
@@ -176,9 +176,10 @@ def main(arguments: list[str] | None = None) -> int:
     for name, (kind, _, text) in COMMANDS.items():
         choice: Any = Annotated[kind, subcommand(name, description=text, prefix_name=False)]
         choices = choice if choices is None else choices | choice
-    chosen: Any = tyro.cli(choices, prog="anyres", args=arguments, description=__doc__, config=(OmitArgPrefixes,))
-    run = next(run for kind, run, _ in COMMANDS.values() if isinstance(chosen, kind))
+    about = "Vision transformers for images of any resolution. `anyres COMMAND --help` lists a command's options."
     try:
+        chosen: Any = tyro.cli(choices, prog="anyres", args=arguments, description=about, config=(OmitArgPrefixes,))
+        run = next(run for kind, run, _ in COMMANDS.values() if isinstance(chosen, kind))
         return int(run(chosen))
     except (ValueError, FloatingPointError, ImportError) as error:
         print(f"anyres: {error}", file=sys.stderr)

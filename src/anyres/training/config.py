@@ -37,7 +37,7 @@ class TrainConfig:
     model: str = "vitar_tiny_patch16"
     """Name of the model; `anyres models` lists them."""
     model_options: tuple[str, ...] = ()
-    """Changes to the model, written key=value: grid=7x7 width=96 position=sincos drop_path_rate=0.1"""
+    """Changes to the model, written key=value: grid=7x7 width=96 position=learned drop_path_rate=0.1"""
     sizes: tuple[str, ...] = ("224",)
     """Training sizes in pixels, "224" or "224x320" (height x width); every step draws one of them."""
     size_weights: tuple[float, ...] | None = None
