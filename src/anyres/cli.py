@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-from tyro.conf import OmitArgPrefixes, Positional, subcommand
+from tyro.conf import Positional, subcommand
 
 from anyres.data import synthetic
 from anyres.data.decode import read_image
@@ -178,7 +178,7 @@ def main(arguments: list[str] | None = None) -> int:
         choices = choice if choices is None else choices | choice
     about = "Vision transformers for images of any resolution. `anyres COMMAND --help` lists a command's options."
     try:
-        chosen: Any = tyro.cli(choices, prog="anyres", args=arguments, description=about, config=(OmitArgPrefixes,))
+        chosen: Any = tyro.cli(choices, prog="anyres", args=arguments, description=about)
         run = next(run for kind, run, _ in COMMANDS.values() if isinstance(chosen, kind))
         return int(run(chosen))
     except (ValueError, FloatingPointError, ImportError) as error:

@@ -74,7 +74,7 @@ def demo(config: DemoConfig) -> Path:
 def _write(root: Path, heights: tuple[float, float], *, train: int, val: int, seed: int) -> None:
     write_glyphs(
         root, train=train, val=val, size=STORED_SIDE, aspect=(1.0, 1.0), glyph_height=heights, margin=0.5,
-        polarity="dark", seed=seed,
+        seed=seed,
     )  # fmt: skip
 
 

@@ -85,7 +85,7 @@ def readable(place):
 def test_equals_a_loop_by_hand(place, result):
     assert len(result["rows"]) == len(SIZES) * (3 + 2)
     for row in result["rows"]:
-        run = place / ("first" if row["model"] == "vitar_tiny_patch16" else "second")
+        run = place / row["model"]
         target = None if row["protocol"] == "native" else tuple(map(int, row["protocol"].split()[-1].split("x")))
         correct = by_hand(run, readable(place), tuple(row["size"]), then_size=target)
         assert (row["correct"], row["images"]) == (correct, 12), row
@@ -99,8 +99,8 @@ def test_resized_equals_native_at_the_same_size(result):
     rows = {(row["model"], row["protocol"], *row["size"]): row for row in result["rows"]}
     ours = ("correct", "images", "top1", "interval", "macs", "latency_ms", "peak_memory_bytes")
     for size in (8, 16):
-        native = rows["vitar_tiny_patch16", "native", size, size]
-        resized = rows["vitar_tiny_patch16", f"resized to {size}x{size}", size, size]
+        native = rows["first", "native", size, size]
+        resized = rows["first", f"resized to {size}x{size}", size, size]
         assert [native[key] for key in ours] == [resized[key] for key in ours]
 
 
@@ -109,7 +109,7 @@ def test_schema_is_complete(place, result):
     assert check_sweep(result, "out.json") is result
     assert result["format"] == FORMAT
     assert set(result["environment"]) == {"torch", "timm", "device", "threads", "precision"}
-    assert list(result["models"]) == ["vitar_tiny_patch16", "second"]
+    assert list(result["models"]) == ["first", "second"]
     second = result["models"]["second"]
     model, _ = load_model(place / "second")
     assert (second["patch_size"], second["grid"], second["training_sizes"]) == (5, [2, 2], [[12, 16]])
@@ -125,7 +125,7 @@ def test_schema_is_complete(place, result):
 
 def test_order_of_rows(result):
     keys = [(row["model"], row["protocol"], "x".join(map(str, row["size"]))) for row in result["rows"]]
-    first = [("vitar_tiny_patch16", protocol) for protocol in ("native", "resized to 8x8", "resized to 16x16")]
+    first = [("first", protocol) for protocol in ("native", "resized to 8x8", "resized to 16x16")]
     second = [("second", protocol) for protocol in ("native", "resized to 12x16")]
     assert keys == [(*line, size) for line in first + second for size in ("8x8", "16x16", "12x20", "17x17")]
 
@@ -165,7 +165,7 @@ def test_out_of_memory_is_a_row_left_out(place, monkeypatch):
 
     monkeypatch.setattr(subject_module, "peak_tensor_bytes", full)
     found = sweep(configure(place, sizes=("8",), resize_to=("none",), out=place / "full.json"))
-    assert found["rows"] == [] and [item["model"] for item in found["left_out"]] == ["vitar_tiny_patch16", "second"]
+    assert found["rows"] == [] and [item["model"] for item in found["left_out"]] == ["first", "second"]
     assert "out of memory" in found["left_out"][0]["reason"]
 
 
@@ -202,7 +202,9 @@ def test_labels_are_unique(place):
     save_run(again, 1)
     runs = (place / "first", again, place / "second")
     models = sweep(configure(place, runs=runs, sizes=("8",), out=place / "labels.json"))["models"]
-    assert list(models) == ["vitar_tiny_patch16 (first)", "vitar_tiny_patch16 (first) #2", "second"]
+    assert list(models) == [f"{place.name}/first", "again/first", "second"]
+    twice = sweep(configure(place, runs=(again, again), sizes=("8",), out=place / "labels.json"))["models"]
+    assert list(twice) == ["again/first", "again/first #2"]
 
 
 def test_classes_in_another_order_are_matched_by_name(place):

@@ -122,13 +122,13 @@ def _pieces(images: Sequence[Tensor], patches: Sequence[int], most: int) -> Iter
 
 
 def load_subjects(config: SweepConfig) -> list[Subject]:
-    """The models of `config.runs` on their device, each with a label of its own."""
+    """The models of `config.runs` on their device, each labelled by its run folder."""
     loaded = [(Path(run), *load_model(run)) for run in config.runs]
-    names = [info.name or run.resolve().name for run, _, info in loaded]
+    names = [run.resolve().name for run, _, _ in loaded]
     device, dtype = checked_device(config.device), getattr(torch, config.precision)
     subjects: list[Subject] = []
     for name, (run, model, info) in zip(names, loaded, strict=True):
-        label = name if names.count(name) == 1 else f"{name} ({run.resolve().name})"
+        label = name if names.count(name) == 1 else f"{run.resolve().parent.name}/{name}"
         same = sum(subject.label.split(" #")[0] == label for subject in subjects)
         label = f"{label} #{same + 1}" if same else label
         if model.config.in_channels not in (1, 3):
