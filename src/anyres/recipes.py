@@ -28,10 +28,10 @@ SWEEP_SIZES = ("24", "32", "48", "64", "96", "128", "192", "288", "384")
 STORED_SIDE = 440  # pixels of a stored short side: what an evaluation at 384 with a centre crop starts from
 SMALL_MODEL = ("width=96", "heads=3", "depth=4", "patch_size=8", "grid=4", "stem=conv")
 
-# The glyphs' height as a fraction of the image. Both models learn from all heights and are measured on two more sets:
-# on large glyphs resizing every image to one size is a good answer, on small ones it loses what has to be read.
-TRAINED_HEIGHTS = (0.15, 0.9)
-MEASURED_HEIGHTS = {"large-glyphs": (0.55, 0.85), "small-glyphs": (0.15, 0.25)}
+# The glyphs' height as a fraction of the image. Both models learn from small and large glyphs and are measured on each:
+# on large ones resizing every image to one size is a good answer, on small ones it loses what has to be read.
+SMALL_HEIGHTS, LARGE_HEIGHTS = (0.15, 0.3), (0.5, 0.85)
+SETS = ("large-glyphs", "small-glyphs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,31 +59,29 @@ def demo(config: DemoConfig) -> Path:
     """
     from anyres.evaluation.report import report  # matplotlib and jinja2 are an extra: asked for before work starts
 
-    data, images = config.out / "data", 20 if config.short else 400
-    _write(data / "glyphs", TRAINED_HEIGHTS, train=40 if config.short else 4000, val=images, seed=0)
-    for seed, (name, heights) in enumerate(MEASURED_HEIGHTS.items(), start=1):
-        _write(data / name, heights, train=0, val=images, seed=seed)
+    _write_data(config)
     runs = {kind: demo_training(config, kind) for kind in ("vitar", "deit")}
     _side_by_side(train, list(runs.values()), watch=[(run.out / STEPS, run.steps) for run in runs.values()])
-    sweeps = [_sweeping(config, name, [run.out for run in runs.values()]) for name in MEASURED_HEIGHTS]
+    sweeps = [_sweeping(config, name, [run.out for run in runs.values()]) for name in SETS]
     print("Measuring both models at", ", ".join(sweeps[0].sizes), "pixels ...", flush=True)
     _side_by_side(sweep, sweeps)
     return report([one.out for one in sweeps], config.out / "report", "Any resolution: ViTAR and an ordinary ViT")
 
 
-def _write(root: Path, heights: tuple[float, float], *, train: int, val: int, seed: int) -> None:
-    write_glyphs(
-        root, train=train, val=val, size=STORED_SIDE, aspect=(1.0, 1.0), glyph_height=heights, margin=0.5,
-        seed=seed,
-    )  # fmt: skip
+def _write_data(config: DemoConfig) -> None:
+    train, val = (40, 20) if config.short else (4000, 400)
+    large, small = (config.out / "data" / name for name in SETS)
+    common: dict[str, Any] = {"size": STORED_SIDE, "aspect": (1.0, 1.0), "margin": 0.5}
+    write_glyphs(large, train=0, val=val, glyph_height=LARGE_HEIGHTS, seed=1, **common)
+    write_glyphs(small, train=train, val=val, glyph_height=SMALL_HEIGHTS, training_height=LARGE_HEIGHTS, **common)
 
 
 def demo_training(config: DemoConfig, kind: Kind) -> TrainConfig:
     """ViTAR on all the training sizes, or an ordinary ViT (DeiT) on the smallest, for equally many images."""
-    steps = 6 if config.short else 1400
+    steps = 6 if config.short else 2200
     common = TrainConfig(
-        data=config.out / "data" / "glyphs", out=config.out / "runs" / kind, steps=steps,
-        batch_size=8 if config.short else 64, lr=2e-3, min_lr=4e-5, warmup_steps=steps // 14, betas=(0.9, 0.99),
+        data=config.out / "data" / "small-glyphs", out=config.out / "runs" / kind, steps=steps,
+        batch_size=8 if config.short else 64, lr=1.2e-3, min_lr=2.4e-5, warmup_steps=steps // 20, betas=(0.9, 0.99),
         clip_grad=1.0, mixup=0.0, cutmix=0.0, smoothing=0.0, precision=_fast_precision(), cache=True, threads=1,
         device="cpu", checkpoint_every=200, validate_limit=200, progress=False,
         augmentation=TrainAugment(
@@ -93,7 +91,9 @@ def demo_training(config: DemoConfig, kind: Kind) -> TrainConfig:
     if kind == "deit":
         return replace(common, model="deit_tiny_patch16", model_options=SMALL_MODEL, sizes=TRAINING_SIZES[:1])
     options = (*SMALL_MODEL, "extra_passes=2")
-    return replace(common, model="vitar_tiny_patch16", model_options=options, sizes=TRAINING_SIZES)
+    return replace(
+        common, model="vitar_tiny_patch16", model_options=options, sizes=TRAINING_SIZES, size_weights=(1, 1, 3)
+    )
 
 
 def _fast_precision() -> Literal["bfloat16", "float32"]:

@@ -14,7 +14,8 @@ from anyres.data.synthetic import FORMATS, write_detail, write_glyphs
 
 GLYPHS = SceneConfig(
     kind="glyphs", train=20, val=10, size=672, sizes="mixed", aspect=(0.75, 1.33), classes="0123456789", fonts=FONTS,
-    glyph_height=(0.55, 0.85), rotation=10, margin=0.5, frame=0.875, distractors=(0, 0), formats=dict(FORMATS),
+    glyph_height=(0.55, 0.85),
+    training_height=None, rotation=10, margin=0.5, frame=0.875, distractors=(0, 0), formats=dict(FORMATS),
     polarity="any", seed=0,
 )  # fmt: skip
 DETAIL = replace(GLYPHS, kind="detail", glyph_height=(0.08, 0.12), margin=1.0, frame=1.0, distractors=(3, 6))
@@ -162,3 +163,13 @@ def test_bad_parameters_write_nothing(tmp_path, bad):
     with pytest.raises(ValueError):
         write_glyphs(tmp_path / "x", **{"train": 2, "val": 2, "size": 16, "progress": False, **bad})
     assert not (tmp_path / "x").exists()
+
+
+def test_training_height_is_for_every_second_training_image_of_each_class():
+    config = replace(GLYPHS, glyph_height=(0.1, 0.2), training_height=(0.5, 0.6), train=40)
+    for index in range(40):
+        height = make_scene(config, "train", index).glyph_height
+        assert (0.5 <= height <= 0.6) if index // 10 % 2 else (0.1 <= height <= 0.2)
+        assert 0.1 <= make_scene(config, "val", index).glyph_height <= 0.2
+    with pytest.raises(ValueError, match="training_height"):
+        replace(config, training_height=(0.6, 0.5))

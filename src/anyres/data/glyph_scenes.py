@@ -33,6 +33,8 @@ class SceneConfig:
     fonts: tuple[str, ...]
     glyph_height: tuple[float, float]
     """range as a fraction of the short side; uniform in its logarithm"""
+    training_height: tuple[float, float] | None
+    """the range for every second training image instead: larger glyphs, from which the classes are learned sooner"""
     rotation: float
     """largest angle in degrees, either way"""
     margin: float
@@ -60,7 +62,12 @@ class SceneConfig:
             raise ValueError(f"sizes {self.sizes!r} given: allowed are 'mixed' and 'fixed'")
         if not self.fonts:
             raise ValueError("no fonts given: allowed is one or more of those that matplotlib ships")
-        for name, low, high in (("glyph_height", 0.01, 1.0), ("aspect", 0.1, 10.0), ("distractors", 0, 50)):
+        heights = ("glyph_height", 0.01, 1.0), ("training_height", 0.01, 1.0)
+        for name, low, high in (
+            *heights[: 1 + (self.training_height is not None)],
+            ("aspect", 0.1, 10.0),
+            ("distractors", 0, 50),
+        ):
             first, last = getattr(self, name)
             if not low <= first <= last <= high:
                 raise ValueError(f"{name}=({first}, {last}) given: allowed is low <= high, both from {low} to {high}")
@@ -81,6 +88,8 @@ def make_scene(config: SceneConfig, split: Split, index: int) -> Scene:
     character = config.classes[index % len(config.classes)]
     font = config.fonts[int(draw.integers(len(config.fonts)))]
     low, high = config.glyph_height
+    if config.training_height and split == "train" and index // len(config.classes) % 2:
+        low, high = config.training_height
     height = math.exp(draw.uniform(math.log(low), math.log(high)))
     rotation, shear = draw.uniform(-config.rotation, config.rotation), draw.uniform(-0.1, 0.1)
     # the turned glyph never leaves the frame: it shrinks where it would not fit

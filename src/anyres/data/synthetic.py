@@ -30,6 +30,7 @@ def write_glyphs(
     classes: str = "0123456789",
     fonts: Sequence[str] = FONTS,
     glyph_height: tuple[float, float] = (0.55, 0.85),
+    training_height: tuple[float, float] | None = None,
     rotation: float = 10.0,
     margin: float = 0.5,
     frame: float = 0.875,
@@ -47,7 +48,8 @@ def write_glyphs(
     """
     config = SceneConfig(
         kind="glyphs", train=train, val=val, size=size, sizes=sizes, aspect=aspect, classes=classes,
-        fonts=tuple(fonts), glyph_height=glyph_height, rotation=rotation, margin=margin, frame=frame,
+        fonts=tuple(fonts), glyph_height=glyph_height,
+        training_height=training_height, rotation=rotation, margin=margin, frame=frame,
         distractors=distractors, formats=dict(formats), polarity=polarity, seed=seed,
     )  # fmt: skip
     return write_scenes(Path(root), config, workers=workers, progress=progress)
@@ -64,6 +66,7 @@ def write_detail(
     classes: str = "0123456789",
     fonts: Sequence[str] = FONTS,
     glyph_height: tuple[float, float] = (0.08, 0.12),
+    training_height: tuple[float, float] | None = None,
     rotation: float = 10.0,
     margin: float = 1.0,
     frame: float = 1.0,
@@ -81,7 +84,8 @@ def write_detail(
     """
     config = SceneConfig(
         kind="detail", train=train, val=val, size=size, sizes=sizes, aspect=aspect, classes=classes,
-        fonts=tuple(fonts), glyph_height=glyph_height, rotation=rotation, margin=margin, frame=frame,
+        fonts=tuple(fonts), glyph_height=glyph_height,
+        training_height=training_height, rotation=rotation, margin=margin, frame=frame,
         distractors=distractors, formats=dict(formats), polarity=polarity, seed=seed,
     )  # fmt: skip
     return write_scenes(Path(root), config, workers=workers, progress=progress)
