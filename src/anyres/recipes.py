@@ -24,7 +24,7 @@ from anyres.training.runlog import STEPS
 Kind = Literal["vitar", "deit"]
 
 TRAINING_SIZES = ("32", "64", "96")
-SWEEP_SIZES = ("24", "32", "48", "64", "96", "128", "192", "288", "384")
+SWEEP_SIZES = ("24", "32", "48", "64", "96", "128", "192", "256", "384")
 STORED_SIDE = 440  # pixels of a stored short side: what an evaluation at 384 with a centre crop starts from
 SMALL_MODEL = ("width=96", "heads=3", "depth=4", "patch_size=8", "grid=4", "stem=conv")
 
@@ -69,7 +69,7 @@ def demo(config: DemoConfig) -> Path:
 
 
 def _write_data(config: DemoConfig) -> None:
-    train, val = (40, 20) if config.short else (4000, 400)
+    train, val = (40, 20) if config.short else (4000, 320)
     large, small = (config.out / "data" / name for name in SETS)
     common: dict[str, Any] = {"size": STORED_SIDE, "aspect": (1.0, 1.0), "margin": 0.5}
     write_glyphs(large, train=0, val=val, glyph_height=LARGE_HEIGHTS, seed=1, **common)
