@@ -143,6 +143,14 @@ def test_half_precision_tokens_keep_their_type():
     assert encoding.train()(tokens).dtype == encoding.eval()(tokens).dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("keys", [torch.tensor([1]), torch.tensor([1.0, 2.0]), torch.tensor(3)])
+def test_keys_are_one_integer_for_each_image(keys):
+    """One key for a whole batch would give every image the same jitter."""
+    encoding = FuzzyPositionalEncoding(4, (5, 6)).train()
+    with pytest.raises(ValueError, match="each of the 2 images"):
+        encoding(torch.zeros(2, 3, 3, 4), keys)
+
+
 def test_bad_options():
     with pytest.raises(ValueError, match="bilinear"):
         FuzzyPositionalEncoding(4, (5, 6), interpolation="linear")

@@ -71,7 +71,7 @@ def train_transform(size: Size, augment: TrainAugment, mean: Sequence[float], st
 def _train_transform(size: Size, augment: TrainAugment, mean: tuple[float, ...], std: tuple[float, ...]) -> Transform:
     transform = create_transform(
         input_size=(len(mean), *size), is_training=True, scale=augment.scale, ratio=augment.ratio,
-        hflip=augment.hflip, vflip=augment.vflip, color_jitter=augment.color_jitter,
+        hflip=augment.hflip, vflip=augment.vflip, color_jitter=augment.color_jitter or None,
         auto_augment=augment.auto_augment, re_prob=augment.erasing, re_mode="pixel",
         interpolation=augment.interpolation, mean=mean, std=std,
     )  # fmt: skip

@@ -69,12 +69,18 @@ class FuzzyPositionalEncoding(nn.Module):
         Args:
             tokens: (B, rows, cols, D).
             keys: (B,) int64, one for each image; used in training only. None draws them from torch's generator.
+
+        Raises:
+            ValueError: keys of another shape or type.
         """
         batch, rows, cols, _ = tokens.shape
         if not (self.training and self.jitter):
             return tokens + self.exact((rows, cols)).to(tokens.dtype)
         if keys is None:
             keys = torch.randint(2**62, (batch,), device=tokens.device)
+        if keys.shape != (batch,) or keys.dtype != torch.int64:
+            given = f"{keys.dtype} of shape {tuple(keys.shape)}"
+            raise ValueError(f"the jitter keys are {given}; give one int64 for each of the {batch} images.")
         places = self.places((rows, cols), keys)
         return tokens + self.read(places).to(tokens.dtype)
 

@@ -5,6 +5,7 @@ An ordinary ViT (DeiT) is the same class with `merger="none"`, `position="learne
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -190,7 +191,7 @@ class ViTAR(nn.Module):
         prefix = nn.Parameter(torch.empty(config.prefix_tokens, config.width)) if config.prefix_tokens else None
         self.register_parameter("prefix", prefix)  # (P, D)
         rates = [config.drop_path_rate * i / max(config.depth - 1, 1) for i in range(config.depth)]
-        norm = lambda width, **kwargs: nn.LayerNorm(width, eps=1e-6, **kwargs)  # noqa: E731
+        norm = partial(nn.LayerNorm, eps=1e-6)
         self.blocks = nn.ModuleList(
             Block(config.width, config.heads, config.mlp_ratio, qkv_bias=True, drop_path=rate, norm_layer=norm)  # type: ignore[arg-type]
             for rate in rates
