@@ -16,8 +16,8 @@ DEFAULT_BYTES = 4 * 2**30
 class ImageCache:
     """Images by index, decoded at first use and kept with a short side of at most `short_side` pixels.
 
-    The reduction is Lanczos after a box filter, aspect kept; smaller images stay as they are. Crops of a reduced
-    image show less detail than crops of the file would: that is the price. Files are assumed not to change.
+    The reduction is Lanczos after a box filter, aspect kept; smaller images stay as they are. Files are assumed not to
+    change.
 
     Raises:
         ValueError: if all images together would need more than `budget` bytes, judged by their headers alone.

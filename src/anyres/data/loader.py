@@ -1,5 +1,6 @@
 """Batches for training, a pure function of (seed, step), and batches for evaluation."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -66,8 +67,8 @@ class TrainingStream:
     uninterrupted one would, whatever the number of worker processes.
 
     An unreadable file is replaced by the next readable one in folder order and reported; `strict` raises instead.
-    `cache` keeps decoded images in memory at no more than the largest training size (see `ImageCache`); if they would
-    need more than `cache_bytes`, that is a ValueError here.
+    `cache` keeps decoded images in memory (see `ImageCache`), reduced so far that the smallest random crop still has the
+    pixels of the largest training size; if they would need more than `cache_bytes`, that is a ValueError here.
     """
 
     def __init__(
@@ -101,8 +102,9 @@ class TrainingStream:
         self._read = Reader(folder.paths, max_pixels, len(mean))
         self._cache: ImageCache | None = None
         if cache:
+            largest = max(min(size) for size in schedule.sizes)
             self._cache = ImageCache(
-                folder.paths, short_side=max(min(size) for size in schedule.sizes), channels=len(mean),
+                folder.paths, short_side=math.ceil(largest / math.sqrt(augment.scale[0])), channels=len(mean),
                 max_pixels=max_pixels, budget=cache_bytes,
             )  # fmt: skip
 

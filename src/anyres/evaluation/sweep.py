@@ -12,7 +12,7 @@ import json
 import os
 import platform
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from anyres.data.schedule import Size
 from anyres.evaluation.rows import FORMAT, NATIVE, Row, size_text, wilson
 from anyres.evaluation.subject import Subject, load_subjects
 from anyres.evaluation.sweep_config import SweepConfig, checked_device
+from anyres.models.presets import PRESETS
 
 __all__ = ["SweepConfig", "sweep"]
 
@@ -236,6 +237,7 @@ def _describe(subject: Subject) -> dict[str, Any]:
     config = subject.model.config
     return {
         "name": subject.info.name,
+        "options": _options(subject),
         "parameters": sum(p.numel() for p in subject.model.parameters()),
         "training_sizes": [list(size) for size in subject.info.training_sizes],
         "patch_size": config.patch_size,
@@ -243,6 +245,14 @@ def _describe(subject: Subject) -> dict[str, Any]:
         "run": subject.run.resolve().name,
         "classes": len(subject.info.classes),
     }
+
+
+def _options(subject: Subject) -> dict[str, Any]:
+    """The fields in which a model differs from the preset that it is named after."""
+    if subject.info.name not in PRESETS:
+        return {}
+    preset, own = asdict(PRESETS[subject.info.name]), asdict(subject.model.config)
+    return {name: own[name] for name in own if own[name] != preset[name] and name != "num_classes"}
 
 
 def _environment(config: SweepConfig) -> dict[str, Any]:

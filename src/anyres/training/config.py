@@ -47,7 +47,8 @@ class TrainConfig:
     batch_size: int = 64
     """Images per optimiser step."""
     accumulate: int = 1
-    """Pieces that a batch is cut into, to save memory; the gradient is that of the whole batch, up to rounding."""
+    """Pieces that a batch is cut into, to save memory; the gradient is that of the whole batch, up to rounding and to
+    the draws of drop path and extra passes, which each piece makes for itself."""
     lr: float = 1e-3
     """Learning rate at the end of the warm-up."""
     min_lr: float = 1e-5
@@ -87,7 +88,7 @@ class TrainConfig:
     num_workers: int = 0
     """Processes that decode images; the result does not depend on it."""
     cache: bool = False
-    """Keep decoded images in memory, reduced so that the short side is at most the largest training size."""
+    """Keep decoded images in memory, reduced as far as the largest training size and the smallest crop allow."""
     cache_bytes: int = DEFAULT_BYTES
     """Most memory that the cache may need; a run that would need more is refused at once."""
     threads: int | None = None
