@@ -181,7 +181,7 @@ def main(arguments: list[str] | None = None) -> int:
         chosen: Any = tyro.cli(choices, prog="anyres", args=arguments, description=about)
         run = next(run for kind, run, _ in COMMANDS.values() if isinstance(chosen, kind))
         return int(run(chosen))
-    except (ValueError, FloatingPointError, ImportError) as error:
+    except (ValueError, FloatingPointError, ImportError, OSError) as error:
         print(f"anyres: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

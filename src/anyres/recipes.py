@@ -84,7 +84,7 @@ def _write_data(config: DemoConfig) -> None:
 
 def demo_training(config: DemoConfig, kind: Kind) -> TrainConfig:
     """ViTAR on all the training sizes, or an ordinary ViT (DeiT) on the smallest, for equally many images."""
-    steps = 6 if config.short else 2100
+    steps = 6 if config.short else 2200
     common = TrainConfig(
         data=config.out / "data" / "glyphs", out=config.out / "runs" / kind, steps=steps,
         batch_size=8 if config.short else 64, lr=1.2e-3, min_lr=2.4e-5, warmup_steps=steps // 20, betas=(0.9, 0.99),
@@ -96,7 +96,7 @@ def demo_training(config: DemoConfig, kind: Kind) -> TrainConfig:
         return replace(
             common, model="deit_tiny_patch16", model_options=(*SMALL_MODEL, "grid=4"), sizes=TRAINING_SIZES[:1]
         )
-    options = (*SMALL_MODEL, "grid=4", "extra_passes=2")
+    options = (*SMALL_MODEL, "grid=4", "extra_passes=1")
     return replace(
         common, model="vitar_tiny_patch16", model_options=options, sizes=TRAINING_SIZES, size_weights=(1, 1, 3)
     )

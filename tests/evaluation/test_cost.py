@@ -20,7 +20,7 @@ PRINTED = {  # ViTAR paper, Table 1, 1e9 multiply-accumulates
 def test_all_costs_of_table_1(name):
     for side, printed in zip(RESOLUTIONS, PRINTED[name], strict=True):
         found = sum(macs_by_part(get_config(name), (side, side), "paper").values()) / 1e9
-        assert round(found) == printed or abs(found - printed) < 0.01 * printed, side
+        assert round(found) == printed, side
 
 
 @pytest.mark.parametrize(("side", "printed"), [(384, 22), (672, 30)])
@@ -91,9 +91,11 @@ def test_parts_are_named():
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("size", [(32, 32), (90, 200)])
-def test_activation_bytes_are_those_of_a_real_run(size):
-    model = anyres.create_model("vitar_tiny_patch16", depth=2, patch_size=8, grid=5).eval()
+@pytest.mark.parametrize("name", ["vitar_tiny_patch16", "deit_tiny_patch16"])
+@pytest.mark.parametrize("size", [(32, 32), (90, 200), (256, 264)])
+def test_activation_bytes_are_those_of_a_real_run(name, size):
+    """Up to 1056 trunk tokens, where plain attention would need several times the memory of fused attention."""
+    model = anyres.create_model(name, depth=2, patch_size=8, grid=5).eval()
     image = torch.randn(1, 3, *size)
     with torch.no_grad():
         measured = peak_tensor_bytes(lambda: model(image))

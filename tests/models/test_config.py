@@ -29,6 +29,13 @@ from anyres.models.presets import PRESETS, get_config
         ({"merger": "average", "extra_passes": 1}, "no effect"),
         ({"position": "none", "interpolation": "timm"}, "no effect"),
         ({"cells": "1x1", "last_pass": False}, "no effect"),
+        ({"depth": "two"}, "depth is 'two'; it must be a whole number"),
+        ({"width": 96.0}, "whole number"),
+        ({"drop_path_rate": None}, "must be a number"),
+        ({"grid": ("a", 3)}, "grid"),
+        ({"mlp_ratio": -1}, "above 0"),
+        ({"std": (0.0, 1.0, 1.0)}, "above 0"),
+        ({"mean": 0.5}, "mean has 1 values"),
     ],
 )
 def test_impossible_or_idle_options_are_errors(overrides, message):
@@ -69,3 +76,10 @@ def test_named_shapes():
     assert (large.width, large.depth, large.heads) == (1024, 24, 16)
     tiny = PRESETS["vitar_tiny_patch16"]
     assert (tiny.width, tiny.depth, tiny.heads) == (192, 12, 3)
+
+
+def test_what_an_override_makes_idle_in_a_preset_is_dropped():
+    config = get_config("deit_small_patch16", position="none")
+    assert config.interpolation == "bilinear" and config.prefix_tokens == 1
+    with pytest.raises(ValueError, match="no effect"):
+        get_config("deit_small_patch16", position="none", interpolation="bicubic")

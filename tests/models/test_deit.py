@@ -52,3 +52,10 @@ def test_a_table_of_another_grid_is_refused():
     config = anyres.create_model("deit_tiny_patch16").config
     with pytest.raises(ValueError, match="14x14"):
         convert_timm_vit(theirs.state_dict(), config)
+
+
+def test_weights_of_parts_that_we_lack_are_refused():
+    theirs = timm.create_model("deit_tiny_distilled_patch16_224")
+    config = anyres.create_model("deit_tiny_patch16", prefix_tokens=2).config
+    with pytest.raises(ValueError, match="dist_token"):
+        convert_timm_vit(theirs.state_dict(), config)

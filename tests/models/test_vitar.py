@@ -226,12 +226,39 @@ def test_weight_decay_and_layer_groups():
         (torch.zeros(1, 1, 8, 8), "1 channels; this model takes 3"),
         (torch.zeros(0, 3, 8, 8), "at least 1"),
         (torch.zeros(1, 3, 0, 8), "at least 1"),
-        ([], "empty"),
+        ([], r"images are \[\]"),
+        (None, "images are None"),
         ([torch.zeros(1, 3, 8, 8)], r"\(C, H, W\)"),
         ([torch.zeros(3, 8, 8), torch.zeros(3, 0, 8)], "at least 1"),
-        ("images", "str"),
+        ("images", "given as str"),
     ],
 )
 def test_bad_images_are_refused(images, message):
     with pytest.raises(ValueError, match=message):
         MODEL(images)
+
+
+def test_extra_passes_without_any_level():
+    """No last pass and an image within the grid: there is nothing to deepen."""
+    model = make(last_pass=False, extra_passes=2).train()
+    assert model(torch.randn(2, 3, 4, 4)).shape == (2, 5)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_list_needs_a_jitter_key_for_each_image(count):
+    images = [torch.randn(3, 9, 9), torch.randn(3, 5, 7)]
+    with pytest.raises(ValueError, match=f"{count} jitter keys for 2 images"):
+        make().train()(images, jitter_keys=torch.arange(count))
+
+
+def test_intermediates_refuse_lists_and_blocks_that_are_not_there():
+    with pytest.raises(ValueError, match="once for each image size"):
+        MODEL.forward_intermediates([torch.randn(3, 9, 9)])
+    with pytest.raises(ValueError, match="blocks 0 to 1"):
+        MODEL.forward_intermediates(torch.randn(1, 3, 9, 9), indices=[2])
+
+
+def test_timms_word_for_mean_pooling():
+    model = make(prefix_tokens=1, pool="token")
+    model.reset_classifier(4, "avg")
+    assert model.config.pool == "mean" and model(torch.randn(1, 3, 9, 9)).shape == (1, 4)

@@ -79,7 +79,7 @@ def test_resumed_equals_uninterrupted(make_config, uninterrupted, monkeypatch, s
         crash_at(patch, step)
         with pytest.raises(Crash):
             train(config)
-    done = (step - 1) // 2 * 2
+    done = max(n for n in range(step) if n % 2 == 0 or n % 3 == 0)  # checkpoints every 2, and before validations
     assert (config.out / NAME).exists() == (done > 0)
     if done:
         assert load_checkpoint(config.out / NAME)["step"] == done
@@ -200,6 +200,34 @@ def test_other_settings_are_refused_before_anything_is_touched(make_config):
     with pytest.raises(ValueError, match=r"\(model_options: .*lr: 0\.001 there, 0\.5 here; augmentation\.hflip"):
         train(changed)
     assert {path.name: path.read_bytes() for path in config.out.iterdir()} == before
+
+
+def test_a_run_that_never_saved_anything_may_start_with_other_settings(make_config, monkeypatch):
+    with monkeypatch.context() as patch:
+        crash_at(patch, 1)
+        with pytest.raises(Crash):
+            train(make_config(lr=0.5))
+    assert train(make_config(lr=0.001)).finished
+
+
+def test_a_failing_validation_loses_no_step(make_config, monkeypatch):
+    config = make_config(validate_every=3)
+    with monkeypatch.context() as patch:
+        patch.setattr("anyres.training.task.ClassificationTask.validate", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train(config)
+    assert load_checkpoint(config.out / NAME)["step"] == 3
+    assert train(config).finished
+    assert [row["step"] for row in read_rows(config.out / VALIDATIONS)] == [3, 3, 6, 6]
+
+
+def test_unreadable_validation_images_are_listed_too(make_config, write_data, tmp_path):
+    root = write_data(tmp_path / "data")
+    broken = next((root / "val").rglob("*.png"))
+    broken.write_bytes(b"no image")
+    result = train(make_config(data=root))
+    assert [path for path, _ in result.skipped] == [str(broken)]
+    assert "skipped" not in result.validation[0]
 
 
 def test_other_data_is_refused(make_config, write_data, tmp_path):

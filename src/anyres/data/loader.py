@@ -67,8 +67,8 @@ class TrainingStream:
     uninterrupted one would, whatever the number of worker processes.
 
     An unreadable file is replaced by the next readable one in folder order and reported; `strict` raises instead.
-    `cache` keeps decoded images in memory (see `ImageCache`), reduced so far that the smallest random crop still has the
-    pixels of the largest training size; if they would need more than `cache_bytes`, that is a ValueError here.
+    `cache` keeps decoded images in memory (see `ImageCache`), reduced so far that the smallest random crop still has
+    the pixels of the largest training size; if they would need more than `cache_bytes`, that is a ValueError here.
     """
 
     def __init__(

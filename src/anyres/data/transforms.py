@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -69,9 +69,12 @@ def train_transform(size: Size, augment: TrainAugment, mean: Sequence[float], st
 
 @lru_cache(maxsize=256)
 def _train_transform(size: Size, augment: TrainAugment, mean: tuple[float, ...], std: tuple[float, ...]) -> Transform:
+    jitter: Any = (
+        augment.color_jitter or None
+    )  # timm takes None for no such step, though its annotation does not say so
     transform = create_transform(
         input_size=(len(mean), *size), is_training=True, scale=augment.scale, ratio=augment.ratio,
-        hflip=augment.hflip, vflip=augment.vflip, color_jitter=augment.color_jitter or None,
+        hflip=augment.hflip, vflip=augment.vflip, color_jitter=jitter,
         auto_augment=augment.auto_augment, re_prob=augment.erasing, re_mode="pixel",
         interpolation=augment.interpolation, mean=mean, std=std,
     )  # fmt: skip

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -89,7 +90,7 @@ def predict(config: PredictConfig, *, file: TextIO | None = None, progress: bool
     model, info = load_model(config.run)
     _check_classes(model, info, config.run)
     device = "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"
-    model.to(device).eval()
+    model.to(device).float().eval()
     results: list[dict[str, Any]] = [{} for _ in paths]
     bar = tqdm(total=len(paths), desc="predict", unit="image", file=sys.stderr, disable=not progress)
     with bar, torch.inference_mode():
@@ -122,14 +123,16 @@ def _groups(paths: Sequence[Path], config: PredictConfig) -> Iterator[list[int]]
             sizes.append(((0, 0), index))  # the reader says why
             if config.strict:
                 raise
+    asked = 0 if config.size is None else math.prod(parse_size(config.size))
     group: list[int] = []
     pixels = 0
     for (height, width), index in sorted(sizes):
-        if group and (len(group) == config.batch_size or pixels + height * width > _BATCH_PIXELS):
+        own = max(height * width, asked)
+        if group and (len(group) == config.batch_size or pixels + own > _BATCH_PIXELS):
             yield group
             group, pixels = [], 0
         group.append(index)
-        pixels += height * width
+        pixels += own
     if group:
         yield group
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from anyres.errors import check_choice
 from anyres.evaluation.memory import peak_tensor_bytes
@@ -58,10 +59,17 @@ def cost(model: ViTAR | str, size: tuple[int, int], convention: Convention = "ex
     with torch.device("meta"):
         twin = ViTAR(config).eval()
     parameters = sum(parameter.numel() for parameter in twin.parameters())
-    image = torch.empty(1, config.in_channels, height, width, device="meta")
-    with torch.no_grad():
-        activation_bytes = peak_tensor_bytes(lambda: twin(image))
+    activation_bytes = _activation_bytes(twin, (height, width))
     return Cost(parameters, sum(parts.values()), parts, activation_bytes)
+
+
+def _activation_bytes(twin: ViTAR, size: tuple[int, int]) -> int:
+    """Runs a model of the meta device on tensors without data. They say they are on the CPU, whose fused attention is
+    then used; tensors of the meta device would take the plain form, with its matrix of all pairs of tokens."""
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        twin.to_empty(device="cpu")
+        image = torch.empty(1, twin.config.in_channels, *size)
+        return peak_tensor_bytes(lambda: twin(image))
 
 
 def macs_by_part(config: ViTARConfig, size: tuple[int, int], convention: Convention = "executed") -> Parts:

@@ -12,7 +12,6 @@ from typing import Literal
 SOURCE = "ViTAR, arXiv 2403.18361v2, Table 1"
 
 RESOLUTIONS: tuple[int, ...] = (224, 448, 512, 640, 896, 1120, 1792, 2240, 2800, 3360, 4032)
-TRAINING_RESOLUTIONS: tuple[int, ...] = (224, 448, 672, 896, 1120)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -65,6 +65,7 @@ def sweep(config: SweepConfig) -> dict[str, Any]:
     """
     if config.out.is_dir():
         raise ValueError(f"out is the folder {config.out}; allowed: a file, such as {config.out / 'sweep.json'}")
+    config.out.parent.mkdir(parents=True, exist_ok=True)  # fails now rather than after hours
     subjects = load_subjects(config)
     folders = _folders(config, subjects)
     result: dict[str, Any] = {"format": FORMAT, "title": config.title}
@@ -78,7 +79,6 @@ def sweep(config: SweepConfig) -> dict[str, Any]:
             _sweep_set(name, folder, subjects, config, result)
     finally:
         torch.set_num_threads(threads)
-    config.out.parent.mkdir(parents=True, exist_ok=True)
     temporary = config.out.with_name(config.out.name + ".partial")
     temporary.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(temporary, config.out)
@@ -252,7 +252,8 @@ def _options(subject: Subject) -> dict[str, Any]:
     if subject.info.name not in PRESETS:
         return {}
     preset, own = asdict(PRESETS[subject.info.name]), asdict(subject.model.config)
-    return {name: own[name] for name in own if own[name] != preset[name] and name != "num_classes"}
+    changed = {name: own[name] for name in own if own[name] != preset[name] and name != "num_classes"}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in changed.items()}
 
 
 def _environment(config: SweepConfig) -> dict[str, Any]:

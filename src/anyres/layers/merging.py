@@ -159,15 +159,16 @@ class AveragePoolMerger(nn.Module):
         if tuple(x.shape[1:3]) != plan.size:
             raise ValueError(f"tokens have a grid of {tuple(x.shape[1:3])}; the plan is for {plan.size}.")
         for dim, edges in ((1, plan.cell_rows), (2, plan.cell_cols)):
-            sizes = torch.tensor(edges).diff()
-            if int(sizes.max()) == 1:
+            sizes = [stop - start for start, stop in zip(edges, edges[1:], strict=False)]
+            if max(sizes) == 1:
                 continue
-            if int(sizes.min()) == int(sizes.max()):
+            if min(sizes) == max(sizes):
                 x = x.unflatten(dim, (len(sizes), -1)).mean(dim + 1)
-            else:
-                cell_of = torch.repeat_interleave(torch.arange(len(sizes)), sizes).to(x.device)
-                shape = list(x.shape)
-                shape[dim] = len(sizes)
-                total = x.new_zeros(shape).index_add(dim, cell_of, x)
-                x = total / sizes.to(x).view([-1 if d == dim else 1 for d in range(x.ndim)])
+                continue
+            cell_of = torch.tensor([cell for cell, size in enumerate(sizes) for _ in range(size)], device=x.device)
+            shape = list(x.shape)
+            shape[dim] = len(sizes)
+            total = x.new_zeros(shape).index_add(dim, cell_of, x)
+            counts = torch.tensor(sizes, device=x.device, dtype=x.dtype)
+            x = total / counts.view([-1 if d == dim else 1 for d in range(x.ndim)])
         return x

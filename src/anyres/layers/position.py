@@ -59,6 +59,7 @@ class FuzzyPositionalEncoding(nn.Module):
             raise ValueError(f"jitter is {jitter}; it must be 0 or more (the paper uses 0.5 tokens).")
         self.grid, self.jitter, self.interpolation = grid, jitter, interpolation
         self.table = nn.Parameter(torch.empty(*grid, width))  # (grid rows, grid cols, D)
+        self.init_weights()
 
     def init_weights(self) -> None:
         nn.init.trunc_normal_(self.table, std=0.02)

@@ -1,11 +1,11 @@
 """The named models, a line each, and how to make one."""
 
 import fnmatch
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
 from anyres.errors import unknown
-from anyres.models.vitar import ViTAR, ViTARConfig
+from anyres.models.vitar import ViTAR, ViTARConfig, idle_fields
 
 _TINY: dict[str, Any] = {"width": 192, "heads": 3}
 _SMALL: dict[str, Any] = {"width": 384, "heads": 6}
@@ -36,6 +36,9 @@ def list_models(pattern: str = "*") -> list[str]:
 def get_config(name: str, **overrides: Any) -> ViTARConfig:
     """The configuration of a named model with some fields replaced.
 
+    What the preset sets and an override leaves without effect goes back to its default: `position="none"` on a DeiT
+    needs no word about interpolation.
+
     Raises:
         ValueError: unknown model or field (the nearest names are suggested), or an impossible value.
     """
@@ -45,7 +48,9 @@ def get_config(name: str, **overrides: Any) -> ViTARConfig:
     for key in overrides:
         if key not in allowed:
             raise unknown(f"option of {name}", key, allowed)
-    return replace(PRESETS[name], **overrides)
+    values = {field.name: getattr(PRESETS[name], field.name) for field in fields(ViTARConfig)} | overrides
+    kept = {key: value for key, value in values.items() if key in overrides or key not in idle_fields(values)}
+    return ViTARConfig(**kept)
 
 
 def create_model(name: str, **overrides: Any) -> ViTAR:

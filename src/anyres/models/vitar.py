@@ -3,7 +3,7 @@
 An ordinary ViT (DeiT) is the same class with `merger="none"`, `position="learned"` and a class token.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any, Literal, get_args
@@ -83,7 +83,8 @@ class ViTARConfig:
         grid = (self.grid, self.grid) if isinstance(self.grid, int) else tuple(self.grid)
         object.__setattr__(self, "grid", grid)
         for name in ("mean", "std"):
-            values = tuple(float(value) for value in getattr(self, name))
+            given = getattr(self, name)
+            values = tuple(float(value) for value in (given if isinstance(given, Sequence) else (given,)))
             if self.in_channels != 3 and values == _default(name):  # ImageNet's fit colour images only
                 values = (0.5,) * self.in_channels
             object.__setattr__(self, name, values)
@@ -91,7 +92,13 @@ class ViTARConfig:
         self._check_choices()
 
     def _check_numbers(self) -> None:
-        if len(self.grid) != 2 or min(self.grid) < 1:
+        for field in fields(self):
+            value, default = getattr(self, field.name), field.default
+            numbers = int if type(default) is int else (int, float)
+            if type(default) in (int, float) and (isinstance(value, bool) or not isinstance(value, numbers)):
+                kind = "whole number" if numbers is int else "number"
+                raise ValueError(f"{field.name} is {value!r}; it must be a {kind}, such as {default}.")
+        if len(self.grid) != 2 or not all(isinstance(side, int) and side > 0 for side in self.grid):
             raise ValueError(f"grid is {self.grid}; give one positive number or (rows, cols).")
         for name in ("patch_size", "width", "depth", "heads", "in_channels"):
             if getattr(self, name) < 1:
@@ -105,6 +112,8 @@ class ViTARConfig:
             raise ValueError(
                 f"heads is {self.heads}, which does not divide the width {self.width}; nearest: {nearest}."
             )
+        if self.mlp_ratio <= 0 or min(self.std) <= 0:
+            raise ValueError(f"mlp_ratio is {self.mlp_ratio}, std is {self.std}; both must be above 0.")
         if not 0 <= self.drop_path_rate < 1:
             raise ValueError(f"drop_path_rate is {self.drop_path_rate}; it must be at least 0 and below 1.")
         for name in ("mean", "std"):
@@ -119,19 +128,8 @@ class ViTARConfig:
                 check_choice(name, getattr(self, name), get_args(literal))
         if self.pool == "token" and not self.prefix_tokens:
             raise ValueError('pool is "token" but prefix_tokens is 0; give at least one prefix token.')
-        without_effect = {
-            'position is not "fuzzy"': ("jitter",) if self.position != "fuzzy" else (),
-            'position is "none"': ("interpolation",) if self.position == "none" else (),
-            'merger is "none"': ("cells", "last_pass") if self.merger == "none" else (),
-            'merger is not "grid_attention"': ("padding", "last_pass", "extra_passes")
-            if self.merger != "grid_attention"
-            else (),
-            "cells are fixed": ("last_pass",) if self.cells in ("1x1", "2x2") else (),
-        }
-        for reason, names in without_effect.items():
-            for name in names:
-                if getattr(self, name) != _default(name):
-                    raise ValueError(f"{name}={getattr(self, name)!r} has no effect because {reason}; leave it out.")
+        for name, reason in idle_fields({field.name: getattr(self, field.name) for field in fields(self)}).items():
+            raise ValueError(f"{name}={getattr(self, name)!r} has no effect because {reason}; leave it out.")
 
     def plan(self, size: Grid) -> MergePlan:
         """The merge plan for a grid of patch tokens (rows, cols)."""
@@ -144,6 +142,26 @@ class ViTARConfig:
             return make(size, self.grid, last_pass=False)
         make = MergePlan.balanced if self.cells == "balanced" else MergePlan.halving
         return make(size, self.grid, last_pass=self.last_pass)
+
+
+def idle_fields(values: Mapping[str, Any]) -> dict[str, str]:
+    """Fields that are not at their default although others leave them without effect, and why."""
+    table: dict[str, tuple[bool, tuple[str, ...]]] = {
+        'position is not "fuzzy"': (values["position"] != "fuzzy", ("jitter",)),
+        'position is "none"': (values["position"] == "none", ("interpolation",)),
+        'merger is "none"': (values["merger"] == "none", ("cells",)),
+        'merger is not "grid_attention"': (
+            values["merger"] != "grid_attention",
+            ("padding", "last_pass", "extra_passes"),
+        ),
+        "cells are fixed": (values["cells"] in ("1x1", "2x2"), ("last_pass",)),
+    }
+    return {
+        name: reason
+        for reason, (applies, names) in table.items()
+        for name in names
+        if applies and values[name] != _default(name)
+    }
 
 
 def _default(name: str) -> Any:
@@ -282,12 +300,14 @@ class ViTAR(nn.Module):
 
     def _merged_list(self, images: Sequence[Tensor], keys: Tensor | None) -> list[tuple[Tensor, MergePlan]]:
         """`_merged` for images of different sizes, those of one size together: (rows_i, cols_i, D) and plan of each."""
-        if not len(images):
-            raise ValueError("the list of images is empty; give at least one (C, H, W) tensor.")
+        if not isinstance(images, Sequence) or not images:
+            raise ValueError(f"images are {images!r:.60}; give a (B, C, H, W) tensor, or a list of (C, H, W) tensors.")
         for image in images:
             self._check(image, 3)
         if keys is None and self.training:
             keys = torch.randint(2**62, (len(images),), device=images[0].device)
+        if keys is not None and len(keys) != len(images):
+            raise ValueError(f"there are {len(keys)} jitter keys for {len(images)} images; give one for each.")
         merged: list[Any] = [None] * len(images)
         for members in _group_by(tuple(image.shape) for image in images):
             some_keys = None if keys is None else keys[torch.tensor(members, device=keys.device)]
@@ -329,9 +349,11 @@ class ViTAR(nn.Module):
     def _check(self, images: Tensor, rank: int) -> None:
         """Refuses what is not a batch (rank 4) or a single image (rank 3) for this model."""
         layout = "(B, C, H, W)" if rank == 4 else "(C, H, W)"
-        if not isinstance(images, Tensor) or images.ndim != rank:
-            given = tuple(images.shape) if hasattr(images, "shape") else type(images).__name__
-            raise ValueError(f"images have shape {given}; give a {layout} tensor, or a list of (C, H, W) tensors.")
+        allowed = "give a (B, C, H, W) tensor, or a list of (C, H, W) tensors."
+        if not isinstance(images, Tensor):
+            raise ValueError(f"an image is given as {type(images).__name__}; {allowed}")
+        if images.ndim != rank:
+            raise ValueError(f"images have shape {tuple(images.shape)} where {layout} is expected; {allowed}")
         if not images.is_floating_point():
             raise ValueError(f"images are {images.dtype}; give floating point, scaled to 0..1 and normalised.")
         if 0 in images.shape:
@@ -370,7 +392,12 @@ class ViTAR(nn.Module):
             (Features, list of outputs), or the list alone.
         """
         check_choice("output_fmt", output_fmt, ("NCHW", "NLC"))
-        take, last = feature_take_indices(len(self.blocks), indices)  # type: ignore[arg-type]
+        if not isinstance(images, Tensor):
+            raise ValueError("forward_intermediates takes one (B, C, H, W) tensor; call it once for each image size.")
+        try:
+            take, last = feature_take_indices(len(self.blocks), indices)  # type: ignore[arg-type]
+        except AssertionError as error:
+            raise ValueError(f"indices are {indices}; the trunk has blocks 0 to {len(self.blocks) - 1}.") from error
         tokens, plan = self._merged(images, None)
         x, found = self._with_prefix(tokens), []
         for index, block in enumerate(self.blocks[: last + 1] if stop_early else self.blocks):
@@ -383,9 +410,10 @@ class ViTAR(nn.Module):
             return found
         return self._features(*self._split(self.norm(x), plan.grid), plan), found
 
-    def reset_classifier(self, num_classes: int, global_pool: Pool | None = None) -> None:
-        """A fresh head for `num_classes` classes (0: none), and optionally another pooling."""
-        self.config = replace(self.config, num_classes=num_classes, pool=global_pool or self.config.pool)
+    def reset_classifier(self, num_classes: int, global_pool: Literal["mean", "avg", "token"] | None = None) -> None:
+        """A fresh head for `num_classes` classes (0: none), and optionally another pooling; "avg" is timm's "mean"."""
+        pool = "mean" if global_pool == "avg" else global_pool or self.config.pool
+        self.config = replace(self.config, num_classes=num_classes, pool=pool)
         self.num_classes = num_classes
         if not num_classes:
             self.head = nn.Identity()
@@ -433,6 +461,8 @@ def _make_merger(config: ViTARConfig) -> AdaptiveTokenMerger | AveragePoolMerger
 
 def _deepened(plan: MergePlan, most: int) -> MergePlan:
     """The plan with up to `most` extra 1x1 passes at the end and, with probability 1/2, one after each other level."""
+    if not plan.levels:  # no last pass, and an image no larger than the grid
+        return plan
     draws = torch.randint(0, 2, (len(plan.levels),), device="cpu").tolist()
     draws[-1] = int(torch.randint(0, most + 1, (), device="cpu"))
     return plan.with_extra_passes(draws)

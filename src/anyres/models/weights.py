@@ -87,7 +87,10 @@ def _read_config(path: Path) -> tuple[ViTARConfig, ModelInfo]:
     for key in settings:
         if key not in allowed:
             raise unknown(f"field in {path}", key, allowed)
-    return ViTARConfig(**settings), info
+    try:
+        return ViTARConfig(**settings), info
+    except TypeError as error:
+        raise ValueError(f"{path} is not a model configuration of anyres: {error}") from error
 
 
 def check_weights(model: ViTAR, weights: Mapping[str, Tensor], source: str) -> None:
@@ -109,6 +112,9 @@ def convert_timm_vit(weights: Mapping[str, Tensor], config: ViTARConfig) -> dict
 
     The patch convolution becomes a linear layer, and the position of the class token is added into the token itself.
     The position table must be that of `config.grid`.
+
+    Raises:
+        ValueError: a table of another grid, more than one prefix token, or weights of parts that our model lacks.
     """
     prefix = config.prefix_tokens
     table = weights["pos_embed"][0]  # (P + N, D)
@@ -120,7 +126,12 @@ def convert_timm_vit(weights: Mapping[str, Tensor], config: ViTARConfig) -> dict
         "stem.proj.bias": weights["patch_embed.proj.bias"],
         "position.table": table[prefix:].unflatten(0, (rows, cols)),
     }
+    used = {"pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias"}
     if prefix:
         converted["prefix"] = weights["cls_token"][0] + table[:prefix]
-    kept = re.compile(r"blocks\.|norm\.|head\.")
-    return converted | {key: value for key, value in weights.items() if kept.match(key)}
+        used.add("cls_token")
+    same = re.compile(r"blocks\.|norm\.|head\.")
+    left = [key for key in weights if key not in used and not same.match(key)]
+    if left or prefix > 1:
+        raise ValueError(f"only a plain ViT with at most a class token can be converted; left over: {left or prefix}.")
+    return converted | {key: value for key, value in weights.items() if same.match(key)}

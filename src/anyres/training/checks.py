@@ -6,6 +6,7 @@ import dataclasses
 import math
 from typing import Any
 
+from anyres.data.transforms import train_transform
 from anyres.errors import check_choice
 from anyres.models.presets import get_config
 from anyres.training.config import TrainConfig
@@ -47,7 +48,15 @@ def check_config(config: TrainConfig) -> None:
     _check_sizes(config)
     _check_schedule(config)
     _check_mixing(config)
-    get_config(config.model, **config.overrides())
+    model = get_config(config.model, **config.overrides())
+    try:
+        train_transform(config.parsed_sizes()[0], config.augmentation, model.mean, model.std)
+    except (AssertionError, KeyError, ValueError, IndexError) as error:
+        given = config.augmentation.auto_augment
+        raise ValueError(
+            f"augmentation.auto_augment is {given!r}, which timm does not understand ({error}); allowed: None, "
+            "original, v0, or settings that begin with rand-, augmix- or 3a, such as rand-m9-mstd0.5-inc1"
+        ) from error
 
 
 def _default(name: str) -> Any:

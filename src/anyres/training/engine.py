@@ -15,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 from anyres.data.loader import Batch
+from anyres.models.weights import CONFIG, WEIGHTS
 from anyres.training import checkpoint
 from anyres.training.config import TrainConfig
 from anyres.training.interrupt import StopRequest
@@ -78,6 +79,7 @@ class _Run:
         self.seconds = 0.0  # of training, over all starts
         self.skipped: dict[str, str] = {}
         self.validation: list[dict[str, Any]] = []
+        self._validated = 0  # the step of that validation
         self._clock = 0.0  # when the current step began
         self._load()
 
@@ -103,6 +105,8 @@ class _Run:
     def _loop(self, log: RunLog, stop: StopRequest) -> None:
         first, config = self.trainer.step, self.config
         bar = tqdm(total=config.steps, initial=first, unit="step", disable=not config.progress, dynamic_ncols=True)
+        if first and self._validates_at(first) and self._validated != first:
+            self._validate(log)  # the checkpoint was written, and then the run was killed
         saved, self._clock = first, time.perf_counter()
         with closing(bar), closing(self._batches(first, stop)) as batches:
             for batch in batches:
@@ -112,11 +116,12 @@ class _Run:
                 self._collect_skipped(batch.skipped)
                 if step % config.log_every == 0 or step == config.steps:
                     log.step(self._row(result, batch, speed))
-                if self._validates_at(step):
-                    self._validate(log)
-                if stop.is_set or step % config.checkpoint_every == 0 or step == config.steps:
-                    self._save(log)
+                validates = self._validates_at(step)
+                if validates or stop.is_set or step % config.checkpoint_every == 0 or step == config.steps:
+                    self._save(log)  # before validating, which may fail or take long
                     saved = step
+                if validates:
+                    self._validate(log)
                 if stop.is_set:
                     return
                 self._clock = time.perf_counter()  # validating and saving are not part of the speed
@@ -153,7 +158,10 @@ class _Run:
 
     def _validate(self, log: RunLog) -> None:
         self.validation = self.trainer.validate()
+        for row in self.validation:
+            self._collect_skipped(row.pop("skipped", []))
         log.validation(self.trainer.step, self.validation)
+        self._validated = self.trainer.step
         self._say(f"step {self.trainer.step}: {describe(self.validation)}")
 
     # What is on disk.
@@ -179,7 +187,7 @@ class _Run:
         self.trainer.load_state_dict(state)
         self.loss, self.seconds, self.skipped = state["loss"], state["seconds"], state["skipped"]
         rows = [row for row in read_rows(self.folder / VALIDATIONS) if row["step"] <= self.trainer.step]
-        last = rows[-1]["step"] if rows else 0
+        self._validated = last = rows[-1]["step"] if rows else 0
         self.validation = [{k: v for k, v in row.items() if k != "step"} for row in rows if row["step"] == last]
 
     def _finish(self) -> None:
@@ -192,7 +200,7 @@ class _Run:
                 self._say(f"  {path}: {reason}")
 
     def _is_finished(self) -> bool:
-        written = all((self.folder / name).exists() for name in ("model.safetensors", "config.json"))
+        written = all((self.folder / name).exists() for name in (WEIGHTS, CONFIG))
         return written and self.trainer.step == self.config.steps
 
     # What is shown.
@@ -219,7 +227,7 @@ class _Run:
     def _last_resort(self) -> str:
         path = self.folder / checkpoint.NAME
         kept = f"{path} still holds the last checkpoint" if path.exists() else "No checkpoint was written yet"
-        return f"{kept}. A lower lr, a longer warm-up, clip_grad=1 or precision=float32 may help"
+        return f"{kept}. A lower lr, a longer warm-up, clip_grad=1 or precision=float32 may help, in a new run folder"
 
     def _say(self, text: str) -> None:
         tqdm.write(text, file=sys.stderr)
@@ -239,7 +247,9 @@ def _refuse_foreign_folder(config: TrainConfig) -> None:
         raise ValueError(f"out is {out}, which is a file; give a new folder or that of a run to go on with")
     settings = out / SETTINGS
     if settings.exists():
-        checkpoint.refuse_other_run(settings, _read_settings(settings), config.to_json())
+        written = _read_settings(settings)
+        if any((out / name).exists() for name in (checkpoint.NAME, WEIGHTS)):  # else nothing has come of it yet
+            checkpoint.refuse_other_run(settings, written, config.to_json())
     elif any(not entry.name.startswith(".") for entry in out.iterdir()):
         raise ValueError(f"out is {out}, which holds files but no {SETTINGS}; give a new or an empty folder")
 

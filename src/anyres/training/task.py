@@ -56,7 +56,10 @@ class Task(Protocol):
         ...
 
     def validate(self, model: nn.Module, device: torch.device) -> list[dict[str, Any]]:
-        """One row per validation size, each with "size": [height, width]; empty if there is nothing to validate on."""
+        """One row per validation size, each with "size": [height, width] and "top1" in percent; none without images.
+
+        "skipped" in a row lists (path, reason) of files that could not be read.
+        """
         ...
 
     def validates(self) -> bool:
@@ -89,6 +92,11 @@ class ClassificationTask:
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
+        if config.data.is_dir() and not (config.data / "train").is_dir():
+            raise ValueError(
+                f"{config.data} has no folder train; expected are {config.data}/train/<class>/<images> and, "
+                f"to validate, {config.data}/val/<class>/<images>"
+            )
         self.folder = ImageFolder(config.data / "train")
         self.validation = _validation_folder(config, self.folder)
         if len(self.folder.classes) < 2:
@@ -169,11 +177,14 @@ class ClassificationTask:
             limit=config.validate_limit,
         )
         images = correct = 0
+        skipped = []
         name = f"validate {size[0]}x{size[1]}"
         for batch in tqdm(batches, desc=name, unit="batch", leave=False, disable=not config.progress):
             correct += int((self._predict(model, batch, device) == batch.labels).sum())
             images += len(batch.labels)
-        return {"size": list(size), "images": images, "correct": correct, "top1": 100.0 * correct / images}
+            skipped += batch.skipped
+        measured = {"size": list(size), "images": images, "correct": correct, "top1": 100.0 * correct / images}
+        return measured | {"skipped": skipped}
 
     @staticmethod
     def _predict(model: nn.Module, batch: EvalBatch, device: torch.device) -> Tensor:
