@@ -12,7 +12,7 @@ demo: .venv/demo
 	$(BIN)/anyres demo --out demo
 
 test: check
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" --durations 10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" --durations 10
 
 test-slow: .venv/dev
 	$(BIN)/python -m pytest -m slow --durations 10

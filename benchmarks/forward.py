@@ -81,6 +81,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="the two smallest sizes only")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--seconds", type=float, default=15, help="time for each size and precision")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "forward.json")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -90,7 +91,7 @@ def main() -> None:
         ours = anyres.create_model("vitar_base_patch16").eval().to(dtype)
         theirs = timm.create_model("vit_base_patch16_224", dynamic_img_size=True).eval().to(dtype)
         for side in against + alone:
-            rows.append(compare(side, dtype, ours, theirs if side in against else None, budget=15))
+            rows.append(compare(side, dtype, ours, theirs if side in against else None, budget=options.seconds))
             print(show(rows[-1]), flush=True)
     machine = {"processor": platform.processor() or platform.machine(), "threads": options.threads}
     machine |= {"torch": torch.__version__, "timm": timm.__version__}

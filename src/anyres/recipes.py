@@ -115,7 +115,7 @@ def _sweeping(config: DemoConfig, name: str, runs: Sequence[Path]) -> SweepConfi
     )  # fmt: skip
 
 
-def learn_detail(out: Path, steps: int = 2500) -> Path:
+def learn_detail(out: Path, steps: int = 1400) -> Path:
     """Shows that the set *detail* can be learned: a ViTAR on 56, 112 and 168 px, measured up to 672.
 
     Command: `python benchmarks/detail.py`. Hardware: one CPU core. Time and accuracy: docs/results.md.
