@@ -15,7 +15,7 @@ from anyres.data.synthetic import FORMATS, write_detail, write_glyphs
 GLYPHS = SceneConfig(
     kind="glyphs", train=20, val=10, size=672, sizes="mixed", aspect=(0.75, 1.33), classes="0123456789", fonts=FONTS,
     glyph_height=(0.55, 0.85),
-    training_height=None, rotation=10, margin=0.5, frame=0.875, distractors=(0, 0), formats=dict(FORMATS),
+    training_heights=(), rotation=10, margin=0.5, frame=0.875, distractors=(0, 0), formats=dict(FORMATS),
     polarity="any", seed=0,
 )  # fmt: skip
 DETAIL = replace(GLYPHS, kind="detail", glyph_height=(0.08, 0.12), margin=1.0, frame=1.0, distractors=(3, 6))
@@ -165,11 +165,11 @@ def test_bad_parameters_write_nothing(tmp_path, bad):
     assert not (tmp_path / "x").exists()
 
 
-def test_training_height_is_for_every_second_training_image_of_each_class():
-    config = replace(GLYPHS, glyph_height=(0.1, 0.2), training_height=(0.5, 0.6), train=40)
+def test_training_images_take_their_ranges_in_turn_within_each_class():
+    config = replace(GLYPHS, glyph_height=(0.1, 0.2), training_heights=((0.3, 0.4), (0.5, 0.6)), train=40)
     for index in range(40):
         height = make_scene(config, "train", index).glyph_height
-        assert (0.5 <= height <= 0.6) if index // 10 % 2 else (0.1 <= height <= 0.2)
+        assert (0.5 <= height <= 0.6) if index // 10 % 2 else (0.3 <= height <= 0.4)
         assert 0.1 <= make_scene(config, "val", index).glyph_height <= 0.2
-    with pytest.raises(ValueError, match="training_height"):
-        replace(config, training_height=(0.6, 0.5))
+    with pytest.raises(ValueError, match="training_heights"):
+        replace(config, training_heights=((0.3, 0.4), (0.6, 0.5)))

@@ -33,8 +33,9 @@ class SceneConfig:
     fonts: tuple[str, ...]
     glyph_height: tuple[float, float]
     """range as a fraction of the short side; uniform in its logarithm"""
-    training_height: tuple[float, float] | None
-    """the range for every second training image instead: larger glyphs, from which the classes are learned sooner"""
+    training_heights: tuple[tuple[float, float], ...]
+    """ranges that training images take in turn instead; none for those of glyph_height. Larger glyphs among them make
+    the classes be learned sooner"""
     rotation: float
     """largest angle in degrees, either way"""
     margin: float
@@ -62,13 +63,10 @@ class SceneConfig:
             raise ValueError(f"sizes {self.sizes!r} given: allowed are 'mixed' and 'fixed'")
         if not self.fonts:
             raise ValueError("no fonts given: allowed is one or more of those that matplotlib ships")
-        heights = ("glyph_height", 0.01, 1.0), ("training_height", 0.01, 1.0)
-        for name, low, high in (
-            *heights[: 1 + (self.training_height is not None)],
-            ("aspect", 0.1, 10.0),
-            ("distractors", 0, 50),
-        ):
-            first, last = getattr(self, name)
+        ranges = [("glyph_height", self.glyph_height, 0.01, 1.0), ("aspect", self.aspect, 0.1, 10.0)]
+        ranges += [("distractors", self.distractors, 0, 50)]
+        ranges += [("training_heights", heights, 0.01, 1.0) for heights in self.training_heights]
+        for name, (first, last), low, high in ranges:
             if not low <= first <= last <= high:
                 raise ValueError(f"{name}=({first}, {last}) given: allowed is low <= high, both from {low} to {high}")
         for name, least_part in (("margin", 0.0), ("frame", 0.1)):
@@ -88,8 +86,8 @@ def make_scene(config: SceneConfig, split: Split, index: int) -> Scene:
     character = config.classes[index % len(config.classes)]
     font = config.fonts[int(draw.integers(len(config.fonts)))]
     low, high = config.glyph_height
-    if config.training_height and split == "train" and index // len(config.classes) % 2:
-        low, high = config.training_height
+    if config.training_heights and split == "train":
+        low, high = config.training_heights[index // len(config.classes) % len(config.training_heights)]
     height = math.exp(draw.uniform(math.log(low), math.log(high)))
     rotation, shear = draw.uniform(-config.rotation, config.rotation), draw.uniform(-0.1, 0.1)
     # the turned glyph never leaves the frame: it shrinks where it would not fit
