@@ -1,4 +1,4 @@
-"""Shows that the set *detail* can be learned at its largest training size, and that resizing destroys it.
+"""How far the set *detail* is learned at its largest training size, and what resizing leaves of it.
 
     python benchmarks/detail.py [--work detail-study] [--out benchmarks/results/detail.json]
 

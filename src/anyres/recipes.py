@@ -114,7 +114,7 @@ def _sweeping(config: DemoConfig, name: str, runs: Sequence[Path]) -> SweepConfi
 
 
 def learn_detail(out: Path, steps: int = 2300) -> Path:
-    """Shows that the set *detail* can be learned: a ViTAR trained at 32, 64 and, mostly, 96 px, measured up to 384.
+    """How far the set *detail* is learned: a ViTAR trained at 32, 64 and, mostly, 96 px, measured up to 384.
 
     Command: `python benchmarks/detail.py`. Hardware: one CPU core. Time and accuracy: docs/results.md.
 

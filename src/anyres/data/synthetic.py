@@ -80,7 +80,7 @@ def write_detail(
     """Write the set *detail*: a small glyph on a large canvas, which resizing to the smallest training size destroys.
 
     At 32 pixels the glyph is 3 to 5 pixels high and cannot be read, at 96 it is 10 to 15 and can. Training images show
-    larger glyphs too, from which the classes are learned first; docs/results.md shows that the set can be learned.
+    larger glyphs too, from which the classes are learned first; docs/results.md says how far the set is learned.
     `distractors=(3, 6)` adds plain shapes. To be evaluated without a centre crop if margin is 1. Otherwise as
     `write_glyphs`.
     """
