@@ -13,12 +13,12 @@ from anyres.data.scene import FONTS, glyph_matrix, glyph_outline
 from anyres.data.synthetic import FORMATS, write_detail, write_glyphs
 
 GLYPHS = SceneConfig(
-    kind="glyphs", train=20, val=10, size=672, sizes="mixed", aspect=(0.75, 1.33), classes="0123456789", fonts=FONTS,
+    train=20, val=10, size=672, sizes="mixed", aspect=(0.75, 1.33), classes="0123456789", fonts=FONTS,
     glyph_height=(0.55, 0.85),
     training_heights=(), rotation=10, margin=0.5, frame=0.875, distractors=(0, 0), formats=dict(FORMATS),
     polarity="any", seed=0,
 )  # fmt: skip
-DETAIL = replace(GLYPHS, kind="detail", glyph_height=(0.08, 0.12), margin=1.0, frame=1.0, distractors=(3, 6))
+DETAIL = replace(GLYPHS, glyph_height=(0.08, 0.12), margin=1.0, frame=1.0, distractors=(3, 6))
 
 
 def digests(root):

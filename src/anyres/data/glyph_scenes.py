@@ -20,7 +20,6 @@ _CONTRAST = 0.4  # least difference of luma between the glyph and any part of th
 class SceneConfig:
     """What is drawn and how it is stored; written to data.json."""
 
-    kind: str
     train: int
     val: int
     size: int

@@ -47,7 +47,7 @@ def write_glyphs(
     A folder that already holds the same set is left as it is; any other non-empty folder is a ValueError.
     """
     config = SceneConfig(
-        kind="glyphs", train=train, val=val, size=size, sizes=sizes, aspect=aspect, classes=classes,
+        train=train, val=val, size=size, sizes=sizes, aspect=aspect, classes=classes,
         fonts=tuple(fonts), glyph_height=glyph_height,
         training_heights=tuple(training_heights), rotation=rotation, margin=margin, frame=frame,
         distractors=distractors, formats=dict(formats), polarity=polarity, seed=seed,
@@ -58,39 +58,19 @@ def write_glyphs(
 def write_detail(
     root: Path | str,
     *,
-    train: int = 2000,
-    val: int = 400,
-    size: int = 672,
-    sizes: Literal["mixed", "fixed"] = "mixed",
     aspect: tuple[float, float] = (1.0, 1.0),
-    classes: str = "0123456789",
-    fonts: Sequence[str] = FONTS,
     glyph_height: tuple[float, float] = (0.1, 0.16),
     training_heights: Sequence[tuple[float, float]] = ((0.1, 0.4), (0.5, 0.85)),
-    rotation: float = 10.0,
-    margin: float = 0.5,
-    frame: float = 0.875,
-    distractors: tuple[int, int] = (0, 0),
-    formats: Mapping[str, float] = FORMATS,
-    polarity: Literal["any", "dark"] = "dark",
-    seed: int = 0,
-    workers: int = 2,
-    progress: bool = True,
+    **options: Any,
 ) -> Path:
     """Write the set *detail*: a small glyph on a large canvas, which resizing to the smallest training size destroys.
 
     At 32 pixels the glyph is 3 to 5 pixels high and cannot be read, at 96 it is 10 to 15 and can. Training images show
     larger glyphs too, from which the classes are learned first; docs/results.md says how far the set is learned.
-    `distractors=(3, 6)` adds plain shapes. To be evaluated without a centre crop if margin is 1. Otherwise as
-    `write_glyphs`.
+    `distractors=(3, 6)` adds plain shapes. To be evaluated without a centre crop if margin is 1. All options are those
+    of `write_glyphs`.
     """
-    config = SceneConfig(
-        kind="detail", train=train, val=val, size=size, sizes=sizes, aspect=aspect, classes=classes,
-        fonts=tuple(fonts), glyph_height=glyph_height,
-        training_heights=tuple(training_heights), rotation=rotation, margin=margin, frame=frame,
-        distractors=distractors, formats=dict(formats), polarity=polarity, seed=seed,
-    )  # fmt: skip
-    return write_scenes(Path(root), config, workers=workers, progress=progress)
+    return write_glyphs(root, aspect=aspect, glyph_height=glyph_height, training_heights=training_heights, **options)
 
 
 def write_scenes(root: Path, config: SceneConfig, *, workers: int = 1, progress: bool = True) -> Path:

@@ -2,7 +2,7 @@
 
 from PIL import Image, ImageDraw, ImageFont
 
-from anyres.layers.merge_plan import Boundaries, MergePlan
+from anyres.layers.merge_plan import Boundaries, MergePlan, largest_cell
 
 _PANEL = 420  # pixels of the longer side of a panel
 _GAP, _TITLE = 24, 28
@@ -43,7 +43,7 @@ def _names(before: tuple[int, int], after: tuple[int, int]) -> str:
 
 def _level_panel(rows: Boundaries, cols: Boundaries, title: str) -> Image.Image:
     panel, pen, scale = _canvas((rows[-1], cols[-1]), title)
-    widest = (_largest(rows), _largest(cols))
+    widest = (largest_cell(rows), largest_cell(cols))
     for top, bottom in zip(rows, rows[1:], strict=False):
         for left, right in zip(cols, cols[1:], strict=False):
             padded = (bottom - top < widest[0]) + (right - left < widest[1])
@@ -84,7 +84,3 @@ def _grid_lines(
         pen.line([0, _TITLE + row * scale, right, _TITLE + row * scale], fill=colour, width=width)
     for col in cols:
         pen.line([col * scale, _TITLE, col * scale, bottom], fill=colour, width=width)
-
-
-def _largest(boundaries: Boundaries) -> int:
-    return max(stop - start for start, stop in zip(boundaries, boundaries[1:], strict=False))

@@ -73,10 +73,11 @@ class Level:
     def padded_grid(self) -> Grid:
         """The grid after padding every cell to the largest cell of its axis: what the paper's costs count."""
         rows, cols = self.output_grid
-        return rows * _largest(self.rows), cols * _largest(self.cols)
+        return rows * largest_cell(self.rows), cols * largest_cell(self.cols)
 
 
-def _largest(boundaries: Boundaries) -> int:
+def largest_cell(boundaries: Boundaries) -> int:
+    """The most positions that a cell of one axis holds."""
     return max(stop - start for start, stop in zip(boundaries, boundaries[1:], strict=False))
 
 
