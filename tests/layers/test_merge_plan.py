@@ -87,6 +87,26 @@ def test_balanced_cells_differ_by_at_most_one(side, grid):
         assert edges == tuple((2 * i * side + grid) // (2 * grid) for i in range(grid + 1))
 
 
+@pytest.mark.parametrize(
+    ("pixels", "halving", "balanced"),
+    [
+        (224, {1}, {1}),
+        (1120, {2, 4, 8}, {5}),
+        (1136, {3, 4, 8}, {5, 6}),
+        (3360, {8, 10, 16}, {15}),
+        (4032, {12, 16, 32}, {18}),
+    ],
+)
+def test_cell_sides_at_the_papers_sizes(pixels, halving, balanced):
+    """Patches along a side of a final cell, patch 16 and grid 14: at 1120 the paper's cells differ fourfold."""
+    size = (pixels // 16, pixels // 16)
+    for kind, sides in (("halving", halving), ("balanced", balanced)):
+        plan = getattr(MergePlan, kind)(size, (14, 14))
+        for edges in (plan.cell_rows, plan.cell_cols):
+            assert {stop - start for start, stop in zip(edges, edges[1:], strict=False)} == sides
+            assert (edges[0], edges[-1], len(edges)) == (0, pixels // 16, 15)
+
+
 @pytest.mark.parametrize("side", [32, 56, 64, 112, 224])
 def test_a_flipped_image_has_flipped_cells(side):
     edges = MergePlan.halving((side, side), (14, 14)).cell_rows

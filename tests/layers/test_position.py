@@ -29,7 +29,6 @@ def test_identity_at_the_grids_own_size():
 
 
 @given(rows=SIDES, cols=SIDES, table_rows=st.integers(1, 9), table_cols=st.integers(1, 9))
-@settings(deadline=None)
 def test_exact_reading_equals_torch_interpolation(rows, cols, table_rows, table_cols):
     """The two matrices against torch's own bilinear resize, which has the same half-pixel convention."""
     encoding = FuzzyPositionalEncoding(3, (table_rows, table_cols)).eval()
@@ -40,7 +39,7 @@ def test_exact_reading_equals_torch_interpolation(rows, cols, table_rows, table_
 
 
 @given(rows=SIDES, cols=SIDES)
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_reading_at_exact_places_equals_the_exact_reading(rows, cols):
     """grid_sample against the matrices: a swap of rows and columns in either fails here."""
     encoding = FuzzyPositionalEncoding(3, (4, 7), jitter=0.5)

@@ -11,7 +11,7 @@ from anyres.layers.stem import complete_patches, stage_factors, token_grid
 
 
 @given(height=st.integers(1, 50), width=st.integers(1, 50), patch=st.sampled_from([1, 4, 7, 14, 16]))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_any_size_is_covered(height, width, patch):
     images = torch.randn(1, 2, height, width)
     rows, cols = token_grid(height, width, patch)

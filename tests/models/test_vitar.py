@@ -24,7 +24,7 @@ SIDES = st.one_of(st.integers(1, 40), st.sampled_from([1, 2, 3, 53, 97, 127, 211
 @example(height=1, width=1)
 @example(height=4, width=200)
 @example(height=400, width=8)
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_any_size(height, width):
     features = MODEL.forward_features(torch.randn(2, 3, height, width))
     rows, cols = (min(3, -(-side // 4)) for side in (height, width))
@@ -35,7 +35,7 @@ def test_any_size(height, width):
 
 
 @given(sizes=st.lists(st.tuples(SIDES, SIDES), min_size=1, max_size=6), order=st.randoms())
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_a_mixed_batch_equals_one_by_one_whatever_the_neighbours(sizes, order):
     images = [torch.randn(3, height, width) for height, width in sizes]
     alone = [MODEL.forward_features(image[None]) for image in images]

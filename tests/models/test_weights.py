@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import anyres
-from anyres.models.weights import load_model, save_model
+from anyres.models.weights import load_model, model_digest, save_model
 
 TINY = {"width": 24, "heads": 2, "depth": 2, "patch_size": 4, "grid": (3, 2), "num_classes": 2}
 
@@ -26,6 +26,19 @@ def test_round_trip(saved):
     assert loaded.config == model.config and not loaded.training
     assert info.classes == ("a", "b") and info.training_sizes == ((8, 8), (9, 5)) and info.name == "vitar_tiny_patch16"
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_the_digest_tells_models_apart_and_copies_not(saved, tmp_path):
+    model, folder = saved
+    known = {"name": "vitar_tiny_patch16", "classes": ["a", "b"], "training_sizes": [(8, 8), (9, 5)]}
+    save_model(tmp_path / "copy", model, **known)
+    assert model_digest(tmp_path / "copy") == model_digest(folder)
+    save_model(tmp_path / "copy", model, **known | {"classes": ["b", "a"]})
+    relabelled = model_digest(tmp_path / "copy")
+    with torch.no_grad():
+        next(model.parameters()).view(-1)[0] += 1
+    save_model(tmp_path / "copy", model, **known)
+    assert len({model_digest(folder), relabelled, model_digest(tmp_path / "copy")}) == 3
 
 
 def test_missing_folder(tmp_path):

@@ -16,6 +16,7 @@ from anyres.errors import check_choice
 from anyres.evaluation.memory import peak_tensor_bytes
 from anyres.layers.merge_plan import Level
 from anyres.layers.stem import stage_factors, token_grid
+from anyres.layers.token_merging import merge_count
 from anyres.models.presets import get_config
 from anyres.models.vitar import ViTAR, ViTARConfig
 
@@ -78,12 +79,14 @@ def macs_by_part(config: ViTARConfig, size: tuple[int, int], convention: Convent
     grid = token_grid(*size, config.patch_size)
     parts = {"stem": _stem(config, grid, norm), "positions": _positions(config, grid)}
     plan = config.plan(grid)
-    if config.merger == "grid_attention":
+    if config.merger in ("grid_attention", "concat"):
+        plain = 0 if config.learned_levels is None else len(plan.chain) - 1 - config.learned_levels
         for number, level in enumerate(plan.levels):
-            (rows, cols), (to_rows, to_cols) = level.input_grid, level.output_grid
-            name = f"merger {number + 1}: {rows}x{cols} > {to_rows}x{to_cols}"
-            parts[name] = _merger_level(config, level, norm)
-    parts["trunk"] = _trunk(config, plan.grid[0] * plan.grid[1] + config.prefix_tokens, norm)
+            if level.is_identity or number >= plain:  # plain means are no products
+                (rows, cols), (to_rows, to_cols) = level.input_grid, level.output_grid
+                name = f"merger {number + 1}: {rows}x{cols} > {to_rows}x{to_cols}"
+                parts[name] = _merger_level(config, level, norm)
+    parts["trunk"] = _merging_trunk(config, plan.grid, norm) if config.tome else _trunk(config, plan.grid, norm)
     parts["head"] = config.width * config.num_classes
     return parts
 
@@ -103,10 +106,19 @@ def _stem(config: ViTARConfig, grid: tuple[int, int], norm: int) -> int:
 
 
 def _positions(config: ViTARConfig, grid: tuple[int, int]) -> int:
-    if config.position == "none" or grid == config.grid or config.interpolation != "bilinear":
-        return 0  # read as it is, or resized without matrix products
+    """Positions that act before the merger; reading a table as it is, or by a resize that is no product, is free."""
+    tokens = grid[0] * grid[1]
+    if config.position in ("conditional", "global_local"):
+        convolutions = (config.position == "global_local") + (config.local_placement == "before")
+        return convolutions * _depthwise(config, tokens)
+    if config.position not in ("fuzzy", "learned") or grid == config.grid or config.interpolation != "bilinear":
+        return 0
     rows, cols = config.grid
-    return grid[0] * rows * cols * config.width + grid[0] * grid[1] * cols * config.width
+    return grid[0] * rows * cols * config.width + tokens * cols * config.width
+
+
+def _depthwise(config: ViTARConfig, tokens: int) -> int:
+    return tokens * 9 * config.width
 
 
 def _feed_forward(config: ViTARConfig, tokens: int) -> int:
@@ -117,9 +129,13 @@ def _merger_level(config: ViTARConfig, level: Level, norm: int) -> int:
     width = config.width
     inputs = level.input_grid[0] * level.input_grid[1]
     outputs = level.output_grid[0] * level.output_grid[1]
+    if config.merger == "concat":
+        return outputs * 4 * width * (width + norm)
     if norm or config.padding == "zeros":
         inputs = level.padded_grid[0] * level.padded_grid[1]
     total = _feed_forward(config, outputs)
+    if config.scale_query and (norm or not level.is_identity):
+        total += 2 * width
     if norm:
         attention = 2 * inputs * width
         total += attention + norm * width * (inputs + 2 * outputs)
@@ -128,7 +144,26 @@ def _merger_level(config: ViTARConfig, level: Level, norm: int) -> int:
     return total + 2 * inputs * width**2 + 2 * outputs * width**2
 
 
-def _trunk(config: ViTARConfig, tokens: int, norm: int) -> int:
-    width = config.width
+def _trunk(config: ViTARConfig, grid: tuple[int, int], norm: int) -> int:
+    width, tokens = config.width, grid[0] * grid[1] + config.prefix_tokens
     block = 4 * tokens * width**2 + 2 * tokens**2 * width + _feed_forward(config, tokens) + 2 * norm * tokens * width
-    return config.depth * block + norm * tokens * width
+    total = config.depth * block + norm * tokens * width
+    if config.local_placement == "trunk":  # on the values of every block, or once after the first
+        convolutions = config.depth if config.position == "global_local" else 1
+        total += convolutions * _depthwise(config, grid[0] * grid[1])
+    return total
+
+
+def _merging_trunk(config: ViTARConfig, grid: tuple[int, int], norm: int) -> int:
+    """A trunk whose blocks merge tokens between attention and feed-forward network (ToMe)."""
+    width, left, prefix, total = config.width, grid[0] * grid[1], config.prefix_tokens, 0
+    for _ in range(config.depth):
+        tokens, merged = left + prefix, merge_count(config.tome, left)
+        total += 4 * tokens * width**2 + 2 * tokens**2 * width + norm * tokens * width
+        if merged:
+            first = (left + 1 - prefix % 2) // 2  # the sets whose tokens are compared: even and odd places
+            head = width // config.heads
+            total += tokens * width * head + first * (left - first) * head
+        left -= merged
+        total += _feed_forward(config, left + prefix) + norm * (left + prefix) * width
+    return total + norm * (left + prefix) * width

@@ -1,9 +1,26 @@
 """Grid attention and the adaptive token merger (ViTAR, section 3.2), and the mergers that it is compared with.
 
 All of them take tokens (B, rows, cols, D) and a merge plan for that grid, and return the plan's final grid.
+
+    merger               what a cell becomes                                   levels       parameters     1x1 passes
+    AdaptiveTokenMerger  mean + attention of the mean over the cell's tokens,  one by one   one block      run
+                         then a feed-forward network (equation 1)
+      learned_levels=n   the same in the last n levels that merge and in 1x1   one by one   the same       run
+                         passes; before them the plain mean
+      start="mean"       the same; untrained it is exactly the plain mean      one by one   the same       run
+      scale_query=True   the same; the query also knows how many patches a     one by one   2 D more       run
+                         cell covers
+    ConcatMerger         norm and linear map of its four tokens side by side,  one by one   4 D^2 + 8 D    skipped
+                         absent ones zero (as in Swin)
+    AveragePoolMerger    plain mean of the patches of the final cell           all at once  none           no effect
+
+Parameters are shared by all levels.
+Means are over the tokens that a cell really holds, also where it holds fewer than its neighbours; only
+`padding="zeros"` counts the absent ones. The content-adaptive rival, ToMe, merges inside the trunk: `token_merging`.
 """
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -13,38 +30,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from anyres.errors import check_choice
-from anyres.layers.merge_plan import Boundaries, Level, MergePlan
+from anyres.layers.cells import Axis, cell_mean, is_padding, places
+from anyres.layers.merge_plan import Grid, Level, MergePlan
 
 Padding = Literal["masked", "zeros"]
-
-
-class _Axis:
-    """How the positions of one axis fall into cells of one or two; a padded cell repeats its one position."""
-
-    def __init__(self, boundaries: Boundaries) -> None:
-        self.cells = len(boundaries) - 1
-        self.sizes = [stop - start for start, stop in zip(boundaries, boundaries[1:], strict=False)]
-        self.cell = max(self.sizes)
-        if self.cell > 2:
-            raise ValueError(f"a cell holds {self.cell} positions of an axis; grid attention takes 1 or 2.")
-        self.is_even = min(self.sizes) == self.cell
-        self.index = (list(boundaries[:-1]), [stop - 1 for stop in boundaries[1:]])
-
-    def places(self, x: Tensor, dim: int) -> list[Tensor]:
-        """The first tokens of all cells along axis `dim`, and the second ones where cells hold two."""
-        if self.is_even:
-            return [x[(slice(None),) * dim + (slice(place, None, self.cell),)] for place in range(self.cell)]
-        return [x.index_select(dim, torch.tensor(self.index[place], device=x.device)) for place in range(self.cell)]
-
-    def is_padding(self, device: torch.device) -> Tensor:
-        """(cells, cell), true for the second place of a cell that holds one position."""
-        place = torch.arange(self.cell, device=device)
-        return place >= torch.tensor(self.sizes, device=device)[:, None]
-
-
-def _places(x: Tensor, rows: _Axis, cols: _Axis) -> list[Tensor]:
-    """The one, two or four tokens of every cell: tensors (B, R, C, D) for R x C cells. No loop over cells."""
-    return [place for half in rows.places(x, 1) for place in cols.places(half, 2)]
+Start = Literal["random", "mean"]
+Extent = tuple[float, float]
+"""Patches per cell (along rows, along columns), on average over the grid."""
 
 
 class GridAttention(nn.Module):
@@ -59,52 +51,97 @@ class GridAttention(nn.Module):
         mlp_ratio: hidden width of the feed-forward network divided by D.
         padding: "masked" (padding changes nothing) or "zeros" (the paper's literal zero tokens, which take part in the
             mean and as keys).
+        start: "random", or "mean": the last linear maps of attention and feed-forward network start at zero, so that
+            the untrained pass is exactly the mean of a cell's tokens. An initialisation of all linear layers from
+            outside must be followed by `init_weights`. Not in the paper.
+        scale_query: adds to the query's input a learned linear map of log2(patches per cell along rows, along columns),
+            so that a pass knows how coarse its tokens are. It starts at zero, without effect. Not in the paper.
     """
 
-    def __init__(self, width: int, heads: int, mlp_ratio: float = 4.0, *, padding: Padding = "masked") -> None:
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        mlp_ratio: float = 4.0,
+        *,
+        padding: Padding = "masked",
+        start: Start = "random",
+        scale_query: bool = False,
+    ) -> None:
         super().__init__()
         check_choice("padding", padding, get_args(Padding))
+        check_choice("start", start, get_args(Start))
         if width % heads:
             raise ValueError(f"width is {width}, heads is {heads}; the heads must divide the width.")
-        self.heads, self.padding = heads, padding
+        self.heads, self.padding, self.start = heads, padding, start
         self.norm1 = nn.LayerNorm(width, eps=1e-6)
         self.q = nn.Linear(width, width)
         self.kv = nn.Linear(width, 2 * width)
         self.proj = nn.Linear(width, width)
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
         self.mlp = Mlp(width, int(width * mlp_ratio))
+        self.scale = nn.Linear(2, width, bias=False) if scale_query else None
+        self.init_weights()
 
-    def forward(self, x: Tensor, level: Level) -> Tensor:
-        """Merges tokens (B, rows, cols, D) of the level's input grid into (B, cell rows, cell cols, D)."""
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """Sets to zero what must start at zero; to be called after any initialisation of all linear layers."""
+        if self.start == "mean":
+            for parameter in (*self.proj.parameters(), *self.mlp.fc2.parameters()):
+                nn.init.zeros_(parameter)
+        if self.scale is not None:
+            nn.init.zeros_(self.scale.weight)
+
+    def forward(self, x: Tensor, level: Level, extent: Extent | None = None) -> Tensor:
+        """Merges tokens (B, rows, cols, D) of the level's input grid into (B, cell rows, cell cols, D).
+
+        Args:
+            x: (B, rows, cols, D).
+            level: how they fall into cells.
+            extent: patches that a cell of the output covers (along rows, along columns); with `scale_query` only.
+
+        Raises:
+            ValueError: tokens of another grid, cells of more than 2x2, or an extent missing or without effect.
+        """
         if tuple(x.shape[1:3]) != level.input_grid:
             raise ValueError(f"tokens have a grid of {tuple(x.shape[1:3])}; the level is for {level.input_grid}.")
-        rows, cols = _Axis(level.rows), _Axis(level.cols)
+        if (extent is None) != (self.scale is None):
+            needed = "give the patches per cell (rows, cols)" if extent is None else "leave it out"
+            raise ValueError(f"extent is {extent} and scale_query is {self.scale is not None}; {needed}.")
+        rows, cols = Axis(level.rows), Axis(level.cols)
         if rows.cell == cols.cell == 1 and not self.training:
             values = nn.functional.linear(self.norm1(x), *self._value_weights())  # softmax over one key is 1
             x = x + self.proj(values)
         elif self.padding == "zeros" and not (rows.is_even and cols.is_even):
-            x = self._attend(*_with_zero_tokens(x, rows, cols))
+            x = cols.filled(rows.filled(x, 1, rows.cell), 2, cols.cell)
+            x = self._attend(x, _even_axis(rows), _even_axis(cols), extent)
         else:
-            x = self._attend(x, rows, cols)
+            x = self._attend(x, rows, cols, extent)
         return x + self.mlp(self.norm2(x))
 
     def _value_weights(self) -> tuple[Tensor, Tensor]:
         width = self.q.in_features
         return self.kv.weight[width:], self.kv.bias[width:]
 
-    def _attend(self, x: Tensor, rows: _Axis, cols: _Axis) -> Tensor:
+    def _query(self, mean: Tensor, extent: Extent | None) -> Tensor:
+        mean = self.norm1(mean)  # (B, R, C, D)
+        if self.scale is not None and extent is not None:
+            mean = mean + self.scale(mean.new_tensor([math.log2(patches) for patches in extent]))
+        return self.q(mean)
+
+    def _attend(self, x: Tensor, rows: Axis, cols: Axis, extent: Extent | None) -> Tensor:
         """Equation 1. Written as sums over a cell's places: a query meets few keys, too few for a matrix product."""
-        tokens = _places(x, rows, cols)
+        tokens = places(x, rows, cols)
         mean = _sum(tokens) / len(tokens)  # (B, R, C, D); a padded cell repeats its token, so this is its mean
         head = (self.heads, -1)
-        q = self.q(self.norm1(mean))
+        q = self._query(mean, extent)
         k, v = self.kv(self.norm1(x)).chunk(2, dim=-1)  # (B, rows, cols, D) each
-        scores = [(q * key).unflatten(-1, head).sum(-1) for key in _places(k, rows, cols)]  # (B, R, C, heads) each
+        scores = [(q * key).unflatten(-1, head).sum(-1) for key in places(k, rows, cols)]  # (B, R, C, heads) each
         scores = torch.stack(scores, dim=-1).float() * (x.shape[-1] // self.heads) ** -0.5  # (B, R, C, heads, places)
         if not (rows.is_even and cols.is_even):
-            scores = scores.masked_fill(_is_padding(rows, cols, x.device), float("-inf"))
+            scores = scores.masked_fill(is_padding(rows, cols, x.device), float("-inf"))
         weights = scores.softmax(-1).to(v.dtype).unbind(-1)
-        values = [value.unflatten(-1, head) for value in _places(v, rows, cols)]
+        values = [value.unflatten(-1, head) for value in places(v, rows, cols)]
         merged = _sum([weight[..., None] * value for weight, value in zip(weights, values, strict=True)])
         return mean + self.proj(merged.flatten(-2))
 
@@ -113,41 +150,90 @@ def _sum(parts: Sequence[Tensor]) -> Tensor:
     return functools.reduce(torch.add, parts)
 
 
-def _is_padding(rows: _Axis, cols: _Axis, device: torch.device) -> Tensor:
-    """(R, C, 1, places), true where the place of a cell is padding."""
-    either = rows.is_padding(device)[:, None, :, None] | cols.is_padding(device)[:, None, :]  # (R, C, r, c)
-    return either.flatten(2)[:, :, None]
+def _even_axis(axis: Axis) -> Axis:
+    """The axis after `filled`, where all cells are of one size."""
+    return Axis(tuple(range(0, axis.cells * axis.cell + 1, axis.cell)))
 
 
-def _with_zero_tokens(x: Tensor, rows: _Axis, cols: _Axis) -> tuple[Tensor, _Axis, _Axis]:
-    """The tokens with zeros in the padded places, and the two axes of even cells that they now fill."""
-    for dim, axis in ((1, rows), (2, cols)):
-        cells = torch.stack(axis.places(x, dim), dim=dim + 1)
-        is_padding = axis.is_padding(x.device)
-        cells = cells.masked_fill(is_padding.view([*is_padding.shape, *[1] * (x.ndim - dim - 1)]), 0)
-        x = cells.flatten(dim, dim + 1)
-    return x, _even_axis(rows), _even_axis(cols)
-
-
-def _even_axis(axis: _Axis) -> _Axis:
-    return _Axis(tuple(range(0, axis.cells * axis.cell + 1, axis.cell)))
+def _check_size(x: Tensor, plan: MergePlan) -> None:
+    if tuple(x.shape[1:3]) != plan.size:
+        raise ValueError(f"tokens have a grid of {tuple(x.shape[1:3])}; the plan is for {plan.size}.")
 
 
 class AdaptiveTokenMerger(nn.Module):
-    """Applies one shared `GridAttention` level by level (ViTAR, section 3.2)."""
+    """Applies one shared `GridAttention` level by level (ViTAR, section 3.2).
 
-    def __init__(self, width: int, heads: int, mlp_ratio: float = 4.0, *, padding: Padding = "masked") -> None:
+    Args:
+        width, heads, mlp_ratio, padding, start, scale_query: see `GridAttention`.
+        learned_levels: only the last so many levels that merge use the block; the ones before them, where an image is
+            larger, take the plain mean of the real tokens of their cells. Passes with 1x1 cells always use the block.
+            None: all levels are learned (the paper).
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        mlp_ratio: float = 4.0,
+        *,
+        padding: Padding = "masked",
+        start: Start = "random",
+        scale_query: bool = False,
+        learned_levels: int | None = None,
+    ) -> None:
         super().__init__()
-        self.block = GridAttention(width, heads, mlp_ratio, padding=padding)
+        if learned_levels is not None and learned_levels < 0:
+            raise ValueError(f"learned_levels is {learned_levels}; give 0 or more, or None for all levels.")
+        self.block = GridAttention(width, heads, mlp_ratio, padding=padding, start=start, scale_query=scale_query)
+        self.learned_levels = learned_levels
         self.grad_checkpointing = False
 
     def forward(self, x: Tensor, plan: MergePlan) -> Tensor:
         """Merges tokens (B, rows, cols, D) of the plan's size into (B, *plan.grid, D)."""
+        _check_size(x, plan)
+        plain = 0
+        if self.learned_levels is not None:
+            plain = sum(not level.is_identity for level in plan.levels) - self.learned_levels
         for level in plan.levels:
+            if plain > 0 and not level.is_identity:
+                x, plain = cell_mean(x, level.rows, level.cols), plain - 1
+                continue
+            extent = None if self.block.scale is None else _extent(plan.size, level.output_grid)
             if self.grad_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(self.block, x, level, use_reentrant=False)
+                x = checkpoint(self.block, x, level, extent, use_reentrant=False)
             else:
-                x = self.block(x, level)
+                x = self.block(x, level, extent)
+        return x
+
+
+def _extent(patches: Grid, cells: Grid) -> Extent:
+    return patches[0] / cells[0], patches[1] / cells[1]
+
+
+class ConcatMerger(nn.Module):
+    """2x2 tokens side by side, LayerNorm and a linear layer back to D, level by level with shared weights.
+
+    This is Swin's patch merging (arXiv 2103.14030, section 3.1) with an output as wide as its input. The linear layer
+    always sees four tokens in the order (row 0, col 0), (row 0, col 1), (row 1, col 0), (row 1, col 1). Where a cell
+    holds fewer, the absent ones are zero *before* the norm: that is how Swin treats odd sides, and because the norm
+    then spans tokens and zeros alike, what enters the linear layer has the same magnitude however many are absent.
+    Levels with 1x1 cells merge nothing and are skipped; an image of at most the final grid passes unchanged.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * width)
+        self.reduction = nn.Linear(4 * width, width, bias=False)
+
+    def forward(self, x: Tensor, plan: MergePlan) -> Tensor:
+        """Merges tokens (B, rows, cols, D) of the plan's size into (B, *plan.grid, D)."""
+        _check_size(x, plan)
+        for level in plan.levels:
+            if level.is_identity:
+                continue
+            x = Axis(level.cols).filled(Axis(level.rows).filled(x, 1, 2), 2, 2)  # (B, 2 R, 2 C, D)
+            cells = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).transpose(2, 3)  # (B, R, C, 2, 2, D)
+            x = self.reduction(self.norm(cells.flatten(3)))  # (B, R, C, D)
         return x
 
 
@@ -156,19 +242,5 @@ class AveragePoolMerger(nn.Module):
 
     def forward(self, x: Tensor, plan: MergePlan) -> Tensor:
         """Averages tokens (B, rows, cols, D) over the plan's final cells: (B, *plan.grid, D)."""
-        if tuple(x.shape[1:3]) != plan.size:
-            raise ValueError(f"tokens have a grid of {tuple(x.shape[1:3])}; the plan is for {plan.size}.")
-        for dim, edges in ((1, plan.cell_rows), (2, plan.cell_cols)):
-            sizes = [stop - start for start, stop in zip(edges, edges[1:], strict=False)]
-            if max(sizes) == 1:
-                continue
-            if min(sizes) == max(sizes):
-                x = x.unflatten(dim, (len(sizes), -1)).mean(dim + 1)
-                continue
-            cell_of = torch.tensor([cell for cell, size in enumerate(sizes) for _ in range(size)], device=x.device)
-            shape = list(x.shape)
-            shape[dim] = len(sizes)
-            total = x.new_zeros(shape).index_add(dim, cell_of, x)
-            counts = torch.tensor(sizes, device=x.device, dtype=x.dtype)
-            x = total / counts.view([-1 if d == dim else 1 for d in range(x.ndim)])
-        return x
+        _check_size(x, plan)
+        return cell_mean(x, plan.cell_rows, plan.cell_cols)

@@ -1,4 +1,8 @@
-"""Positional encodings, added to the patch tokens before they are merged.
+"""Positional encodings that act on the patch tokens before they are merged, and what all encodings share.
+
+Their one interface: `halo`, how many patches beyond its own a token's content depends on; `init_weights()`; and
+`forward(tokens (B, rows, cols, D), keys=None)`. Encodings of this kind meet every new resolution; those that act inside
+the trunk's attention (layers/attention.py) meet under ViTAR the constant grid that the merger leaves.
 
 Coordinates are those of token centres, (2i + 1) / n - 1 in [-1, 1] on an axis of n tokens (`align_corners=False`).
 """
@@ -28,7 +32,22 @@ def interpolation_matrix(size: int, table_size: int, device: torch.device | None
     return (1 - (place[:, None] - torch.arange(table_size, device=device)).abs()).clamp_min(0)
 
 
-def _full_precision(device: torch.device) -> AbstractContextManager:
+def image_keys(keys: Tensor | None, tokens: Tensor) -> Tensor:
+    """One int64 key for each of the B images of tokens (B, ...): those given, or new ones from torch's generator.
+
+    Raises:
+        ValueError: keys of another shape or type.
+    """
+    batch = len(tokens)
+    if keys is None:
+        return torch.randint(2**62, (batch,), device=tokens.device)
+    if keys.shape != (batch,) or keys.dtype != torch.int64:
+        given = f"{keys.dtype} of shape {tuple(keys.shape)}"
+        raise ValueError(f"the jitter keys are {given}; give one int64 for each of the {batch} images.")
+    return keys
+
+
+def full_precision(device: torch.device) -> AbstractContextManager:
     """Switches autocast off, on devices that have it."""
     return torch.autocast(device.type, enabled=False) if torch.amp.is_autocast_available(device.type) else nullcontext()
 
@@ -39,6 +58,7 @@ class FuzzyPositionalEncoding(nn.Module):
     Training: every token of every image is shifted by its own offsets, uniform in +-`jitter` tokens of the current
     grid on each axis, and the table is read bilinearly there. Evaluation: the exact token centres. The offsets are a
     pure function of the image's key and the token's row and column, not of the batch or of the piece of the image.
+    Added to the patch tokens before the merger.
 
     Args:
         width: D.
@@ -74,15 +94,10 @@ class FuzzyPositionalEncoding(nn.Module):
         Raises:
             ValueError: keys of another shape or type.
         """
-        batch, rows, cols, _ = tokens.shape
+        size = (tokens.shape[1], tokens.shape[2])
         if not (self.training and self.jitter):
-            return tokens + self.exact((rows, cols)).to(tokens.dtype)
-        if keys is None:
-            keys = torch.randint(2**62, (batch,), device=tokens.device)
-        if keys.shape != (batch,) or keys.dtype != torch.int64:
-            given = f"{keys.dtype} of shape {tuple(keys.shape)}"
-            raise ValueError(f"the jitter keys are {given}; give one int64 for each of the {batch} images.")
-        places = self.places((rows, cols), keys)
+            return tokens + self.exact(size).to(tokens.dtype)
+        places = self.places(size, image_keys(keys, tokens))
         return tokens + self.read(places).to(tokens.dtype)
 
     def exact(self, size: tuple[int, int]) -> Tensor:
@@ -98,7 +113,7 @@ class FuzzyPositionalEncoding(nn.Module):
             )
         rows = interpolation_matrix(size[0], self.grid[0], table.device)
         cols = interpolation_matrix(size[1], self.grid[1], table.device)
-        with _full_precision(table.device):
+        with full_precision(table.device):
             along_rows = (rows @ table.flatten(1)).unflatten(1, (self.grid[1], -1))  # (rows, grid cols, D)
             return cols @ along_rows
 
@@ -115,7 +130,7 @@ class FuzzyPositionalEncoding(nn.Module):
         batch, rows, cols, _ = places.shape
         image = self.table.float().permute(2, 0, 1)[None]  # (1, D, grid rows, grid cols)
         x_first = places.flip(-1).reshape(1, batch * rows, cols, 2)
-        with _full_precision(places.device):
+        with full_precision(places.device):
             found = F.grid_sample(image, x_first, mode="bilinear", padding_mode="border", align_corners=False)
         return found[0].permute(1, 2, 0).reshape(batch, rows, cols, -1)
 

@@ -5,7 +5,8 @@ from dataclasses import fields
 from typing import Any
 
 from anyres.errors import unknown
-from anyres.models.vitar import ViTAR, ViTARConfig, idle_fields
+from anyres.models.config import ViTARConfig, idle_fields
+from anyres.models.vitar import ViTAR
 
 _TINY: dict[str, Any] = {"width": 192, "heads": 3}
 _SMALL: dict[str, Any] = {"width": 384, "heads": 6}
@@ -14,6 +15,7 @@ _LARGE: dict[str, Any] = {"width": 1024, "heads": 16, "depth": 24}
 _DEIT: dict[str, Any] = {
     "merger": "none", "position": "learned", "interpolation": "bicubic", "prefix_tokens": 1, "pool": "token"
 }  # fmt: skip
+_RESFORMER: dict[str, Any] = {"merger": "none", "position": "global_local", "prefix_tokens": 1, "pool": "token"}
 
 PRESETS: dict[str, ViTARConfig] = {
     "vitar_tiny_patch16": ViTARConfig(**_TINY),
@@ -25,6 +27,9 @@ PRESETS: dict[str, ViTARConfig] = {
     "deit_tiny_patch16": ViTARConfig(**_TINY, **_DEIT),
     "deit_small_patch16": ViTARConfig(**_SMALL, **_DEIT),
     "deit_base_patch16": ViTARConfig(**_BASE, **_DEIT),
+    "resformer_tiny_patch16": ViTARConfig(**_TINY, **_RESFORMER),
+    "resformer_small_patch16": ViTARConfig(**_SMALL, **_RESFORMER),
+    "resformer_base_patch16": ViTARConfig(**_BASE, **_RESFORMER),
 }
 
 

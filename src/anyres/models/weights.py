@@ -1,7 +1,7 @@
 """Weights on disk: a folder with `model.safetensors` and `config.json`. Nothing is ever unpickled."""
 
+import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from anyres.errors import unknown
+from anyres.files import write_atomically
 from anyres.models.vitar import ViTAR, ViTARConfig
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -47,10 +48,18 @@ def save_model(
     info = ModelInfo(name, tuple(classes), tuple((int(h), int(w)) for h, w in training_sizes), dict(extra or {}))
     record = {"architecture": "ViTAR", "config": asdict(model.config), **asdict(info)}
     weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    (folder / (WEIGHTS + ".partial")).write_bytes(save(weights, metadata={"format": "pt"}))
-    (folder / (CONFIG + ".partial")).write_text(json.dumps(record, indent=2) + "\n")
-    for file in (WEIGHTS, CONFIG):
-        os.replace(folder / (file + ".partial"), folder / file)
+    tensors, settings = save(weights, metadata={"format": "pt"}), (json.dumps(record, indent=2) + "\n").encode()
+    write_atomically(folder / WEIGHTS, lambda file: file.write(tensors))
+    write_atomically(folder / CONFIG, lambda file: file.write(settings))
+
+
+def model_digest(folder: Path | str) -> str:
+    """Twelve hexadecimal digits that tell a saved model from every other: of the bytes of its two files."""
+    digest = hashlib.sha256()
+    for name in (WEIGHTS, CONFIG):
+        with open(Path(folder) / name, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:12]
 
 
 def load_model(folder: Path | str) -> tuple[ViTAR, ModelInfo]:

@@ -1,0 +1,75 @@
+"""How the tokens of a grid fall into the cells of a merge plan: taking them apart cell by cell, filling, averaging.
+
+Nothing here loops over cells. Boundaries are those of `merge_plan`: cell i of an axis holds the positions from
+boundaries[i] to boundaries[i + 1] - 1.
+"""
+
+import torch
+from torch import Tensor
+
+from anyres.layers.merge_plan import Boundaries
+
+
+class Axis:
+    """How the positions of one axis fall into cells of one or two; a padded cell repeats its one position."""
+
+    def __init__(self, boundaries: Boundaries) -> None:
+        self.cells = len(boundaries) - 1
+        self.sizes = [stop - start for start, stop in zip(boundaries, boundaries[1:], strict=False)]
+        self.cell = max(self.sizes)
+        if self.cell > 2:
+            raise ValueError(f"a cell holds {self.cell} positions of an axis; one level merges 1 or 2.")
+        self.is_even = min(self.sizes) == self.cell
+        self.index = (list(boundaries[:-1]), [stop - 1 for stop in boundaries[1:]])
+
+    def places(self, x: Tensor, dim: int) -> list[Tensor]:
+        """The first tokens of all cells along axis `dim`, and the second ones where cells hold two."""
+        if self.is_even:
+            return [x[(slice(None),) * dim + (slice(place, None, self.cell),)] for place in range(self.cell)]
+        return [x.index_select(dim, torch.tensor(self.index[place], device=x.device)) for place in range(self.cell)]
+
+    def is_padding(self, device: torch.device) -> Tensor:
+        """(cells, cell), true for the second place of a cell that holds one position."""
+        place = torch.arange(self.cell, device=device)
+        return place >= torch.tensor(self.sizes, device=device)[:, None]
+
+    def filled(self, x: Tensor, dim: int, places: int) -> Tensor:
+        """The tokens with every cell along axis `dim` filled to this many `places` with zeros."""
+        if self.is_even and self.cell == places:
+            return x
+        cells = torch.stack(self.places(x, dim), dim=dim + 1)
+        if not self.is_even:
+            is_padding = self.is_padding(x.device)
+            cells = cells.masked_fill(is_padding.view([*is_padding.shape, *[1] * (x.ndim - dim - 1)]), 0)
+        if self.cell < places:
+            cells = torch.cat([cells, torch.zeros_like(cells)], dim=dim + 1)
+        return cells.flatten(dim, dim + 1)
+
+
+def places(x: Tensor, rows: Axis, cols: Axis) -> list[Tensor]:
+    """The one, two or four tokens of every cell: tensors (B, R, C, D) for R x C cells, row by row."""
+    return [place for half in rows.places(x, 1) for place in cols.places(half, 2)]
+
+
+def is_padding(rows: Axis, cols: Axis, device: torch.device) -> Tensor:
+    """(R, C, 1, places), true where the place of a cell is padding."""
+    either = rows.is_padding(device)[:, None, :, None] | cols.is_padding(device)[:, None, :]  # (R, C, r, c)
+    return either.flatten(2)[:, :, None]
+
+
+def cell_mean(x: Tensor, rows: Boundaries, cols: Boundaries) -> Tensor:
+    """The mean over the real tokens of each cell, of any size: (B, rows, cols, D) -> (B, R, C, D)."""
+    for dim, edges in ((1, rows), (2, cols)):
+        sizes = [stop - start for start, stop in zip(edges, edges[1:], strict=False)]
+        if max(sizes) == 1:
+            continue
+        if min(sizes) == max(sizes):
+            x = x.unflatten(dim, (len(sizes), -1)).mean(dim + 1)
+            continue
+        cell_of = torch.tensor([cell for cell, size in enumerate(sizes) for _ in range(size)], device=x.device)
+        shape = list(x.shape)
+        shape[dim] = len(sizes)
+        total = x.new_zeros(shape).index_add(dim, cell_of, x)
+        counts = torch.tensor(sizes, device=x.device, dtype=x.dtype)
+        x = total / counts.view([-1 if d == dim else 1 for d in range(x.ndim)])
+    return x

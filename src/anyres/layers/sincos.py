@@ -1,0 +1,59 @@
+"""Fixed encodings from sines and cosines of a token's row and column."""
+
+import torch
+from torch import Tensor, nn
+
+TEMPERATURE = 10000.0  # of the original transformer, MAE, DETR and ResFormer
+
+
+def angles(places: Tensor, width: int) -> Tensor:
+    """Angles (n, D/4) of n places on an axis: each place times the frequencies 10000^(-i / (D/4))."""
+    quarter = width // 4
+    exponents = torch.arange(quarter, device=places.device, dtype=torch.float32) / quarter
+    return places[:, None] * TEMPERATURE**-exponents
+
+
+def over_grid(by_row: Tensor, by_col: Tensor) -> tuple[Tensor, Tensor]:
+    """What depends on the row (rows, d) and on the column (cols, d) alone, each as a map (rows, cols, d)."""
+    rows, cols = len(by_row), len(by_col)
+    return by_row[:, None].expand(-1, cols, -1), by_col[None].expand(rows, -1, -1)
+
+
+class SinCosPosition(nn.Module):
+    """MAE's fixed encoding (He et al. 2022, util/pos_embed.py): nothing is learned.
+
+    The first half of the channels encodes the column, the second the row; each half is D/4 sines, then D/4 cosines.
+    On an axis of n tokens, where the model's grid has G, token i is at (i + 1/2) * G / n - 1/2: MAE's 0 .. G-1 at the
+    model's own grid, and the same extent of G places at every other size, as the interpolation of a table has it.
+
+    Added to the patch tokens before the merger, so it meets every resolution.
+
+    Args:
+        width: D, divisible by 4.
+        grid: rows and columns of the model's own grid.
+    """
+
+    halo = 0
+
+    def __init__(self, width: int, grid: tuple[int, int]) -> None:
+        super().__init__()
+        if width % 4:
+            raise ValueError(f"width is {width}; sin-cos positions need a multiple of 4, such as {-(-width // 4) * 4}.")
+        self.width, self.grid = width, grid
+
+    def init_weights(self) -> None:
+        """Nothing to initialise."""
+
+    def forward(self, tokens: Tensor, keys: Tensor | None = None) -> Tensor:
+        """Adds positions to tokens (B, rows, cols, D)."""
+        return tokens + self.exact((tokens.shape[1], tokens.shape[2]), tokens.device).to(tokens.dtype)
+
+    def exact(self, size: tuple[int, int], device: torch.device | None = None) -> Tensor:
+        """The encoding of a grid of `size`: (rows, cols, D) float32."""
+        by_axis = []
+        for count, own in zip(size, self.grid, strict=True):
+            places = (torch.arange(count, device=device, dtype=torch.float32) + 0.5) * own / count - 0.5
+            angle = angles(places, self.width)
+            by_axis.append(torch.cat([angle.sin(), angle.cos()], dim=-1))  # (rows or cols, D/2)
+        rows, cols = over_grid(*by_axis)
+        return torch.cat([cols, rows], dim=-1)

@@ -1,0 +1,221 @@
+"""The configuration of a model: every field, its default, and which combinations cannot exist."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
+
+from anyres.errors import check_choice
+from anyres.layers.merge_plan import Grid, MergePlan
+from anyres.layers.merging import Padding, Start
+from anyres.layers.position import Interpolation
+from anyres.layers.token_merging import check_amount
+
+Stem = Literal["patch", "conv"]
+Position = Literal["fuzzy", "learned", "sincos", "conditional", "global_local", "relative_bias", "rotary", "none"]
+Placement = Literal["before", "trunk"]
+Merger = Literal["grid_attention", "average", "concat", "none"]
+Cells = Literal["halving", "balanced", "1x1", "2x2"]
+Pool = Literal["mean", "token"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViTARConfig:
+    """Everything that defines a model. Unknown names, impossible values and settings without effect are errors."""
+
+    patch_size: int = 16
+    """Side of a patch in pixels."""
+    grid: Grid = (14, 14)
+    """Rows and columns of tokens that the merger leaves, and of the position table; one number means a square."""
+    width: int = 768
+    """D, the length of a token."""
+    depth: int = 12
+    """Number of transformer blocks in the trunk."""
+    heads: int = 12
+    """Attention heads of trunk and merger; must divide the width."""
+    mlp_ratio: float = 4.0
+    """Hidden width of the feed-forward networks divided by the width."""
+    in_channels: int = 3
+    """Channels of an image."""
+    num_classes: int = 1000
+    """Number of classes; 0 leaves the head out, so that the model returns pooled features."""
+    stem: Stem = "patch"
+    """"patch": one linear layer, as the paper writes; "conv": convolutions, as its printed costs need."""
+    position: Position = "fuzzy"
+    """"fuzzy" (jittered while training), "learned" (fuzzy without jitter), "sincos" (MAE's, fixed) and the global part
+    of "global_local" (ResFormer's) act before the merger; "relative_bias" (Swin's) and "rotary" (DINOv3's) in the
+    trunk's attention, which behind a merger meets a constant grid; "conditional" (CPVT's) and the local part of
+    "global_local" where `placement` says; "none"."""
+    placement: Placement | None = None
+    """Where conditional positions and the local part of global-local ones act: "before" the merger (on a plain trunk:
+    before its first block) or in the "trunk". None is "trunk", but "before" for conditional positions with a merger."""
+    rescale: float = 1.0
+    """Rotary positions: in training an image's coordinates are scaled by a random factor in [1/rescale, rescale]."""
+    jitter: float = 0.5
+    """Largest fuzzy offset, in tokens of the current grid."""
+    interpolation: Interpolation = "bilinear"
+    """How the position table is read at other grids than its own, without jitter."""
+    merger: Merger = "grid_attention"
+    """"grid_attention" (the paper's), "average" (its ablation), "concat" (Swin's 2x2 tokens side by side and a linear
+    layer) or "none" (an ordinary ViT)."""
+    cells: Cells | None = None
+    """"halving" (the paper's schedule), "balanced" (equal cells), or cells of "1x1" or "2x2" patches in one pass; None
+    is "balanced" for average pooling, else "halving"."""
+    padding: Padding = "masked"
+    """"masked": padding changes nothing; "zeros": the paper's literal zero tokens."""
+    last_pass: bool = True
+    """One last pass of the merger with 1x1 cells, at every resolution."""
+    extra_passes: int = 0
+    """While training, up to this many random extra passes with 1x1 cells, so that depth is not memorised."""
+    start: Start = "random"
+    """Grid attention: "mean" starts as exactly the mean of a cell's tokens. Not in the paper."""
+    scale_query: bool = False
+    """Grid attention: the query is told how many patches its cell covers. Not in the paper."""
+    learned_levels: int | None = None
+    """Grid attention: only the last so many levels that merge are learned, the ones before them plain means. None: all
+    are, as in the paper."""
+    tome: float = 0.0
+    """Without a merger: what every block merges (ToMe), as a share of the tokens below 1, as a number from 1 on."""
+    prefix_tokens: int = 0
+    """Learned tokens in front of the grid tokens; they bypass the merger. The first is the class token."""
+    pool: Pool = "mean"
+    """What the head reads: the mean of the grid tokens, or the first prefix token."""
+    drop_path_rate: float = 0.0
+    """Stochastic depth of the last trunk block; it grows linearly from 0 at the first."""
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    """Mean of each channel on a scale of 0 to 1, subtracted by whoever prepares images (ImageNet's by default)."""
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    """Standard deviation of each channel."""
+
+    def __post_init__(self) -> None:
+        grid = (self.grid, self.grid) if isinstance(self.grid, int) else tuple(self.grid)
+        object.__setattr__(self, "grid", grid)
+        for name in ("mean", "std"):
+            given = getattr(self, name)
+            values = tuple(float(value) for value in (given if isinstance(given, Sequence) else (given,)))
+            if self.in_channels != 3 and values == _default(name):  # ImageNet's fit colour images only
+                values = (0.5,) * self.in_channels
+            object.__setattr__(self, name, values)
+        self._check_numbers()
+        self._check_choices()
+
+    def _check_numbers(self) -> None:
+        for field in fields(self):
+            value, default = getattr(self, field.name), field.default
+            numbers = int if type(default) is int else (int, float)
+            if type(default) in (int, float) and (isinstance(value, bool) or not isinstance(value, numbers)):
+                kind = "whole number" if numbers is int else "number"
+                raise ValueError(f"{field.name} is {value!r}; it must be a {kind}, such as {default}.")
+        if len(self.grid) != 2 or not all(isinstance(side, int) and side > 0 for side in self.grid):
+            raise ValueError(f"grid is {self.grid}; give one positive number or (rows, cols).")
+        for name in ("patch_size", "width", "depth", "heads", "in_channels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if not 1 <= self.rescale < math.inf:
+            raise ValueError(f"rescale is {self.rescale}; it must be at least 1 (1 is none, DINOv3 uses 2).")
+        for name in ("num_classes", "extra_passes", "prefix_tokens", "jitter"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more.")
+        if self.width % self.heads:
+            divisors = [n for n in range(1, self.width + 1) if self.width % n == 0]
+            nearest = min(divisors, key=lambda n: abs(n - self.heads))
+            raise ValueError(
+                f"heads is {self.heads}, which does not divide the width {self.width}; nearest: {nearest}."
+            )
+        check_amount(self.tome)
+        levels = self.learned_levels
+        if levels is not None and (isinstance(levels, bool) or not isinstance(levels, int) or levels < 0):
+            raise ValueError(f"learned_levels is {levels!r}; it must be a whole number from 0 up, or None for all.")
+        if self.mlp_ratio <= 0 or min(self.std) <= 0:
+            raise ValueError(f"mlp_ratio is {self.mlp_ratio}, std is {self.std}; both must be above 0.")
+        if not 0 <= self.drop_path_rate < 1:
+            raise ValueError(f"drop_path_rate is {self.drop_path_rate}; it must be at least 0 and below 1.")
+        for name in ("mean", "std"):
+            if len(getattr(self, name)) != self.in_channels:
+                raise ValueError(f"{name} has {len(getattr(self, name))} values for {self.in_channels} channels.")
+
+    def _check_choices(self) -> None:
+        literals = {"stem": Stem, "position": Position, "merger": Merger, "cells": Cells, "pool": Pool}
+        literals |= {"padding": Padding, "interpolation": Interpolation, "placement": Placement, "start": Start}
+        for name, literal in literals.items():
+            if getattr(self, name) is not None:
+                check_choice(name, getattr(self, name), get_args(literal))
+        if self.pool == "token" and not self.prefix_tokens:
+            raise ValueError('pool is "token" but prefix_tokens is 0; give at least one prefix token.')
+        self._check_position()
+        if self.tome and (self.position in ("relative_bias", "rotary") or self.local_placement == "trunk"):
+            raise ValueError(
+                f"tome is {self.tome} and position {self.position!r} acts in the trunk, where merged tokens form no "
+                'grid; give tome=0, or a position before the trunk, such as "learned".'
+            )
+        if self.merger == "grid_attention" and self.learned_levels == 0 and not self.last_pass:
+            raise ValueError(
+                "learned_levels is 0 and last_pass is False: grid attention is never used; "
+                'give learned_levels=1, or merger="average".'
+            )
+        for name, reason in idle_fields({field.name: getattr(self, field.name) for field in fields(self)}).items():
+            raise ValueError(f"{name}={getattr(self, name)!r} has no effect because {reason}; leave it out.")
+
+    def _check_position(self) -> None:
+        """Sin-cos positions need pairs of channels on two axes: a width, or for rotary ones a head, divisible by 4."""
+        given = f"position is {self.position!r}, width is {self.width}, heads is {self.heads}; "
+        if self.position in ("sincos", "global_local") and self.width % 4:
+            step = math.lcm(4, self.heads)
+            nearest = max(round(self.width / step), 1) * step
+            raise ValueError(f"{given}the width must be divisible by 4; nearest: width={nearest}.")
+        if self.position == "rotary" and self.width // self.heads % 4:
+            valid = [n for n in range(1, self.width // 4 + 1) if self.width % (4 * n) == 0]
+            if not valid:
+                nearest = max(round(self.width / (4 * self.heads)), 1) * 4 * self.heads
+                raise ValueError(f"{given}width / heads must be divisible by 4; nearest: width={nearest}.")
+            nearest = min(valid, key=lambda n: abs(n - self.heads))
+            raise ValueError(f"{given}width / heads must be divisible by 4; nearest: heads={nearest}.")
+
+    @property
+    def local_placement(self) -> Placement | None:
+        """`placement` with its default filled in; None for positions that have no choice of place."""
+        if self.position not in ("conditional", "global_local"):
+            return None
+        behind_merger = self.position == "conditional" and self.merger != "none"
+        return self.placement or ("before" if behind_merger else "trunk")
+
+    def plan(self, size: Grid) -> MergePlan:
+        """The merge plan for a grid of patch tokens (rows, cols)."""
+        if self.merger == "none":
+            return MergePlan(size, ())
+        if self.cells in ("1x1", "2x2"):
+            return MergePlan.fixed(size, int(self.cells[0]))
+        cells = self.cells or ("balanced" if self.merger == "average" else "halving")
+        make = MergePlan.balanced if cells == "balanced" else MergePlan.halving
+        return make(size, self.grid, last_pass=self.last_pass and self.merger == "grid_attention")
+
+
+def idle_fields(values: Mapping[str, Any]) -> dict[str, str]:
+    """Fields that are not at their default although others leave them without effect, and why."""
+    table: dict[str, tuple[bool, tuple[str, ...]]] = {
+        'position is not "fuzzy"': (values["position"] != "fuzzy", ("jitter",)),
+        "position has no table": (values["position"] not in ("fuzzy", "learned"), ("interpolation",)),
+        'position is neither "conditional" nor "global_local"': (
+            values["position"] not in ("conditional", "global_local"),
+            ("placement",),
+        ),
+        'position is not "rotary"': (values["position"] != "rotary", ("rescale",)),
+        'merger is "none"': (values["merger"] == "none", ("cells",)),
+        'merger is not "grid_attention"': (
+            values["merger"] != "grid_attention",
+            ("padding", "last_pass", "extra_passes", "start", "scale_query", "learned_levels"),
+        ),
+        'merger is not "none"': (values["merger"] != "none", ("tome",)),
+        "cells are fixed": (values["cells"] in ("1x1", "2x2"), ("last_pass",)),
+        'cells are "1x1"': (values["cells"] == "1x1", ("padding", "learned_levels")),
+    }
+    return {
+        name: reason
+        for reason, (applies, names) in table.items()
+        for name in names
+        if applies and values[name] != _default(name)
+    }
+
+
+def _default(name: str) -> Any:
+    return next(field.default for field in fields(ViTARConfig) if field.name == name)

@@ -1,0 +1,66 @@
+"""The transformer block of the trunk: timm's, told the grid of its tokens."""
+
+from typing import Any
+
+import torch
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from anyres.layers.attention import PositionedAttention
+from anyres.layers.conditional import ConditionalPosition
+from anyres.layers.merge_plan import Grid
+
+
+class TrunkBlock(Block):
+    """timm's pre-norm block, with its parameter names. Without the last two arguments it computes what timm's does.
+
+    Args:
+        width: D.
+        heads: number of attention heads; must divide D.
+        mlp_ratio: hidden width of the feed-forward network divided by D.
+        drop_path: rate of stochastic depth.
+        norm_layer: makes a normalisation from D.
+        attention: attention that depends on the tokens' places, in the place of timm's.
+        position: acts on the grid tokens that leave the block.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        mlp_ratio: float,
+        *,
+        drop_path: float,
+        norm_layer: Any,
+        attention: PositionedAttention | None = None,
+        position: ConditionalPosition | None = None,
+    ) -> None:
+        super().__init__(width, heads, mlp_ratio, qkv_bias=True, drop_path=drop_path, norm_layer=norm_layer)
+        if attention is not None:
+            self.attn: nn.Module = attention
+        self.position = position
+
+    def init_weights(self) -> None:
+        """Initialises what belongs to the position; the model initialises linear layers and norms."""
+        if isinstance(self.attn, PositionedAttention):
+            self.attn.init_weights()
+        if self.position is not None:
+            self.position.init_weights()
+
+    def forward(self, x: Tensor, grid: Grid, rotation: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        """x (B, P + rows * cols, D), whose last tokens form `grid`, to the same shape.
+
+        Args:
+            x: prefix tokens, then grid tokens row by row.
+            grid: (rows, cols).
+            rotation: cosines and sines of `RotaryPosition`, for rotary attention only.
+        """
+        if isinstance(self.attn, PositionedAttention):
+            x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x), grid, rotation)))
+            x = x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
+        else:
+            x = super().forward(x)
+        if self.position is None:
+            return x
+        prefix, tokens = x.split([x.shape[1] - grid[0] * grid[1], grid[0] * grid[1]], dim=1)
+        return torch.cat([prefix, self.position(tokens.unflatten(1, grid)).flatten(1, 2)], dim=1)
