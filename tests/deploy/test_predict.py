@@ -128,7 +128,7 @@ def test_a_long_table_is_cut_where_a_file_has_the_rest(run, images, monkeypatch)
     "options",
     [
         {"inputs": ()}, {"top_k": 0}, {"batch_size": 0}, {"size": "big"}, {"output": "x.xlsx"}, {"device": "tpu"},
-        {"output": "nowhere/x.csv"}, {"max_pixels": 0},
+        {"device": "cuda:99"}, {"output": "nowhere/x.csv"}, {"max_pixels": 0},
     ],
 )  # fmt: skip
 def test_bad_settings(run, tmp_path, options):

@@ -20,8 +20,8 @@ def test_every_column_is_filled():
 
 @pytest.mark.parametrize("model", [model for model in TABLE_1 if model.preset], ids=lambda model: model.title)
 def test_our_counts_are_the_printed_ones(model):
-    """ViTAR within 1 % or the printed rounding; DeiT, whose counter is not described, within 3 %."""
+    """ViTAR within 1 % or the printed rounding; DeiT's column, which is ResFormer's cost, to the printed digit."""
     printed = model.printed_costs() | (FIGURE_1_VITAR_B if model.title == "ViTAR-B" else {})
     for side, cost in printed.items():
-        counted, share = paper_curves()[model.preset][side], 0.01 if model.title.startswith("ViTAR") else 0.03
+        counted, share = paper_curves()[model.preset][side], 0.01 if model.title.startswith("ViTAR") else 0.0
         assert abs(counted - cost) <= max(0.5, share * cost), (side, counted, cost)

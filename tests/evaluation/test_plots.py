@@ -4,6 +4,7 @@ import matplotlib
 import pytest
 
 from anyres.evaluation.canvas import DARK, LIGHT, png
+from anyres.evaluation.pareto import pareto_figure, places
 from anyres.evaluation.plots import (
     PAPER_PRESETS,
     PAPER_SIDES,
@@ -11,7 +12,6 @@ from anyres.evaluation.plots import (
     accuracy_figure,
     measure_figure,
     paper_figure,
-    pareto_figure,
 )
 from anyres.evaluation.rows import frontier, wilson
 
@@ -80,6 +80,41 @@ def test_pareto_draws_the_frontier():
     expected = [points[i] for i in frontier(points)]
     assert list(zip(*line.get_data(), strict=True))[: len(expected)] == expected == [(100, 91), (300, 95)]
     assert "112 → 56" in texts(ax.figure)
+
+
+def test_labels_of_the_frontier_never_lie_on_each_other():
+    """Measured on the finished figure, with the real extents of the texts."""
+    steep = [row("A", "native", (2 * n, 2 * n), 10 * n, 100 * 2**n) for n in range(1, 9)]
+    flat = [row("A", "native", (100 + n, 100 + n), 90 + n, 30000 + 3000 * n) for n in range(8)]
+    resized = [row("A", "resized to 56x56", (300, 300), 99, 90000), row("A", "native", (56, 56), 99, 90000)]
+    figure = pareto_figure(panel(*steep, *flat, *resized), LIGHT)
+    [ax] = figure.findobj(matplotlib.axes.Axes)
+    figure.canvas.draw()
+    labels = [text for text in ax.texts if text.get_text()]
+    boxes = [text.get_window_extent() for text in labels]
+    assert 6 <= len(labels) < 17  # of the points on the frontier
+    assert not any(one.overlaps(other) for i, one in enumerate(boxes) for other in boxes[:i])
+    whole = figure.bbox
+    assert all(whole.x0 <= box.x0 and box.x1 <= whole.x1 and box.y1 <= whole.y1 for box in boxes)
+
+
+def test_a_label_stands_left_of_its_ring_or_above_where_that_would_name_another():
+    points = [(10.0, 20.0), (1000.0, 90.0), (1300.0, 91.0), (10**5, 92.0)]
+    texts = dict(zip(points, ("24", "96", "128", "192"), strict=True))
+    assert places(texts, points) == {points[3]: "right", points[1]: "right", points[0]: "right"}
+    assert places({points[0]: "24"}, points[:1]) == {points[0]: "right"}
+
+
+def test_latency_bands_are_those_of_images_as_they_are():
+    [ax] = measure_figure(MIXED, LIGHT, "latency").findobj(matplotlib.axes.Axes)
+    tall = [band.get_datalim(ax.transData).height for band in ax.collections]
+    assert tall == [402 - 101, 0, 1]  # A as they are, A resized, B as they are
+
+
+def test_memory_is_in_bytes():
+    figure = measure_figure(MIXED, LIGHT, "memory")
+    figure.canvas.draw()
+    assert {"100 B", "200 B"} <= set(texts(figure))
 
 
 def test_paper_figure_shows_both_sizes_and_every_printed_cost():

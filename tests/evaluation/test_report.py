@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from anyres.evaluation import canvas
-from anyres.evaluation.report import merge, report
+from anyres.evaluation.image_sets import merge
+from anyres.evaluation.report import report
 from anyres.evaluation.rows import wilson
 
 SIZES = ([32, 32], [48, 80], [64, 64])
@@ -126,10 +127,87 @@ def test_sets_and_models_of_several_sweeps_come_together(tmp_path):
     assert {"glyphs-accuracy.png", "detail-accuracy.png", "detail-examples-dark.png"} <= set(names)
 
 
-def test_same_label_for_two_models_gets_the_run():
-    merged = merge([sweep(models=("vitar",)), sweep(models=("vitar",), run="second")], ["a", "b"])
-    assert list(merged[0].models) == ["vitar", "vitar (second)"]
-    assert {r["model"] for r in merged[0].rows} == {"vitar", "vitar (second)"}
+def known(model, **about):
+    """A sweep of one model, of whose weights and folder something is known."""
+    made = sweep(models=(model,))
+    made["models"][model] |= about
+    made["left_out"][0]["model"] = model
+    return made
+
+
+def labels(groups):
+    """The models of a report, checked to be the same in all its parts."""
+    [group] = groups
+    names = list(group.models)
+    assert list(dict.fromkeys(row["model"] for row in group.rows)) == names
+    assert {name for example in group.examples for name in example["predictions"]} == set(names)
+    assert {item["model"] for item in group.left_out} == set(names)
+    return names
+
+
+def test_different_models_of_one_label_get_their_folders_or_a_number():
+    first, second = known("vitar", weights="a", parent="one"), known("vitar", weights="b", parent="two")
+    assert labels(merge([first, second], "xy")) == ["one/vitar", "two/vitar"]
+    third = known("vitar", weights="c", parent="two")
+    assert labels(merge([first, second, third], "xyz")) == ["one/vitar", "two/vitar", "two/vitar #2"]
+    assert labels(merge([known("vitar", weights="a"), known("vitar", weights="b")], "xy")) == ["vitar", "vitar #2"]
+    assert len(merge([first, second], "xy")[0].rows) == 2 * len(first["rows"])
+
+
+def test_a_label_stands_for_one_model_over_all_sets():
+    glyphs, detail = sweep(models=("vitar",)), sweep(name="detail", models=("vitar",))
+    glyphs["models"]["vitar"] |= {"weights": "a", "parent": "one"}
+    detail["models"]["vitar"] |= {"weights": "b", "parent": "two"}
+    assert [list(group.models) for group in merge([glyphs, detail], "xy")] == [["one/vitar"], ["two/vitar"]]
+    detail["models"]["vitar"] |= {"weights": "a"}
+    assert [list(group.models) for group in merge([glyphs, detail], "xy")] == [["vitar"], ["vitar"]]
+
+
+def halves(made):
+    """Two sweeps of the same models, each with some of the sizes."""
+    parts = []
+    for sizes in (SIZES[:1], SIZES[1:]):
+        rows = [item for item in made["rows"] if item["size"] in sizes]
+        examples = [item for item in made["examples"] if item["size"] in sizes]
+        parts.append(json.loads(json.dumps(made | {"rows": rows, "examples": examples})))
+    return parts
+
+
+@pytest.mark.parametrize("weights", [{}, {"weights": "a"}])
+def test_one_run_measured_in_two_sweeps_is_one_model(weights):
+    whole = known("vitar", parent="runs", **weights)
+    parts = halves(whole)
+    assert labels(merge(parts, "xy")) == ["vitar"]
+    assert merge(parts, "xy")[0].models == merge([whole], "x")[0].models
+    if weights:  # whatever it is called in the second
+        parts[1] = json.loads(json.dumps(parts[1]).replace('"vitar"', '"other/vitar"'))
+        assert labels(merge(parts, "xy")) == ["vitar"]
+
+
+def test_without_a_digest_models_are_told_apart_by_all_else_and_by_their_numbers():
+    """Sweeps of older versions say nothing of the weights."""
+    assert labels(merge([known("vitar"), known("vitar", patch_size=4)], "xy")) == ["vitar", "vitar #2"]
+    other = known("vitar")
+    other["rows"][0] |= {"correct": 7}
+    assert labels(merge([known("vitar"), other], "xy")) == ["vitar", "vitar #2"]
+    new, old = halves(known("vitar"))
+    new["models"]["vitar"] |= {"weights": "a", "parent": "runs"}
+    assert labels(merge([new, old], "xy")) == ["vitar"]
+
+
+def test_a_run_that_is_twice_in_one_sweep_stays_two_lines():
+    twice = sweep(models=("vitar", "vitar #2"))
+    for about in twice["models"].values():
+        about |= {"weights": "a"}
+    assert list(merge([twice], "x")[0].models) == ["vitar", "vitar #2"]
+    parts = halves(twice)
+    assert list(merge(parts, "xy")[0].models) == ["vitar", "vitar #2"]
+
+
+def test_colours_and_page_go_with_the_labels(tmp_path):
+    sweeps = [known("vitar", weights="a", parent="one"), known("vitar", weights="b", parent="two")]
+    text = report(write(tmp_path, *sweeps), tmp_path / "out").read_text(encoding="utf-8")
+    assert "one/vitar" in text and "two/vitar" in text and ">vitar<" not in text
 
 
 def test_sets_whose_names_look_alike_get_their_own_pictures():
@@ -137,9 +215,10 @@ def test_sets_whose_names_look_alike_get_their_own_pictures():
     assert [group.anchor for group in groups] == ["a-b", "a-b-2", "a-b-3"]
 
 
-def test_same_row_twice_is_refused():
+@pytest.mark.parametrize("weights", [{}, {"weights": "a"}])
+def test_same_row_twice_is_refused(weights):
     with pytest.raises(ValueError, match=r"b: .*given twice"):
-        merge([sweep(), sweep()], ["a", "b"])
+        merge([known("vitar", **weights), known("vitar", **weights)], ["a", "b"])
 
 
 def test_refusals_come_before_any_file(tmp_path):

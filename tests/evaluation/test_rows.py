@@ -4,7 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anyres.evaluation.rows import check_sweep, frontier, protocol_text, si, side, size_text, wilson
+from anyres.evaluation.rows import (
+    bytes_text,
+    check_sweep,
+    distinct_labels,
+    frontier,
+    protocol_text,
+    si,
+    side,
+    size_text,
+    wilson,
+)
 
 
 @pytest.mark.parametrize(
@@ -74,3 +84,29 @@ def test_check_sweep_names_file_and_fault():
         check_sweep(empty, "a.json")
     with pytest.raises(ValueError, match=r"row 0: missing set"):
         check_sweep(empty | {"rows": [{}]}, "a.json")
+
+
+@pytest.mark.parametrize(
+    ("labels", "parents", "expected"),
+    [
+        (["a", "b"], ["x", "y"], ["a", "b"]),
+        (["a", "a", "b"], ["x", "y", "y"], ["x/a", "y/a", "b"]),
+        (["a", "a", "a"], ["x", "x", "y"], ["x/a", "x/a #2", "y/a"]),
+        (["a", "a"], ["", ""], ["a", "a #2"]),
+        (["x/a", "x/a", "x/a #2"], ["x", "x", "x"], ["x/a", "x/a #3", "x/a #2"]),
+        (["a", "a", "x/a"], ["x", "y", "x"], ["x/a", "y/a", "x/a #2"]),
+        ([], [], []),
+    ],
+)
+def test_labels_become_distinct(labels, parents, expected):
+    assert distinct_labels(labels, parents) == expected
+
+
+@given(st.lists(st.tuples(st.sampled_from(["a", "a #2", "x/a"]), st.sampled_from(["", "x", "y"])), max_size=9))
+def test_labels_are_always_distinct(models):
+    found = distinct_labels([label for label, _ in models], [parent for _, parent in models])
+    assert len(set(found)) == len(models)
+
+
+def test_bytes_are_written_with_their_unit():
+    assert [bytes_text(value) for value in (0, 999, 1000, 1234567)] == ["0 B", "999 B", "1.00 kB", "1.23 MB"]

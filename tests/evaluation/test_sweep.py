@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from anyres.data.decode import read_image
-from anyres.data.transforms import eval_transform
+from anyres.data.transforms import eval_transform, to_tensor
 from anyres.errors import UnreadableImageError
 from anyres.evaluation import subject as subject_module
 from anyres.evaluation.cost import cost
@@ -66,14 +66,20 @@ def result(place):
     return sweep(configure(place))
 
 
-def by_hand(run, paths, size, **how):
-    """How many of the images a plain loop gets right."""
+def by_hand(run, paths, size, then=None, **how):
+    """How many of the images a plain loop gets right; `then` is the size that they are resized to after all."""
     model, info = load_model(run)
-    transform = eval_transform(size, model.config.mean, model.config.std, **how)
+    transform = eval_transform(size, (0.0,) * 3, (1.0,) * 3, **how)
     correct = 0
     for path in paths:
+        pixels = (transform(read_image(path)) * 255).round().byte().permute(1, 2, 0)  # (H, W, C)
+        shown = Image.fromarray(pixels.numpy())
+        if then is not None:
+            scale = min(then) / min(shown.size)  # of the short side, if the aspect is kept
+            wide = [round(side * scale) for side in shown.size] if how.get("keep_aspect") else [then[1], then[0]]
+            shown = shown.resize(wide, Image.Resampling.BICUBIC)
         with torch.no_grad():
-            logits = model(transform(read_image(path))[None])
+            logits = model(to_tensor(shown, model.config.mean, model.config.std)[None])
         correct += info.classes[int(logits.argmax())] == path.parent.name
     return correct
 
@@ -87,7 +93,7 @@ def test_equals_a_loop_by_hand(place, result):
     for row in result["rows"]:
         run = place / row["model"]
         target = None if row["protocol"] == "native" else tuple(map(int, row["protocol"].split()[-1].split("x")))
-        correct = by_hand(run, readable(place), tuple(row["size"]), then_size=target)
+        correct = by_hand(run, readable(place), tuple(row["size"]), then=target)
         assert (row["correct"], row["images"]) == (correct, 12), row
         assert row["top1"] == 100 * correct / 12
         assert row["interval"] == list(wilson(correct, 12))
@@ -142,6 +148,19 @@ def test_examples_are_true_to_scale(result):
     assert [example["label"] for example in examples[:2]] == [example["label"] for example in examples[2:4]]
 
 
+def test_an_unreadable_file_is_no_example(place):
+    """With one example per set the broken file would be the one in the middle."""
+    (place / "odd" / "val").mkdir(parents=True)
+    for name in CLASSES:
+        (place / "odd" / "val" / name).mkdir()
+        Image.new("RGB", (9, 9), "red").save(place / "odd" / "val" / name / "0.png")
+    (place / "odd" / "val" / "bee" / "1.png").write_bytes(b"not an image")
+    found = sweep(configure(place, data=(place / "odd",), sizes=("8",), examples=1, out=place / "odd.json"))
+    assert [example["label"] for example in found["examples"]] == ["bee"] and len(found["skipped"]) == 1
+    many = sweep(configure(place, data=(place / "odd",), sizes=("8",), examples=99, out=place / "all.json"))
+    assert [example["label"] for example in many["examples"]] == ["ant", "bee", "cow"]
+
+
 def test_batching_changes_nothing(place, result):
     small = sweep(configure(place, max_patches=1, out=place / "small.json", examples=0))
     assert [row["correct"] for row in small["rows"]] == [row["correct"] for row in result["rows"]]
@@ -176,7 +195,7 @@ def test_whole_images_of_different_sizes(place):
     sizes = {(24, 24): (16, 16), (30, 20): (24, 16), (21, 33): (16, 25), (40, 40): (16, 16)}
     assert rows["native"]["macs"] == round(sum(cost(model, size).macs for size in sizes.values()) / 4)
     for protocol, target in (("native", None), ("resized to 8x8", (8, 8))):
-        expected = by_hand(place / "first", readable(place), (16, 16), keep_aspect=True, then_size=target)
+        expected = by_hand(place / "first", readable(place), (16, 16), keep_aspect=True, then=target)
         assert rows[protocol]["correct"] == expected
 
 

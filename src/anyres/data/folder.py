@@ -1,5 +1,6 @@
 """Folders of image files: one folder per class, or any mix of files and folders."""
 
+import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -55,6 +56,11 @@ class ImageFolder:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits of the files' names below `root`, to know another folder under the same path."""
+        names = [f"{path.relative_to(self.root).as_posix()}\n" for path in self.paths]
+        return hashlib.sha256("".join(names).encode()).hexdigest()[:16]
 
 
 def find_images(paths: Iterable[Path | str]) -> list[Path]:

@@ -4,7 +4,6 @@ Every image is a pure function of (seed, split, index): the same parameters writ
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -15,6 +14,7 @@ from tqdm import tqdm
 
 from anyres.data.glyph_scenes import SPLITS, SceneConfig, Split, make_canvas, make_scene
 from anyres.data.scene import FONTS, glyph_outline
+from anyres.files import write_atomically
 
 FORMATS: Mapping[str, float] = {"jpg": 0.8, "png": 0.1, "webp": 0.1}
 
@@ -136,6 +136,5 @@ def _already_written(root: Path, config: SceneConfig) -> bool:
 
 def _write_record(root: Path, config: SceneConfig, *, complete: bool) -> None:
     root.mkdir(parents=True, exist_ok=True)
-    temporary = root / "data.json.tmp"
-    temporary.write_text(json.dumps({**_record(config), "complete": complete}, indent=1) + "\n")
-    os.replace(temporary, root / "data.json")
+    text = json.dumps({**_record(config), "complete": complete}, indent=1) + "\n"
+    write_atomically(root / "data.json", lambda file: file.write(text.encode()))

@@ -110,19 +110,14 @@ class EvalTransform:
     crop_ratio: float
     keep_aspect: bool
     squash: bool
-    then_size: Size | None
 
     def __call__(self, image: Image.Image) -> Tensor:
         """(C, H, W) float32."""
         image = image.convert(_MODES[len(self.mean)])
         if self.keep_aspect:
             image = resize(image, aspect_size(image, self.size))
-            if self.then_size:
-                image = resize(image, aspect_size(image, self.then_size))
         else:
             image = resize(image, self.size) if self.squash else resize_and_crop(image, self.size, self.crop_ratio)
-            if self.then_size:
-                image = resize(image, self.then_size)
         return to_tensor(image, self.mean, self.std)
 
 
@@ -134,7 +129,6 @@ def eval_transform(
     crop_ratio: float = 0.875,
     keep_aspect: bool = False,
     squash: bool = False,
-    then_size: Size | None = None,
 ) -> EvalTransform:
     """The evaluation protocol, bicubic with antialiasing throughout: a Pillow image -> (C, H, W) float32.
 
@@ -145,8 +139,6 @@ def eval_transform(
             another size the image is scaled until a crop of size / crop_ratio just fits. 1 keeps all of a square image.
         keep_aspect: no crop; the short side becomes min(size), so that results differ in size.
         squash: no crop; straight to `size`, whatever the aspect.
-        then_size: after all that resized once more, to this size (with keep_aspect: to its short side). This is the
-            "resize everything to the training size" baseline.
 
     Raises:
         ValueError: for sizes, ratios and combinations that are not allowed.
@@ -159,7 +151,7 @@ def eval_transform(
         raise ValueError("keep_aspect and squash given: allowed is one of them")
     return EvalTransform(
         size=parse_size(size), mean=tuple(mean), std=tuple(std), crop_ratio=crop_ratio, keep_aspect=keep_aspect,
-        squash=squash, then_size=None if then_size is None else parse_size(then_size),
+        squash=squash,
     )  # fmt: skip
 
 

@@ -4,12 +4,11 @@ import csv
 import io
 import json
 import math
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, TextIO
 
 import torch
 from torch import Tensor
@@ -19,7 +18,9 @@ from anyres.data.decode import MAX_PIXELS, check_max_pixels, read_image, stored_
 from anyres.data.folder import find_images
 from anyres.data.schedule import parse_size
 from anyres.data.transforms import Transform, eval_transform, to_tensor
-from anyres.errors import UnreadableImageError, check_choice
+from anyres.devices import resolve_device
+from anyres.errors import UnreadableImageError
+from anyres.files import write_atomically
 from anyres.models.vitar import ViTAR
 from anyres.models.weights import ModelInfo, load_model
 
@@ -47,8 +48,8 @@ class PredictConfig:
     """files with more pixels are not decoded"""
     strict: bool = False
     """stop at the first unreadable file instead of listing it at the end"""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """where the model runs; auto: cuda if there is one"""
+    device: str = "auto"
+    """where the model runs: auto (cuda if there is one), cpu, cuda, cuda:N or mps"""
 
     def __post_init__(self) -> None:
         if not self.inputs:
@@ -57,9 +58,7 @@ class PredictConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} given: allowed is 1 and more")
         check_max_pixels(self.max_pixels)
-        check_choice("device", self.device, ("auto", "cpu", "cuda"))
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("device 'cuda' given, but torch finds none here: allowed is 'cpu'")
+        resolve_device(self.device)
         if self.size is not None:
             parse_size(self.size)
         if self.output is not None:
@@ -89,8 +88,7 @@ def predict(config: PredictConfig, *, file: TextIO | None = None, progress: bool
     paths = find_images(config.inputs)
     model, info = load_model(config.run)
     _check_classes(model, info, config.run)
-    device = "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"
-    model.to(device).float().eval()
+    model.to(resolve_device(config.device)).float().eval()
     results: list[dict[str, Any]] = [{} for _ in paths]
     bar = tqdm(total=len(paths), desc="predict", unit="image", file=sys.stderr, disable=not progress)
     with bar, torch.inference_mode():
@@ -180,11 +178,8 @@ def _transform(model: ViTAR, config: PredictConfig) -> Transform:
 
 
 def _write(output: Path, results: Sequence[dict[str, Any]]) -> None:
-    """The whole file or none of it."""
     text = json.dumps(results, indent=1) + "\n" if output.suffix.lower() == ".json" else _csv(results)
-    temporary = output.with_name(output.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8", newline="")
-    os.replace(temporary, output)
+    write_atomically(output, lambda file: file.write(text.encode()))
 
 
 def _csv(results: Sequence[dict[str, Any]]) -> str:

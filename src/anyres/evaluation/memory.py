@@ -1,4 +1,7 @@
-"""How many bytes of tensors are alive at once while a function runs, on any device, the meta device included."""
+"""Memory: how many bytes of tensors are alive at once while a function runs, and what it looks like to have too few.
+
+Counting works on any device, the meta device included.
+"""
 
 import weakref
 from collections.abc import Callable
@@ -7,6 +10,12 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+_OUT_OF_MEMORY = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "DefaultCPUAllocator: not enough memory",
+    "out of memory",
+)
 
 
 class _LiveTensors(TorchDispatchMode):
@@ -52,3 +61,13 @@ def peak_tensor_bytes(function: Callable[[], Any]) -> int:
         result = function()
     del result
     return mode.peak
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that something found no room in memory, on any device.
+
+    PyTorch has an exception of its own for this on CUDA only; elsewhere it is known by its words.
+    """
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)

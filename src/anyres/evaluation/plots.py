@@ -13,22 +13,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, MultipleLocator, NullLocator
+from matplotlib.ticker import MultipleLocator
 
 from anyres.evaluation.canvas import Theme, legend, log_y, new_figure, resolution_axis, style, titles
 from anyres.evaluation.paper import FIGURE_1_VITAR_B, RESOLUTIONS, TABLE_1
-from anyres.evaluation.rows import NATIVE, Row, frontier, lines, protocol_text, si, side, size_text
+from anyres.evaluation.rows import NATIVE, Row, bytes_text, line_name, lines, si, side, size_text
 
 PAPER_PRESETS = tuple(
     f"{family}_{word}_{stem}"
     for word in ("small", "base")
-    for family, stem in (("vitar", "conv16"), ("vitar", "patch16"), ("deit", "patch16"))
+    for family, stem in (("vitar", "conv16"), ("vitar", "patch16"), ("resformer", "patch16"))
 )
 PAPER_SIDES = tuple(sorted({*RESOLUTIONS, *FIGURE_1_VITAR_B}))
 
@@ -64,76 +63,19 @@ def measure_figure(panel: Panel, theme: Theme, what: str) -> Figure:
     title, unit, value = {
         "macs": ("Cost of one image", "multiply-accumulates", lambda row: row["macs"]),
         "latency": ("Latency at batch 1", "ms (median, band to p95)", lambda row: row["latency_ms"]["p50"]),
-        "memory": ("Peak memory of one image", "bytes", lambda row: row["peak_memory_bytes"]),
+        "memory": ("Peak memory of one image", "tensors alive at once", lambda row: row["peak_memory_bytes"]),
     }[what]
-    band = (lambda row: (row["latency_ms"]["p50"], row["latency_ms"]["p95"])) if what == "latency" else None
-    with new_figure(theme, height=4.4) as (figure, (ax,)):
-        _draw_lines(ax, panel, theme, value, band)
-        log_y(ax)
+    with new_figure(theme, height=4.7) as (figure, (ax,)):
+        _draw_lines(ax, panel, theme, value, _latency_band if what == "latency" else None)
+        log_y(ax, lambda value: bytes_text(value, 1) if what == "memory" else si(value, 1))
         titles(ax, theme, title, unit)
     return figure
 
 
-def pareto_figure(panel: Panel, theme: Theme) -> Figure:
-    """Accuracy against cost over all models, protocols and sizes, with the Pareto frontier and its sizes."""
-    with new_figure(theme, height=4.7) as (figure, (ax,)):
-        handles: list[Artist] = []
-        for (model, protocol), line in lines(panel.rows).items():
-            colour, native = panel.colour(model, theme), protocol == NATIVE
-            style: Any = {"color": colour, "alpha": 0.85, "markersize": 5, "linewidth": 1}
-            square = [row for row in line if row["size"][0] == row["size"][1]]
-            for rows, mark in ((square, "o"), ([row for row in line if row not in square], "D")):
-                drawn = ax.plot(
-                    [row["macs"] for row in rows],
-                    [row["top1"] for row in rows],
-                    marker=mark if native else "x",
-                    linestyle="-" if native and mark == "o" else "none",
-                    label=_name(model, protocol),
-                    **style,
-                )
-                handles += drawn if rows is square else []
-        points = [(float(row["macs"]), row["top1"]) for row in panel.rows]
-        best = frontier(points)
-        xs, ys = [points[i][0] for i in best], [points[i][1] for i in best]
-        end = max(cost for cost, _ in points)
-        handles += ax.plot(
-            [*xs, end],
-            [*ys, ys[-1]],
-            color=theme.ink,
-            linewidth=2.4,
-            alpha=0.35,
-            drawstyle="steps-post",
-            zorder=1,
-            label="Pareto frontier",
-        )
-        handles.append(
-            ax.scatter(
-                xs,
-                ys,
-                s=110,
-                facecolors="none",
-                edgecolors=theme.ink,
-                linewidths=1.2,
-                zorder=4,
-                label="on the frontier: size of the image",
-            )
-        )
-        named: list[tuple[float, float]] = []
-        for point in dict.fromkeys(points[i] for i in reversed(best)):
-            if named and 1.5 * point[0] > named[-1][0] and point[1] > named[-1][1] - 5:
-                continue  # its label would lie on the one drawn before
-            named.append(point)
-            names = dict.fromkeys(_sizes(panel.rows[i]) for i in best if points[i] == point)
-            text = ", ".join(names) if len(names) <= 2 else f"{next(iter(names))} and {len(names) - 1} more"
-            ax.annotate(text, point, (9, 6), textcoords="offset points", fontsize=9, color=theme.ink)
-        ax.set_xscale("log")
-        ax.margins(x=0.08, y=0.12)
-        ax.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
-        ax.xaxis.set_minor_locator(NullLocator())
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: si(value, 1)))
-        titles(ax, theme, f"Accuracy against cost on {panel.title}", "top-1, %", "multiply-accumulates per image")
-        legend(ax, theme, handles)
-    return figure
+def _latency_band(row: Row) -> tuple[float, float]:
+    """Median to p95; nothing for images resized to one size, which are one measurement and would be one wide bar."""
+    times = row["latency_ms"]
+    return times["p50"], times["p95"] if row["protocol"] == NATIVE else times["p50"]
 
 
 def paper_figure(curves: Mapping[str, Mapping[int, float]], theme: Theme) -> Figure:
@@ -244,7 +186,7 @@ def _draw_lines(
         colour, native = panel.colour(model, theme), protocol == NATIVE
         style: Any = "-" if native else resized_styles[seen.get(model, 0) % len(resized_styles)]
         seen[model] = seen.get(model, 0) + (not native)
-        label = _name(model, protocol)
+        label = line_name(model, protocol)
         width = 2.2 if native else 1.4
         square = [row for row in line if row["size"][0] == row["size"][1]]
         xs, ys = [side(row["size"]) for row in square], [value(row) for row in square]
@@ -285,13 +227,3 @@ def _draw_lines(
         for fill, text in kinds
     ]
     legend(ax, theme, handles + dots)
-
-
-def _name(model: str, protocol: str) -> str:
-    return model if protocol == NATIVE else f"{model}, {protocol_text(protocol)}"
-
-
-def _sizes(row: Row) -> str:
-    """The size of a row's images, and what they are resized to."""
-    own = size_text(row["size"])
-    return own if row["protocol"] == NATIVE else f"{own} → {protocol_text(row['protocol']).split(' ')[-1]}"

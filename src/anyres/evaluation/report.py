@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-import os
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -15,30 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from anyres.evaluation.cost import macs_by_part
 from anyres.evaluation.findings import findings
+from anyres.evaluation.image_sets import ImageSet, merge
 from anyres.evaluation.paper import SOURCE, TABLE_1
-from anyres.evaluation.rows import Row, check_sweep, protocol_text, si, side, size_text
+from anyres.evaluation.rows import bytes_text, check_sweep, protocol_text, si, side, size_text
+from anyres.files import write_atomically
 from anyres.models.presets import get_config
 
 if TYPE_CHECKING:
     from anyres.evaluation.canvas import Theme
     from anyres.evaluation.plots import Panel
-
-
-@dataclass(kw_only=True)
-class ImageSet:
-    """Everything that the given sweeps say about one set of images.
-
-    `anchor` names its pictures and its place on the page; `sources` hold file, title, environment and protocol.
-    """
-
-    name: str
-    anchor: str
-    rows: list[Row] = field(default_factory=list)
-    models: dict[str, dict[str, Any]] = field(default_factory=dict)
-    examples: list[dict[str, Any]] = field(default_factory=list)
-    skipped: list[dict[str, str]] = field(default_factory=list)
-    left_out: list[dict[str, Any]] = field(default_factory=list)
-    sources: list[dict[str, Any]] = field(default_factory=list)
 
 
 def report(json_paths: Sequence[Path | str], out_folder: Path | str, title: str | None = None) -> Path:
@@ -58,75 +40,15 @@ def report(json_paths: Sequence[Path | str], out_folder: Path | str, title: str 
     out = Path(out_folder)
     out.mkdir(parents=True, exist_ok=True)
     pictures = _pictures(sets)
-    for name, data in pictures.items():
-        (out / f"{name}.png").write_bytes(data)
-    page = out / "index.html"
-    temporary = page.with_suffix(".html.tmp")
-    temporary.write_text(_html(title, sets, pictures), encoding="utf-8", newline="\n")
-    os.replace(temporary, page)
-    return page
+    files = {f"{name}.png": data for name, data in pictures.items()}
+    files["index.html"] = _html(title, sets, pictures).encode()
+    for name, data in files.items():
+        _save(out / name, data)
+    return out / "index.html"
 
 
-def merge(sweeps: Sequence[dict[str, Any]], names: Sequence[str]) -> list[ImageSet]:
-    """The sweeps by set of images; a label that two sweeps use for different models of one set gets its run added."""
-    sets: dict[str, ImageSet] = {}
-    for sweep, file in zip(sweeps, names, strict=True):
-        for name in dict.fromkeys(row["set"] for row in sweep["rows"]):
-            if name not in sets:
-                sets[name] = ImageSet(name=name, anchor=_anchor(name, {group.anchor for group in sets.values()}))
-            group = sets[name]
-            labels = {}
-            for label in dict.fromkeys(row["model"] for row in sweep["rows"] if row["set"] == name):
-                model = sweep["models"][label]
-                taken = label in group.models and group.models[label] != model
-                labels[label] = f"{label} ({model['run']})" if taken else label
-                group.models[labels[label]] = model
-            seen = {_key(row) for row in group.rows}
-            for row in sweep["rows"]:
-                if row["set"] == name:
-                    renamed: Row = row | {"model": labels[row["model"]]}
-                    if _key(renamed) in seen:
-                        raise ValueError(
-                            f"{file}: the row {_key(renamed)} is given twice; allowed: once over all files"
-                        )
-                    seen.add(_key(renamed))
-                    group.rows.append(renamed)
-            group.examples += _merge_examples(group.examples, sweep["examples"], name, labels)
-            group.skipped += [
-                item for item in sweep["skipped"] if item.get("set", name) == name and item not in group.skipped
-            ]
-            group.left_out += [item for item in sweep.get("left_out", []) if item.get("set", name) == name]
-            group.sources.append({"file": file, "title": sweep["title"], **_how(sweep)})
-    return list(sets.values())
-
-
-def _anchor(name: str, taken: set[str]) -> str:
-    """A file name and HTML id from the name of a set, different from those taken."""
-    plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "set"
-    return next(a for a in (plain, *(f"{plain}-{n}" for n in range(2, len(taken) + 3))) if a not in taken)
-
-
-def _merge_examples(
-    known: list[dict[str, Any]], new: Sequence[dict[str, Any]], name: str, labels: dict[str, str]
-) -> list[dict[str, Any]]:
-    """The new examples of one set; predictions on a picture that is known already are added to it instead."""
-    added = []
-    for example in (example for example in new if example["set"] == name):
-        predictions = {labels.get(label, label): guess for label, guess in example["predictions"].items()}
-        same = [old for old in known if (old["size"], old["png"]) == (example["size"], example["png"])]
-        if same:
-            same[0]["predictions"] |= predictions
-        else:
-            added.append({**example, "predictions": predictions})
-    return added
-
-
-def _key(row: Row) -> tuple[str, str, str, str]:
-    return row["set"], row["model"], row["protocol"], size_text(row["size"])
-
-
-def _how(sweep: dict[str, Any]) -> dict[str, Any]:
-    return {"environment": sweep["environment"], "protocol": sweep.get("protocol", {})}
+def _save(path: Path, data: bytes) -> None:
+    write_atomically(path, lambda file: file.write(data))
 
 
 def _read(path: Path) -> Any:
@@ -177,11 +99,11 @@ def _pictures(sets: Sequence[ImageSet]) -> dict[str, bytes]:
 
 
 def _set_figures(group: ImageSet, panel: Panel, theme: Theme) -> dict[str, Any]:
-    from anyres.evaluation import plots
+    from anyres.evaluation import pareto, plots
 
     figures = {
         "accuracy": plots.accuracy_figure([panel], theme),
-        "pareto": plots.pareto_figure(panel, theme),
+        "pareto": pareto.pareto_figure(panel, theme),
         "cost": plots.measure_figure(panel, theme, "macs"),
         "latency": plots.measure_figure(panel, theme, "latency"),
         "memory": plots.measure_figure(panel, theme, "memory"),
@@ -214,7 +136,7 @@ def _html(title: str, sets: Sequence[ImageSet], pictures: dict[str, bytes]) -> s
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"size": size_text, "si": si, "protocol": protocol_text, "side": side}
+    environment.filters |= {"size": size_text, "si": si, "bytes": bytes_text, "protocol": protocol_text, "side": side}
     text = (resources.files("anyres.evaluation") / "templates" / "report.html").read_text(encoding="utf-8")
     return environment.from_string(text).render(
         title=title,

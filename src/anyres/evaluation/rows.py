@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import count
 from typing import Any, TypedDict
 
 FORMAT = 1
@@ -90,6 +91,17 @@ def protocol_text(protocol: str) -> str:
     return " ".join(words)
 
 
+def line_name(model: str, protocol: str) -> str:
+    """How a line of a picture is named: by the model alone if that gets the images as they are."""
+    return model if protocol == NATIVE else f"{model}, {protocol_text(protocol)}"
+
+
+def bytes_text(value: float, digits: int = 3) -> str:
+    """A number of bytes: 1234567 -> `1.23 MB`."""
+    text = si(value, digits)
+    return f"{text}B" if " " in text else f"{text} B"
+
+
 def si(value: float, digits: int = 3) -> str:
     """A positive number to `digits` significant digits, with a prefix: 1234567 -> `1.23 M`."""
     if value == 0:
@@ -99,6 +111,19 @@ def si(value: float, digits: int = 3) -> str:
     step = min(5, max(0, power // 3))
     decimals = max(0, digits - 1 - (power - 3 * step))
     return f"{rounded / 1000**step:.{decimals}f} {'kMGTP'[step - 1] if step else ''}".rstrip()
+
+
+def distinct_labels(labels: Sequence[str], parents: Sequence[str]) -> list[str]:
+    """The labels; those of several models get their parent folder before them, and a number if that is not enough."""
+    wide = []
+    for label, parent in zip(labels, parents, strict=True):
+        alone = labels.count(label) == 1 or not parent or label.startswith(f"{parent}/")
+        wide.append(label if alone else f"{parent}/{label}")
+    found: list[str] = []
+    for label in wide:
+        numbered = (f"{label} #{number}" for number in count(2))
+        found.append(label if label not in found else next(text for text in numbered if text not in [*wide, *found]))
+    return found
 
 
 def lines(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:

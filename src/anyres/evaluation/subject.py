@@ -15,11 +15,12 @@ from torch import Tensor
 
 from anyres.data.schedule import Size
 from anyres.data.transforms import aspect_size, resize, to_tensor
+from anyres.devices import resolve_device
 from anyres.evaluation.cost import macs_by_part
 from anyres.evaluation.memory import peak_tensor_bytes
-from anyres.evaluation.rows import LatencyMs
-from anyres.evaluation.sweep_config import SweepConfig, checked_device
-from anyres.evaluation.timing import latency
+from anyres.evaluation.rows import LatencyMs, distinct_labels
+from anyres.evaluation.sweep_config import SweepConfig
+from anyres.evaluation.timing import latency, synchronise
 from anyres.models.vitar import ViTAR
 from anyres.models.weights import ModelInfo, load_model
 
@@ -36,8 +37,9 @@ class Subject:
     dtype: torch.dtype
     seconds: float = 0.0
     """Time spent in `model` by `answer` since it was last set to 0."""
+    speeds: dict[Size, tuple[LatencyMs, int]] = field(default_factory=dict)
+    """What `speed` found so far."""
     _macs: dict[Size, int] = field(default_factory=dict)
-    _speed: dict[Size, tuple[LatencyMs, int]] = field(default_factory=dict)
 
     def patches(self, size: Size) -> int:
         """Patch tokens of an image of `size`."""
@@ -65,18 +67,18 @@ class Subject:
             alike = len({image.shape for image in piece}) == 1
             batch: Any = torch.stack(piece) if alike else piece
             batch = self._move(batch) if alike else [self._move(image) for image in batch]
-            self._synchronise()
+            synchronise(self.device)
             start = time.perf_counter()
             with torch.inference_mode():
                 logits = self.model(batch)
-            self._synchronise()
+            synchronise(self.device)
             self.seconds += time.perf_counter() - start
             outputs.append(logits.float().softmax(-1).cpu())
         return torch.cat(outputs)
 
     def speed(self, size: Size, runs: int, seconds: float) -> tuple[LatencyMs, int]:
         """Latency and peak memory in bytes of one image of `size`; measured once and remembered."""
-        if size not in self._speed:
+        if size not in self.speeds:
             image = self._move(torch.zeros(1, self.model.config.in_channels, *size))  # (1, C, H, W)
 
             @torch.inference_mode()
@@ -85,8 +87,8 @@ class Subject:
 
             memory = self._peak_bytes(forward)
             p50, p95, timed = latency(forward, runs, budget_seconds=seconds, device=self.device)
-            self._speed[size] = (LatencyMs(p50=p50, p95=p95, runs=timed), memory)
-        return self._speed[size]
+            self.speeds[size] = (LatencyMs(p50=p50, p95=p95, runs=timed), memory)
+        return self.speeds[size]
 
     def _peak_bytes(self, forward: Callable[[], Tensor]) -> int:
         if self.device.type != "cuda":
@@ -101,10 +103,6 @@ class Subject:
 
     def _move(self, images: Tensor) -> Tensor:
         return images.to(self.device, self.dtype)
-
-    def _synchronise(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
 
 
 def _pieces(images: Sequence[Tensor], patches: Sequence[int], most: int) -> Iterator[list[Tensor]]:
@@ -124,13 +122,11 @@ def _pieces(images: Sequence[Tensor], patches: Sequence[int], most: int) -> Iter
 def load_subjects(config: SweepConfig) -> list[Subject]:
     """The models of `config.runs` on their device, each labelled by its run folder."""
     loaded = [(Path(run), *load_model(run)) for run in config.runs]
-    names = [run.resolve().name for run, _, _ in loaded]
-    device, dtype = checked_device(config.device), getattr(torch, config.precision)
+    folders = [run.resolve() for run, _, _ in loaded]
+    labels = distinct_labels([folder.name for folder in folders], [folder.parent.name for folder in folders])
+    device, dtype = resolve_device(config.device), getattr(torch, config.precision)
     subjects: list[Subject] = []
-    for name, (run, model, info) in zip(names, loaded, strict=True):
-        label = name if names.count(name) == 1 else f"{run.resolve().parent.name}/{name}"
-        same = sum(subject.label.split(" #")[0] == label for subject in subjects)
-        label = f"{label} #{same + 1}" if same else label
+    for label, (run, model, info) in zip(labels, loaded, strict=True):
         if model.config.in_channels not in (1, 3):
             raise ValueError(f"{run} takes {model.config.in_channels} channels; allowed for image files: 1 or 3")
         if not info.training_sizes and config.resize_to != ("none",):

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-import torch
-
 from anyres.data.decode import MAX_PIXELS
 from anyres.data.schedule import Size, parse_size
 from anyres.data.transforms import EvalTransform, eval_transform
+from anyres.devices import resolve_device
 from anyres.errors import check_choice
 
 ResizeTo = Literal["smallest", "largest", "none"]
@@ -28,7 +27,7 @@ class SweepConfig:
     sizes: tuple[str, ...]
     """Sizes in pixels: 224 for a square, 224x336 for height x width."""
     out: Path
-    """The JSON file to write."""
+    """The JSON file to write. A sweep that was stopped goes on where it was; a finished one is left alone."""
     title: str = "Accuracy at any resolution"
     """Title of the report."""
     resize_to: tuple[ResizeTo, ...] = ("smallest", "largest")
@@ -52,7 +51,7 @@ class SweepConfig:
     latency_seconds: float = 5.0
     """Most seconds spent on them."""
     device: str = "cpu"
-    """cpu, cuda or cuda:N."""
+    """auto (cuda if there is one), cpu, cuda, cuda:N or mps."""
     precision: Precision = "float32"
     """Of weights and images."""
     threads: int | None = None
@@ -88,7 +87,7 @@ class SweepConfig:
             raise ValueError(f"latency_seconds={self.latency_seconds}, max_macs={self.max_macs}; allowed: above 0")
         if (self.keep_aspect or self.squash) and self.crop_ratio not in (0.875, 1.0):
             raise ValueError(f"crop_ratio={self.crop_ratio} has no effect with keep_aspect or squash; leave it out")
-        checked_device(self.device)
+        resolve_device(self.device)
         for size in self.parsed_sizes:
             self.transform(size)
 
@@ -102,11 +101,3 @@ class SweepConfig:
         return eval_transform(
             size, mean, std, crop_ratio=self.crop_ratio, keep_aspect=self.keep_aspect, squash=self.squash
         )
-
-
-def checked_device(text: str) -> torch.device:
-    """The device of that name; ValueError if this machine does not have it."""
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    allowed = ["cpu"] + ["cuda"] * (count > 0) + [f"cuda:{number}" for number in range(count)]
-    check_choice("device", text, allowed)
-    return torch.device(text)

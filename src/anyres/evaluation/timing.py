@@ -28,6 +28,14 @@ def percentile(values: list[float], percent: float) -> float:
     return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
 
 
+def synchronise(device: torch.device) -> None:
+    """Waits until the device has done what it was told to."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
 def latency(
     function: Callable[[], object],
     runs: int = 20,
@@ -40,22 +48,20 @@ def latency(
 
     A slow function would make a sweep endless, so warming up stops after a third of `budget_seconds` and timing stops
     when the budget is spent; at least one call of each kind is made (no warm-up call if `warmup` is 0), and `.runs`
-    says how many were timed. On a CUDA device every call is bracketed by a synchronisation.
+    says how many were timed. On an accelerator every call is bracketed by a synchronisation.
     """
     if runs < 1 or warmup < 0 or not budget_seconds > 0:
         raise ValueError(
             f"runs={runs}, warmup={warmup}, budget_seconds={budget_seconds}; "
             "allowed: runs 1 or more, warmup 0 or more, a budget above 0 seconds"
         )
-    on_cuda = torch.device(device).type == "cuda"
+    device = torch.device(device)
 
     def call() -> float:
-        if on_cuda:
-            torch.cuda.synchronize(device)
+        synchronise(device)
         start = time.perf_counter()
         function()
-        if on_cuda:
-            torch.cuda.synchronize(device)
+        synchronise(device)
         return time.perf_counter() - start
 
     spent = 0.0

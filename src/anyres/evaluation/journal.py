@@ -1,0 +1,91 @@
+"""What a sweep has measured so far, on disk, so that a sweep that is stopped can go on where it was."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypedDict
+
+from anyres.data.schedule import Size
+from anyres.evaluation.rows import FORMAT, Row
+from anyres.files import write_atomically
+from anyres.training.config import differences
+
+
+class Part(TypedDict):
+    """Everything about one size on one set; `skipped` has the reason for each unreadable file."""
+
+    set: str
+    size: list[int]
+    rows: list[Row]
+    examples: list[dict[str, Any]]
+    skipped: dict[str, str]
+    left_out: list[dict[str, Any]]
+
+
+class Journal:
+    """The finished parts of a sweep, in the file OUT.partial until the sweep is complete.
+
+    `identity` is what decides about the rows (see identity.py). Raises ValueError naming the fields that differ if
+    the file belongs to a sweep with another identity.
+    """
+
+    def __init__(self, out: Path, identity: Mapping[str, Any]) -> None:
+        self.path = out.with_name(out.name + ".partial")
+        self._identity = dict(identity)
+        self.parts: list[Part] = []
+        if self.path.exists():
+            self.parts = self._read()
+
+    def done(self, name: str) -> set[Size]:
+        """The sizes of the set `name` that need not be measured again."""
+        return {(part["size"][0], part["size"][1]) for part in self.parts if part["set"] == name}
+
+    def add(self, part: Part) -> None:
+        """The part is on disk when this returns."""
+        self.parts.append(part)
+        write_json(self.path, {"format": FORMAT, "identity": self._identity, "parts": self.parts})
+
+    def close(self) -> None:
+        """Removes the file, whose parts are in the complete sweep now."""
+        self.path.unlink(missing_ok=True)
+
+    def _read(self) -> list[Part]:
+        remedy = "delete it to measure everything anew, or give another out"
+        found = read_json(self.path, ("format", "identity", "parts"), remedy)
+        changed = differences(found["identity"], self._identity, frozenset())
+        if changed or found["format"] != FORMAT:
+            what = "; ".join(changed) or f"format: {found['format']} there, {FORMAT} here"
+            raise ValueError(f"{self.path} belongs to a sweep with other settings ({what}); {remedy}")
+        parts: list[Part] = found["parts"]
+        return parts
+
+
+def finished(out: Path, identity: Mapping[str, Any]) -> tuple[dict[str, Any] | None, list[str]]:
+    """The sweep that is in the file `out`, None if there is none, and how its identity differs from the one given.
+
+    Raises ValueError for a file that is no sweep, since it would be replaced.
+    """
+    if not out.exists():
+        return None, []
+    found = read_json(out, ("format", "title", "rows"), "delete it, or give another out")
+    return found, differences({name: found[name] for name in identity if name in found}, dict(identity), frozenset())
+
+
+def write_json(path: Path, content: Any) -> None:
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def read_json(path: Path, keys: tuple[str, ...], remedy: str) -> dict[str, Any]:
+    """A file that a sweep wrote; ValueError with the remedy if it is something else."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # of JSON or of the encoding
+        raise ValueError(f"{path} was not written by a sweep ({error}); {remedy}") from error
+    missing = [key for key in keys if not isinstance(found, dict) or key not in found]
+    if missing:
+        raise ValueError(f"{path} was not written by a sweep ({', '.join(missing)} missing); {remedy}")
+    assert isinstance(found, dict)
+    return found

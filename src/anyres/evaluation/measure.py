@@ -1,0 +1,187 @@
+"""One size of one set: every model's answers counted, protocol by protocol."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from anyres.data.decode import read_image
+from anyres.data.folder import ImageFolder
+from anyres.data.loader import EvalBatch, evaluation_batches
+from anyres.data.schedule import Size
+from anyres.evaluation.journal import Part
+from anyres.evaluation.memory import is_out_of_memory
+from anyres.evaluation.rows import NATIVE, Row, wilson
+from anyres.evaluation.subject import Subject
+from anyres.evaluation.sweep_config import SweepConfig
+
+EXAMPLE_SIDE = 224  # pixels that the longest side of the largest size has among the example pictures
+
+
+@dataclass(kw_only=True)
+class _Tally:
+    """A row while its images are being counted."""
+
+    subject: Subject
+    protocol: str
+    target: Size | None
+    images: int = 0
+    correct: int = 0
+    macs: int = 0
+    seconds: float = 0.0
+
+    def count(self, pictures: Sequence[Image.Image], names: Sequence[str], config: SweepConfig) -> None:
+        """Adds the answers to some pictures whose true classes are `names`."""
+        images = self.subject.views(pictures, self.target, config.keep_aspect)
+        self.subject.seconds = 0.0
+        chosen = self.subject.answer(images, config.max_patches).argmax(-1).tolist()
+        self.seconds += self.subject.seconds
+        self.correct += sum(self.subject.info.classes[i] == name for i, name in zip(chosen, names, strict=True))
+        self.images += len(images)
+        self.macs += sum(self.subject.macs((image.shape[1], image.shape[2])) for image in images)
+
+
+def measure_size(
+    name: str, size: Size, folder: ImageFolder, subjects: Sequence[Subject], config: SweepConfig, bar: tqdm
+) -> Part:
+    """Measures all the models at one size of one set; moves the bar on by the images counted."""
+    tallies, left_out = _plan_rows(name, size, subjects, config)
+    skipped: dict[str, str] = {}
+    seen: list[int] = []
+    for batch in _batches(folder, size, subjects, config) if tallies else ():
+        for path, reason in batch.skipped:
+            skipped[path.relative_to(folder.root).as_posix()] = reason.replace(str(path), path.name)
+        seen += batch.indices.tolist()
+        pictures = [_picture(image) for image in batch.images]
+        names = [folder.classes[label] for label in batch.labels.tolist()]
+        for tally in tuple(tallies):
+            try:
+                tally.count(pictures, names, config)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                tallies.remove(tally)
+                reason = f"out of memory on {tally.subject.device} for a batch (max_patches={config.max_patches})"
+                left_out.append(_left_out(name, tally.subject, tally.protocol, size, reason))
+        bar.update(len(pictures))
+        if not tallies:
+            break
+    native = [tally.subject for tally in tallies if tally.protocol == NATIVE]
+    return Part(
+        set=name,
+        size=list(size),
+        rows=[_row(name, size, tally, config) for tally in tallies],
+        examples=_examples(name, size, folder, seen, native, config),
+        skipped=skipped,
+        left_out=left_out,
+    )
+
+
+def _plan_rows(
+    name: str, size: Size, subjects: Sequence[Subject], config: SweepConfig
+) -> tuple[list[_Tally], list[dict[str, Any]]]:
+    """The rows to count at a size, and those left out because they cost or need too much, with the reason."""
+    tallies: list[_Tally] = []
+    left_out: list[dict[str, Any]] = []
+    for subject in subjects:
+        for protocol, target in protocols(subject, config):
+            shape, reason = target or size, ""
+            if config.max_macs is not None and subject.macs(shape) > config.max_macs:
+                reason = f"{subject.macs(shape):.3g} multiply-accumulates, more than max_macs = {config.max_macs:.3g}"
+            else:
+                try:
+                    subject.speed(shape, config.latency_runs, config.latency_seconds)
+                except (RuntimeError, MemoryError) as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    reason = f"out of memory on {subject.device} for one image"
+            if reason:
+                left_out.append(_left_out(name, subject, protocol, size, reason))
+            else:
+                tallies.append(_Tally(subject=subject, protocol=protocol, target=target))
+    return tallies, left_out
+
+
+def _left_out(name: str, subject: Subject, protocol: str, size: Size, reason: str) -> dict[str, Any]:
+    return {"set": name, "model": subject.label, "protocol": protocol, "size": list(size), "reason": reason}
+
+
+def protocols(subject: Subject, config: SweepConfig) -> Iterator[tuple[str, Size | None]]:
+    """The names of the ways in which a model gets an image, with the size that it is resized to, if it is."""
+    yield NATIVE, None
+    sizes = sorted(subject.info.training_sizes, key=lambda size: (size[0] * size[1], size))
+    smallest = sizes[:1] if "smallest" in config.resize_to else []
+    largest = sizes[-1:] if "largest" in config.resize_to else []
+    for height, width in dict.fromkeys(smallest + largest):
+        yield f"resized to {height}x{width}", (height, width)
+
+
+def _batches(folder: ImageFolder, size: Size, subjects: Sequence[Subject], config: SweepConfig) -> Iterator[EvalBatch]:
+    most = config.max_patches // max(subject.patches(size) for subject in subjects)
+    return evaluation_batches(
+        folder,
+        config.transform(size),
+        batch_size=max(1, min(config.batch_size, most)),
+        limit=config.limit,
+        num_workers=config.num_workers,
+        max_pixels=config.max_pixels,
+        strict=config.strict,
+    )
+
+
+def _picture(image: Tensor) -> Image.Image:
+    """(3, H, W) in 0..1 back to the Pillow image that the transform saw; exact, since that has 8 bits per channel."""
+    return Image.fromarray(image.mul(255).round_().to(torch.uint8).permute(1, 2, 0).contiguous().numpy())
+
+
+def _row(name: str, size: Size, tally: _Tally, config: SweepConfig) -> Row:
+    speed, memory = tally.subject.speed(tally.target or size, config.latency_runs, config.latency_seconds)
+    return Row(
+        set=name,
+        model=tally.subject.label,
+        protocol=tally.protocol,
+        size=list(size),
+        images=tally.images,
+        correct=tally.correct,
+        top1=100 * tally.correct / tally.images,
+        interval=list(wilson(tally.correct, tally.images)),
+        macs=round(tally.macs / tally.images),
+        latency_ms=speed,
+        images_per_second=tally.images / tally.seconds,
+        peak_memory_bytes=memory,
+    )
+
+
+def _examples(
+    name: str, size: Size, folder: ImageFolder, seen: Sequence[int], subjects: Sequence[Subject], config: SweepConfig
+) -> list[dict[str, Any]]:
+    """Some of the images seen, spread evenly, at this size, with what every model makes of them as they are."""
+    count = min(config.examples, len(seen)) if subjects else 0
+    scale = min(1.0, EXAMPLE_SIDE / max(max(size) for size in config.parsed_sizes))
+    transform = config.transform(size)
+    found = []
+    for index in (seen[(2 * i + 1) * len(seen) // (2 * count)] for i in range(count)):
+        picture = _picture(transform(read_image(folder.paths[index], max_pixels=config.max_pixels)))
+        predictions = {}
+        for subject in subjects:
+            chances = subject.answer(subject.views([picture], None, config.keep_aspect), config.max_patches)[0]
+            best = int(chances.argmax())
+            predictions[subject.label] = [subject.info.classes[best], round(float(chances[best]), 4)]
+        label, png = folder.classes[folder.labels[index]], _thumbnail(picture, scale)
+        found.append({"set": name, "size": list(size), "label": label, "png": png, "predictions": predictions})
+    return found
+
+
+def _thumbnail(picture: Image.Image, scale: float) -> str:
+    width, height = (max(1, round(side * scale)) for side in picture.size)
+    buffer = io.BytesIO()
+    picture.resize((width, height), Image.Resampling.LANCZOS).save(buffer, "PNG", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
