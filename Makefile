@@ -25,6 +25,7 @@ check: .venv/dev
 
 bench: .venv/dev
 	$(BIN)/python benchmarks/forward.py
+	$(BIN)/python benchmarks/training.py
 
 .venv/uv: requirements/uv.txt
 	$(PYTHON) -m venv .venv

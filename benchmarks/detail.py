@@ -2,7 +2,7 @@
 
     python benchmarks/detail.py [--work detail-study] [--out benchmarks/results/detail.json]
 
-About seven minutes on one core. The run can be stopped and goes on where it was.
+About a quarter of an hour on one core. The run can be stopped and goes on where it was.
 """
 
 import argparse

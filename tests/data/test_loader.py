@@ -8,7 +8,7 @@ from PIL import Image
 
 from anyres.data.folder import ImageFolder
 from anyres.data.loader import TrainingStream, evaluation_batches
-from anyres.data.schedule import ResolutionSchedule
+from anyres.data.schedule import EverySize, ResolutionSchedule, SideRange
 from anyres.data.transforms import TrainAugment, eval_transform
 from anyres.errors import UnreadableImageError
 
@@ -37,11 +37,11 @@ def indices(batch):
 
 
 def same(first, second):
+    views = zip((first, *first.replicas), (second, *second.replicas), strict=True)
     return (
         (first.step, first.size, first.skipped) == (second.step, second.size, second.skipped)
-        and torch.equal(first.images, second.images)
         and torch.equal(first.labels, second.labels)
-        and torch.equal(first.keys, second.keys)
+        and all(torch.equal(one.images, two.images) and torch.equal(one.keys, two.keys) for one, two in views)
     )
 
 
@@ -158,7 +158,7 @@ def test_cache_keeps_small_images_and_reduces_large_ones(tmp_path):
         small = plain.labels == 1
         assert torch.equal(plain.images[small], reduced.images[small])
         assert (plain.images - reduced.images).abs().mean() < 0.01
-    assert cached._cache.bytes_needed == (16 * 32 + 14 * 10) * 3
+    assert cached._cache.bytes_needed == (20 * 40 + 14 * 10) * 3  # 20 is the longest side of SIZES
     for path in folder.paths:
         path.unlink()  # decoded once: the files are not needed any more
     assert len(list(cached.batches(4, 8))) == 4
@@ -166,7 +166,7 @@ def test_cache_keeps_small_images_and_reduces_large_ones(tmp_path):
 
 def test_cache_that_would_not_fit_is_refused_before_work(folder, monkeypatch):
     monkeypatch.setattr("anyres.data.cache.read_image", lambda *_, **__: pytest.fail("decoded"))
-    need = sum(16 * round((30 + index) * 16 / 25) * 3 for index in range(11))
+    need = sum(20 * round((30 + index) * 20 / 25) * 3 for index in range(11))
     assert stream(folder, cache=True, cache_bytes=need)._cache.bytes_needed == need
     with pytest.raises(ValueError, match="allow more, or train without cache"):
         stream(folder, cache=True, cache_bytes=need - 1)
@@ -180,6 +180,73 @@ def test_greyscale_models(folder):
     assert next(made.batches(0, 1)).images.shape == (2, 1, 8, 8)
     found = next(evaluation_batches(folder, eval_transform((8, 8), (0.5,), (0.5,)), batch_size=2))
     assert found.images.shape == (2, 1, 8, 8)
+
+
+def replicas(folder, augment=None, **options):
+    schedule = EverySize([(12, 12), (9, 7), (16, 20)])
+    return stream(folder, augment or TrainAugment(), schedule=schedule, **options)
+
+
+def test_replicas_are_the_same_images_at_every_size_each_with_its_own_draws(folder):
+    for batch in replicas(folder, PLAIN).batches(0, 6):
+        assert batch.size == (16, 20)
+        views = [batch, *batch.replicas]
+        assert [tuple(view.images.shape) for view in views] == [(4, 3, 16, 20), (4, 3, 12, 12), (4, 3, 9, 7)]
+        assert all(indices(view) == indices(batch) for view in views)
+        assert [folder.labels[index] for index in indices(batch)] == batch.labels.tolist()
+        assert len(set(torch.cat([view.keys for view in views]).tolist())) == 12
+
+
+def test_every_replica_has_a_crop_and_augmentation_of_its_own(tmp_path):
+    (tmp_path / "a").mkdir()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)).save(tmp_path / "a" / "0.png")
+    augment = TrainAugment(scale=(0.3, 0.6), auto_augment=None)
+    schedule = EverySize([(12, 12), (12, 13)])
+    (batch,) = stream(ImageFolder(tmp_path), augment, schedule=schedule, batch_size=6).batches(0, 1)
+    larger, smaller = batch.images[..., :12], batch.replicas[0].images
+    assert len(torch.unique(torch.cat([larger, smaller]).flatten(1), dim=0)) == 12
+    assert (larger - smaller).abs().mean(dim=(1, 2, 3)).min() > 0.1
+
+
+def test_the_first_replica_is_what_it_would_be_alone(folder):
+    alone = stream(folder, TrainAugment(), schedule=ResolutionSchedule([(16, 20)], 3)).batches(0, 3)
+    for one, batch in zip(alone, replicas(folder).batches(0, 3), strict=True):
+        assert torch.equal(one.images, batch.images) and torch.equal(one.keys, batch.keys)
+
+
+def test_replicas_resume_and_survive_workers_and_unreadable_files(folder):
+    folder.paths[3].write_bytes(b"broken")
+    whole = list(replicas(folder).batches(0, 6))
+    assert any(batch.skipped for batch in whole)
+    for options in ({}, {"num_workers": 2}):
+        later = list(replicas(folder, **options).batches(2, 6))
+        assert all(same(one, two) for one, two in zip(whole[2:], later, strict=True))
+    cached = list(replicas(folder, cache=True).batches(0, 6))  # images of 25 px, kept at 20 / sqrt(0.08): as they are
+    assert all(same(one, two) for one, two in zip(whole, cached, strict=True))
+    with pytest.raises(UnreadableImageError, match="03.png"):
+        list(replicas(folder, strict=True).batches(0, 6))
+
+
+def test_repeated_images_follow_one_another_and_differ_in_augmentation(folder):
+    once = [index for batch in stream(folder).batches(0, 11) for index in indices(batch)]
+    thrice = [index for batch in stream(folder, repeats=3).batches(0, 11) for index in indices(batch)]
+    expected = []
+    for first in range(0, 44, 11):  # an epoch shows each of the first images of its permutation three times
+        expected += [once[first + place // 3] for place in range(11)]
+    assert thrice == expected
+    (batch,) = stream(folder, TrainAugment(scale=(0.3, 1)), repeats=3, batch_size=3).batches(0, 1)
+    assert len(set(batch.labels.tolist())) == 1 and len(set(batch.keys.tolist())) == 3
+    assert len(torch.unique(batch.images.flatten(1), dim=0)) == 3
+    with pytest.raises(ValueError, match="repeats=0 given"):
+        stream(folder, repeats=0)
+
+
+def test_ranges_and_aspects_reach_batches_and_cache(folder):
+    schedule = ResolutionSchedule([SideRange(8, 16)], 1, aspect=(0.5, 2))
+    found = list(stream(folder, schedule=schedule, cache=True).batches(0, 8))
+    assert [batch.images.shape[2:] for batch in found] == [schedule.size_at(step) for step in range(8)]
+    assert len({batch.size for batch in found}) > 4
+    assert stream(folder, schedule=schedule, cache=True)._cache.short_side == round(16 * 2**0.5)
 
 
 @pytest.mark.parametrize("options", [{"batch_size": 0}, {"num_workers": -1}, {"max_pixels": 0}])

@@ -5,7 +5,7 @@ import pickle
 import pytest
 import torch
 
-from anyres.training.checkpoint import load_checkpoint, refuse_other_run, save_checkpoint, write_atomically
+from anyres.training.checkpoint import load_checkpoint, refuse_other_run, save_checkpoint
 
 
 @pytest.fixture
@@ -64,21 +64,6 @@ def test_another_format_is_refused(tmp_path, content):
     torch.save(content, tmp_path / "c.pt")
     with pytest.raises(ValueError, match="format.*allowed: 1"):
         load_checkpoint(tmp_path / "c.pt")
-
-
-def test_a_write_that_fails_leaves_the_old_file(tmp_path):
-    path = tmp_path / "file"
-    path.write_bytes(b"old")
-
-    def fail_halfway(file):
-        file.write(b"ne")
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        write_atomically(path, fail_halfway)
-    assert path.read_bytes() == b"old"
-    write_atomically(path, lambda file: file.write(b"new"))
-    assert [entry.read_bytes() for entry in tmp_path.iterdir()] == [b"new"]
 
 
 def test_another_run_is_named_by_its_fields(tmp_path):

@@ -19,6 +19,17 @@ from anyres.training.config import OPERATIONAL, TrainConfig, differences, parse_
         ({"sizes": ("large",)}, "large"),
         ({"sizes": ("0",)}, "0"),
         ({"sizes": ("224", "224x224")}, "sizes names 224x224 twice"),
+        ({"sizes": ("32-96", "48", "32-96")}, "sizes names 32-96 twice"),
+        ({"sizes": ("96-32",)}, "'96-32' as a range.*nearest: 32-96"),
+        ({"sizes": ("a-b",)}, "'a-b' as a range"),
+        ({"aspect": (2.0, 0.5)}, "aspect is 2.0 0.5.*nearest: 0.5 2.0"),
+        ({"replicas": True, "sizes": ("32-96", "16")}, "range 32-96, but replicas need fixed sizes; nearest: 32 96"),
+        ({"replicas": True, "sizes": ("32",)}, "replicas at the one size 32 .*two sizes or more"),
+        ({"replicas": True, "size_weights": (1.0, 2.0)}, r"size_weights is \(1.0, 2.0\) but has no effect.*at None"),
+        ({"replicas": True, "aspect": (0.5, 2.0)}, "aspect is .* no effect, because replicas"),
+        ({"consistency": 1.0}, "consistency is 1.0 but has no effect, because there are no replicas; leave it at 0.0"),
+        ({"replicas": True, "consistency": -1.0}, "consistency is -1.0; allowed: from 0"),
+        ({"repeats": 0}, "repeats is 0; allowed: whole numbers from 1 up"),
         ({"size_weights": (1.0,)}, "1 weights given for 2 sizes"),
         ({"steps": 0}, "steps is 0; allowed: whole numbers from 1 up; nearest: 1"),
         ({"batch_size": 0}, "batch_size is 0"),
@@ -35,6 +46,13 @@ from anyres.training.config import OPERATIONAL, TrainConfig, differences, parse_
         ({"smoothing": 1.0}, "smoothing is 1.0"),
         ({"mixup": -0.1}, "mixup is -0.1"),
         ({"mixup": 0.0, "mixup_switch_prob": 0.9}, "mixup_switch_prob is 0.9 but has no effect.*mixup is 0"),
+        ({"mixup_prob": 0.0, "mixup_switch_prob": 0.9}, "no effect, because mixup_prob is 0"),
+        (
+            {"mixup": 0.0, "cutmix": 0.0, "mixup_prob": 0.5},
+            "mixup_prob is 0.5 but has no effect, because mixup and cutmix",
+        ),
+        ({"ema": None, "save_ema": False}, "save_ema is False but has no effect.*without ema; leave it at True"),
+        ({"cache_bytes": 10**9}, "cache_bytes is 1000000000 but has no effect, because there is no cache"),
         ({"precision": "float16"}, "precision 'float16'.*bfloat16"),
         ({"device": "gpu"}, "unknown device 'gpu'.*Allowed: auto, cpu"),
         ({"threads": 0}, "threads is 0"),
@@ -52,7 +70,17 @@ def test_impossible_settings_are_refused_by_name(make_config, changes, message):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"batch_size": 7, "mixup_prob": 0.0}, {"batch_size": 1, "mixup": 0.0, "cutmix": 0.0}]
+    "changes",
+    [
+        {},
+        {"batch_size": 7, "mixup_prob": 0.0},
+        {"batch_size": 1, "mixup": 0.0, "cutmix": 0.0},
+        {"cache": True, "cache_bytes": 10**9},
+        {"save_ema": False},
+        {"sizes": ("32-96", "96", "40-64"), "aspect": (0.5, 2.0), "size_weights": (1.0, 2.0, 0.0)},
+        {"replicas": True},
+        {"replicas": True, "consistency": 0.5, "repeats": 3},
+    ],
 )
 def test_possible_settings_pass(make_config, changes):
     check_config(make_config(**changes))
@@ -73,6 +101,12 @@ def test_possible_settings_pass(make_config, changes):
 )
 def test_model_options_are_read(option, value):
     assert parse_option(option) == value
+
+
+def test_sizes_to_validate_are_those_of_training_and_the_ends_of_ranges(make_config):
+    config = make_config(sizes=("32-96", "24x10", "96"), aspect=(0.5, 2.0))
+    assert config.parsed_sizes() == [(32, 32), (96, 96), (24, 10)]
+    assert make_config(sizes=("9", "30x2", "8"), replicas=True).schedule().sizes_at(3) == ((9, 9), (8, 8), (30, 2))
 
 
 def test_differences_name_nested_fields_and_pass_over_operational_ones(make_config):
@@ -109,4 +143,8 @@ def test_the_command_line_gives_the_same_settings(make_config):
     args = ["--data", str(config.data), "--out", str(config.out), "--sizes", "13", "16x23", "--betas", "0.8", "0.9"]
     found = tyro.cli(TrainConfig, args=[*args, "--layer-decay", "0.5", "--augmentation.hflip", "0.25", "--no-progress"])
     assert (found.sizes, found.betas, found.layer_decay) == (config.sizes, config.betas, config.layer_decay)
+    many = ["--sizes", "32-96", "200", "--aspect", "0.5", "2.0"]
+    found_range = tyro.cli(TrainConfig, args=[*args[:4], *many])
+    assert (found_range.sizes, found_range.aspect) == (("32-96", "200"), (0.5, 2.0))
+    assert tyro.cli(TrainConfig, args=[*args[:7], "--replicas", "--consistency", "1"]).consistency == 1.0
     assert (found.augmentation.hflip, found.progress, found.out) == (0.25, False, config.out)

@@ -90,6 +90,27 @@ def test_resumed_equals_uninterrupted(make_config, uninterrupted, monkeypatch, s
     assert [row["step"] for row in read_rows(config.out / VALIDATIONS)] == [3, 3, 6, 6]
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"replicas": True, "consistency": 1.0, "sizes": ("13", "16x23", "9")},
+        {"sizes": ("9-16", "8x11"), "aspect": (0.5, 2.0), "repeats": 3},
+    ],
+)
+@pytest.mark.parametrize("step", [3, 4])
+def test_other_schedules_resume_alike(make_config, tmp_path, monkeypatch, changes, step):
+    reference = make_config(out=tmp_path / "uninterrupted", **changes)
+    train(reference)
+    config = make_config(num_workers=step - 3, **changes)
+    with monkeypatch.context() as patch:
+        crash_at(patch, step)
+        with pytest.raises(Crash):
+            train(config)
+    assert load_checkpoint(config.out / NAME)["step"] == 2
+    assert train(config).finished
+    same_in_the_end(config, reference)
+
+
 def test_how_a_run_is_carried_out_does_not_matter(make_config, uninterrupted):
     config = make_config(validate_every=3, num_workers=1, checkpoint_every=5, tensorboard=True)
     train(config)

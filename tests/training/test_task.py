@@ -23,8 +23,9 @@ def test_without_mixing_targets_are_smoothed_labels_and_images_untouched(make_co
     expected = torch.full((4, 3), 0.1)
     expected[torch.arange(4), batch.labels] = 0.8
     torch.testing.assert_close(prepared.targets, expected)
-    assert torch.equal(prepared.images, batch.images)
-    assert torch.equal(prepared.keys, batch.keys)
+    (view,) = prepared.views
+    assert torch.equal(view.images, batch.images)
+    assert torch.equal(view.keys, batch.keys)
 
 
 @pytest.mark.parametrize("mixing", [{"cutmix": 0.0}, {"mixup": 0.0}, {}])
@@ -36,8 +37,8 @@ def test_mixing_is_a_function_of_the_step_and_leaves_numpy_alone(make_config, mi
     assert np.array_equal(np.random.get_state()[1], state)
     np.random.seed(99)
     other = task.prepare(first_batch(task), CPU)
-    assert torch.equal(one.images, other.images) and torch.equal(one.targets, other.targets)
-    assert not torch.equal(one.images, first_batch(task).images)
+    assert torch.equal(one.views[0].images, other.views[0].images) and torch.equal(one.targets, other.targets)
+    assert not torch.equal(one.views[0].images, first_batch(task).images)
     torch.testing.assert_close(one.targets.sum(1), torch.ones(4))
     flipped = first_batch(task).labels.flip(0)
     pairs = {frozenset(pair) for pair in zip(first_batch(task).labels.tolist(), flipped.tolist(), strict=True)}
@@ -50,7 +51,7 @@ def test_loss_equals_cross_entropy_with_soft_targets(plain):
     task.model.eval()
     prepared = task.prepare(first_batch(task), CPU)
     with torch.no_grad():
-        logits = task.model(prepared.images)
+        logits = task.model(prepared.views[0].images)
     expected = torch.nn.functional.cross_entropy(logits, prepared.targets)
     torch.testing.assert_close(task.loss(prepared, slice(0, 4)), expected)
     torch.testing.assert_close(
@@ -103,6 +104,15 @@ def test_saved_model_knows_classes_and_sizes(make_config, tmp_path):
     assert torch.equal(model.head.weight, task.model.head.weight)
 
 
+def test_ranges_are_validated_and_recorded_by_their_ends(make_config, tmp_path):
+    task = ClassificationTask(make_config(sizes=("9-16", "16", "8x5"), aspect=(0.5, 2.0)))
+    assert [row["size"] for row in task.validate(task.model, CPU)] == [[9, 9], [16, 16], [8, 5]]
+    task.save(tmp_path / "saved", task.model, {})
+    assert load_model(tmp_path / "saved")[1].training_sizes == ((9, 9), (16, 16), (8, 5))
+    sizes = {batch.size for batch in task.batches(0, 12)}
+    assert len(sizes) > 9 and max(map(max, sizes)) > 16
+
+
 def test_identity_follows_the_files(make_config, write_data, tmp_path):
     here = ClassificationTask(make_config()).identity()
     same = ClassificationTask(make_config(data=write_data(tmp_path / "same"))).identity()
@@ -133,5 +143,6 @@ def test_validation_without_images_is_refused_if_asked_for(make_config, write_da
     root = write_data(tmp_path / "data")
     (root / "val").rename(tmp_path / "elsewhere")
     assert not ClassificationTask(make_config(data=root)).validates()
-    with pytest.raises(ValueError, match="validate_every is 2, but .*val does not exist"):
-        ClassificationTask(make_config(data=root, validate_every=2))
+    for name, given in (("validate_every", 2), ("validate_limit", 3), ("validate_crop_ratio", 1.0)):
+        with pytest.raises(ValueError, match=f"{name} is {given}, but .*val does not exist; .*leave {name} at"):
+            ClassificationTask(make_config(data=root, **{name: given}))

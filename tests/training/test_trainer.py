@@ -27,10 +27,11 @@ def test_pieces_cover_every_row_once(count, parts):
     assert len(lengths) == min(count, parts) and max(lengths) - min(lengths) <= 1
 
 
+@pytest.mark.parametrize("replicas", [{}, {"replicas": True, "consistency": 1.0}])
 @pytest.mark.parametrize("accumulate", [2, 3, 6])
-def test_accumulated_gradients_equal_those_of_the_whole_batch(plain, accumulate):
-    whole = make_trainer(plain(batch_size=6, clip_grad=None))
-    parts = make_trainer(plain(batch_size=6, clip_grad=None, accumulate=accumulate))
+def test_accumulated_gradients_equal_those_of_the_whole_batch(plain, accumulate, replicas):
+    whole = make_trainer(plain(batch_size=6, clip_grad=None, **replicas))
+    parts = make_trainer(plain(batch_size=6, clip_grad=None, accumulate=accumulate, **replicas))
     for _ in range(2):
         (one,), (other,) = (run(trainer, trainer.step, trainer.step + 1) for trainer in (whole, parts))
         assert other.loss == pytest.approx(one.loss, rel=1e-5)

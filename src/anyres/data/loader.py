@@ -13,7 +13,7 @@ from torch import Tensor
 from anyres.data.cache import DEFAULT_BYTES, ImageCache
 from anyres.data.decode import MAX_PIXELS, check_max_pixels
 from anyres.data.folder import ImageFolder
-from anyres.data.schedule import ResolutionSchedule, Size, key
+from anyres.data.schedule import Schedule, Size, key
 from anyres.data.transforms import TrainAugment, Transform, train_transform
 from anyres.data.workers import Numbered, Reader, check_counts, run_in_order, seeded
 from anyres.errors import UnreadableImageError
@@ -24,19 +24,27 @@ _PERMUTATION, _JITTER = 0x5045524D, 0x4A495454  # set apart what is drawn for di
 
 
 @dataclass(frozen=True, kw_only=True)
-class Batch:
+class View:
+    """The images of a step at one size."""
+
+    images: Tensor
+    """(B, C, H, W) float32, normalised"""
+    keys: Tensor
+    """(B,) int64, from which the model draws its positional jitter"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch(View):
     """One training step's images, all of one size."""
 
     step: int
     size: Size
-    images: Tensor
-    """(B, C, H, W) float32, normalised"""
     labels: Tensor
     """(B,) int64"""
-    keys: Tensor
-    """(B,) int64, from which the model draws its positional jitter"""
     skipped: list[Skipped]
     """files that could not be read, and why; another image stands in their place"""
+    replicas: tuple[View, ...] = ()
+    """the same images again at the step's other sizes, in falling area, each with a crop and augmentation of its own"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +74,13 @@ class TrainingStream:
     permutations, so an epoch may end within a batch. A run that starts at step k therefore sees exactly what an
     uninterrupted one would, whatever the number of worker processes.
 
+    A schedule that gives a step several sizes makes replicas: an image is read once and augmented anew for each size.
+    `repeats` shows every image so many times in a row, augmented anew each time; an epoch is as long as without it and
+    so shows the first part of its permutation only (DeiT's repeated augmentation).
+
     An unreadable file is replaced by the next readable one in folder order and reported; `strict` raises instead.
     `cache` keeps decoded images in memory (see `ImageCache`), reduced so far that the smallest random crop still has
-    the pixels of the largest training size; if they would need more than `cache_bytes`, that is a ValueError here.
+    the pixels of the largest side of any step; if they would need more than `cache_bytes`, that is a ValueError here.
     """
 
     def __init__(
@@ -76,7 +88,7 @@ class TrainingStream:
         folder: ImageFolder,
         *,
         batch_size: int,
-        schedule: ResolutionSchedule,
+        schedule: Schedule,
         augment: TrainAugment,
         mean: Sequence[float],
         std: Sequence[float],
@@ -86,8 +98,11 @@ class TrainingStream:
         cache: bool = False,
         cache_bytes: int = DEFAULT_BYTES,
         strict: bool = False,
+        repeats: int = 1,
     ) -> None:
         check_counts(batch_size, num_workers)
+        if repeats < 1:
+            raise ValueError(f"repeats={repeats} given: allowed is 1 and more")
         check_max_pixels(max_pixels)
         if len(mean) not in (1, 3) or len(std) != len(mean):
             raise ValueError(f"{len(mean)} means and {len(std)} deviations given: image files have 1 or 3 channels")
@@ -99,14 +114,14 @@ class TrainingStream:
         self.seed = seed
         self.num_workers = num_workers
         self.strict = strict
+        self.repeats = repeats
         self._read = Reader(folder.paths, max_pixels, len(mean))
         self._cache: ImageCache | None = None
         if cache:
-            largest = max(min(size) for size in schedule.sizes)
+            short_side = math.ceil(schedule.largest_side() / math.sqrt(augment.scale[0]))
             self._cache = ImageCache(
-                folder.paths, short_side=math.ceil(largest / math.sqrt(augment.scale[0])), channels=len(mean),
-                max_pixels=max_pixels, budget=cache_bytes,
-            )  # fmt: skip
+                folder.paths, short_side=short_side, channels=len(mean), max_pixels=max_pixels, budget=cache_bytes
+            )
 
     def batches(self, start_step: int, stop_step: int) -> Iterator[Batch]:
         """The batches of steps start_step ... stop_step - 1."""
@@ -118,26 +133,33 @@ class TrainingStream:
 
     def batch(self, step: int) -> Batch:
         """The batch of one step, made in this process."""
-        size = self.schedule.size_at(step)
-        transform = train_transform(size, self.augment, self.mean, self.std)
-        images, labels, skipped = [], [], []
+        sizes = self.schedule.sizes_at(step)
+        transforms = [train_transform(size, self.augment, self.mean, self.std) for size in sizes]
+        images: list[list[Tensor]] = [[] for _ in sizes]
+        labels, skipped = [], []
         for position in range(self.batch_size):
             image, label, failed = self._sample(step * self.batch_size + position)
-            with seeded(key(self.seed, step, position)):
-                images.append(transform(image))
+            for replica, transform in enumerate(transforms):
+                with seeded(key(self.seed, step, position, *_later(replica))):
+                    images[replica].append(transform(image))
             labels.append(label)
             skipped += failed
-        keys = [key(self.seed, step, position, _JITTER) for position in range(self.batch_size)]
+        views = [View(images=torch.stack(found), keys=self._keys(step, i)) for i, found in enumerate(images)]
         return Batch(
-            step=step, size=size, images=torch.stack(images), labels=torch.tensor(labels),
-            keys=torch.tensor(keys, dtype=torch.int64), skipped=skipped,
+            step=step, size=sizes[0], images=views[0].images, labels=torch.tensor(labels), keys=views[0].keys,
+            skipped=skipped, replicas=tuple(views[1:]),
         )  # fmt: skip
+
+    def _keys(self, step: int, replica: int) -> Tensor:
+        """(B,) int64."""
+        drawn = [key(self.seed, step, position, _JITTER, *_later(replica)) for position in range(self.batch_size)]
+        return torch.tensor(drawn, dtype=torch.int64)
 
     def _sample(self, entry: int) -> tuple[Image.Image, int, list[Skipped]]:
         """The image of an entry of the endless stream, its label, and what had to be passed over."""
         count = len(self.folder)
         epoch, place = divmod(entry, count)
-        first = permutation(self.seed, epoch, count)[place]
+        first = permutation(self.seed, epoch, count)[place // self.repeats]
         skipped: list[Skipped] = []
         for offset in range(count):
             index = (first + offset) % count
@@ -149,6 +171,11 @@ class TrainingStream:
                     raise
                 skipped.append((self.folder.paths[index], str(error)))
         raise ValueError(f"none of the {count} images in {self.folder.root} can be read; the first: {skipped[0][1]}")
+
+
+def _later(replica: int) -> tuple[int, ...]:
+    """What a replica adds to the key of a draw; nothing for the first, which thus is what it would be alone."""
+    return (replica,) if replica else ()
 
 
 def evaluation_batches(

@@ -2,39 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
+from anyres.files import write_atomically
 from anyres.training.config import differences
 
 FORMAT = 1
 NAME = "checkpoint.pt"
-
-
-def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Calls write(file) on a temporary neighbour and puts it in place of `path` in one step.
-
-    Whenever the machine stops, `path` holds the old content or the new one, never a part: the content is on
-    disk before the name changes, and the changed name is on disk before this returns.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    if hasattr(os, "O_DIRECTORY"):  # Windows cannot open a folder, and needs no sync of it
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import Any
 
+from anyres.data.schedule import SideRange, Size
 from anyres.data.transforms import train_transform
 from anyres.errors import check_choice
 from anyres.models.presets import get_config
-from anyres.training.config import TrainConfig
+from anyres.training.config import TrainConfig, default_of
 
 # name -> lowest
 _INTEGERS: dict[str, int] = {
     "steps": 1, "batch_size": 1, "accumulate": 1, "warmup_steps": 0, "seed": 0, "num_workers": 0, "threads": 1,
-    "checkpoint_every": 1, "log_every": 1, "validate_every": 0, "validate_limit": 1, "cache_bytes": 1,
+    "checkpoint_every": 1, "log_every": 1, "validate_every": 0, "validate_limit": 1, "cache_bytes": 1, "repeats": 1,
 }  # fmt: skip
 # name -> lowest, highest, and in brackets whether they are allowed themselves
 _NUMBERS: dict[str, tuple[float, float, str]] = {
@@ -30,6 +30,7 @@ _NUMBERS: dict[str, tuple[float, float, str]] = {
     "smoothing": (0.0, 1.0, "[)"),
     "ema": (0.0, 1.0, "()"),
     "validate_crop_ratio": (0.0, 1.0, "(]"),
+    "consistency": (0.0, math.inf, "[)"),
 }
 
 
@@ -48,6 +49,7 @@ def check_config(config: TrainConfig) -> None:
     _check_sizes(config)
     _check_schedule(config)
     _check_mixing(config)
+    _check_idle(config)
     model = get_config(config.model, **config.overrides())
     try:
         train_transform(config.parsed_sizes()[0], config.augmentation, model.mean, model.std)
@@ -59,13 +61,9 @@ def check_config(config: TrainConfig) -> None:
         ) from error
 
 
-def _default(name: str) -> Any:
-    return next(field.default for field in dataclasses.fields(TrainConfig) if field.name == name)
-
-
 def _is_left_out(config: TrainConfig, name: str) -> bool:
     """None in a field that may be None."""
-    return getattr(config, name) is None and _default(name) is None
+    return getattr(config, name) is None and default_of(name) is None
 
 
 def _check_integer(name: str, given: Any, lowest: int) -> None:
@@ -79,18 +77,52 @@ def _check_number(name: str, given: Any, low: float, high: float, ends: str) -> 
     if not inside:
         above = f"{'from' if ends[0] == '[' else 'above'} {low:g}"
         below = "" if high == math.inf else f" {'up to' if ends[1] == ']' else 'to below'} {high:g}"
-        raise ValueError(f"{name} is {given!r}; allowed: {above}{below}; the default is {_default(name)}")
+        raise ValueError(f"{name} is {given!r}; allowed: {above}{below}; the default is {default_of(name)}")
 
 
 def _check_sizes(config: TrainConfig) -> None:
     if not config.sizes:
         raise ValueError('sizes is empty; give at least one training size, for example "224" or "224x320"')
-    sizes = config.parsed_sizes()
-    repeated = sorted({size for size in sizes if sizes.count(size) > 1})
+    entries = config.size_entries()
+    repeated = [entry for entry in entries if entries.count(entry) > 1]
     if repeated:
-        height, width = repeated[0]
-        raise ValueError(f"sizes names {height}x{width} twice; use size_weights to draw one of them more often")
+        raise ValueError(f"sizes names {_text(repeated[0])} twice; use size_weights to draw one of them more often")
+    if config.replicas:
+        _check_replicas(config)
     config.schedule()
+
+
+def _text(entry: Size | SideRange) -> str:
+    return f"{entry.low}-{entry.high}" if isinstance(entry, SideRange) else f"{entry[0]}x{entry[1]}"
+
+
+def _check_replicas(config: TrainConfig) -> None:
+    """Replicas are shown at all the sizes of every step, so there must be several, and nothing is drawn."""
+    ranges = [entry for entry in config.size_entries() if isinstance(entry, SideRange)]
+    if ranges:
+        low, high = ranges[0].low, ranges[0].high
+        raise ValueError(f"sizes holds the range {low}-{high}, but replicas need fixed sizes; nearest: {low} {high}")
+    if len(config.sizes) < 2:
+        raise ValueError(f"replicas at the one size {config.sizes[0]} would be no replicas; give two sizes or more")
+
+
+def _check_idle(config: TrainConfig) -> None:
+    """ValueError for a setting that differs from its default although another leaves it without effect."""
+    unmixed = not (config.mixup or config.cutmix)
+    switched_off = next((name for name in ("mixup_prob", "mixup", "cutmix") if not getattr(config, name)), None)
+    idle: dict[str, str | None] = {
+        "save_ema": "there is no running average without ema" if config.ema is None else None,
+        "mixup_prob": "mixup and cutmix are 0" if unmixed else None,
+        "mixup_switch_prob": f"{switched_off} is 0" if switched_off else None,
+        "cache_bytes": None if config.cache else "there is no cache",
+        "size_weights": "replicas are shown at every size" if config.replicas else None,
+        "aspect": "replicas are shown at fixed sizes" if config.replicas else None,
+        "consistency": None if config.replicas else "there are no replicas",
+    }
+    for name, reason in idle.items():
+        given, default = getattr(config, name), default_of(name)
+        if reason is not None and given != default:
+            raise ValueError(f"{name} is {given} but has no effect, because {reason}; leave it at {default}")
 
 
 def _check_schedule(config: TrainConfig) -> None:
@@ -109,12 +141,6 @@ def _check_schedule(config: TrainConfig) -> None:
 
 
 def _check_mixing(config: TrainConfig) -> None:
-    switch_default = _default("mixup_switch_prob")
-    if not (config.mixup and config.cutmix) and config.mixup_switch_prob != switch_default:
-        raise ValueError(
-            f"mixup_switch_prob is {config.mixup_switch_prob} but has no effect, because "
-            f"{'cutmix' if config.mixup else 'mixup'} is 0; leave it at {switch_default}"
-        )
     if is_mixing(config) and config.batch_size % 2:
         raise ValueError(
             f"batch_size is {config.batch_size}, but mixup and cutmix mix pairs and need an even number; "

@@ -14,9 +14,9 @@ import torch
 
 from anyres.data.cache import DEFAULT_BYTES
 from anyres.data.decode import MAX_PIXELS
-from anyres.data.schedule import ResolutionSchedule, Size, parse_size
+from anyres.data.schedule import EverySize, ResolutionSchedule, SideRange, Size, parse_entry, parse_size
 from anyres.data.transforms import TrainAugment
-from anyres.errors import unknown
+from anyres.devices import resolve_device
 
 # Fields that may change between two starts of one run: they say how it is carried out, not what comes out of it.
 # (`data` may move; that it still holds the same files is checked by the task's identity.)
@@ -39,9 +39,18 @@ class TrainConfig:
     model_options: tuple[str, ...] = ()
     """Changes to the model, written key=value: grid=7x7 width=96 position=learned drop_path_rate=0.1"""
     sizes: tuple[str, ...] = ("224",)
-    """Training sizes in pixels, "224" or "224x320" (height x width); every step draws one of them."""
+    """Training sizes in pixels; every step draws one. "224", "224x320" (height x width), or a range of squares "32-96",
+    log-uniform over every whole number in it."""
     size_weights: tuple[float, ...] | None = None
     """How often each size is drawn, relative to the others; all alike if not given."""
+    aspect: tuple[float, float] = (1.0, 1.0)
+    """Factor on each step's width / height, log-uniform in this interval; the area stays that of the size drawn."""
+    replicas: bool = False
+    """Every step shows each image at all the sizes, with a crop and augmentation for each (ResFormer), not at one."""
+    consistency: float = 0.0
+    """Weight of the loss that draws a replica's features to those of the next larger one (ResFormer: 1)."""
+    repeats: int = 1
+    """How often in a row an image is shown, augmented anew each time (DeiT: 3); an epoch stays as long as without."""
     steps: int = 10_000
     """Optimiser steps."""
     batch_size: int = 64
@@ -116,13 +125,24 @@ class TrainConfig:
     progress: bool = True
     """Show a progress bar on stderr."""
 
-    def parsed_sizes(self) -> list[Size]:
-        """The training sizes as (height, width)."""
-        return [parse_size(size) for size in self.sizes]
+    def size_entries(self) -> list[Size | SideRange]:
+        """The training sizes as (height, width), and ranges of them. ValueError for what is neither."""
+        return [parse_entry(size) for size in self.sizes]
 
-    def schedule(self) -> ResolutionSchedule:
-        """Which size each step has."""
-        return ResolutionSchedule(self.parsed_sizes(), self.seed, self.size_weights)
+    def parsed_sizes(self) -> list[Size]:
+        """The sizes to validate at and to record with the model: those of training, a range by its two ends.
+
+        Each is there once, as (height, width), before any change of aspect.
+        """
+        entries = self.size_entries()
+        ends = [entry.ends() if isinstance(entry, SideRange) else (entry,) for entry in entries]
+        return list(dict.fromkeys(size for pair in ends for size in pair))
+
+    def schedule(self) -> ResolutionSchedule | EverySize:
+        """Which size each step has, or with `replicas` which sizes."""
+        if self.replicas:
+            return EverySize(self.parsed_sizes())
+        return ResolutionSchedule(self.size_entries(), self.seed, self.size_weights, self.aspect)
 
     def overrides(self) -> dict[str, Any]:
         """`model_options` as keyword arguments of `create_model`. ValueError for one that is given twice or not so."""
@@ -135,14 +155,7 @@ class TrainConfig:
 
     def torch_device(self) -> torch.device:
         """The device meant by `device`. ValueError if this machine lacks it."""
-        if self.device == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        present = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
-        allowed = ["auto", *(name for name, count in present.items() if count)]
-        allowed += [f"cuda:{i}" for i in range(present["cuda"])]
-        if self.device not in allowed:
-            raise unknown("device", self.device, allowed)
-        return torch.device(self.device)
+        return resolve_device(self.device)
 
     def check(self) -> None:
         """ValueError for the first setting that is out of range or has no effect. Reads no files."""
@@ -155,6 +168,11 @@ class TrainConfig:
         """Plain lists, numbers and strings, as written to train.json."""
         plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self), default=str))
         return plain
+
+
+def default_of(name: str) -> Any:
+    """The default of a field of TrainConfig."""
+    return next(field.default for field in dataclasses.fields(TrainConfig) if field.name == name)
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], ignore: frozenset[str] = OPERATIONAL) -> list[str]:

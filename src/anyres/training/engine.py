@@ -15,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 from anyres.data.loader import Batch
+from anyres.files import write_atomically
 from anyres.models.weights import CONFIG, WEIGHTS
 from anyres.training import checkpoint
 from anyres.training.config import TrainConfig
@@ -89,7 +90,7 @@ class _Run:
             return self._result()
         self.folder.mkdir(parents=True, exist_ok=True)
         settings = json.dumps(self.config.to_json(), indent=1).encode()
-        checkpoint.write_atomically(self.folder / SETTINGS, lambda file: file.write(settings))
+        write_atomically(self.folder / SETTINGS, lambda file: file.write(settings))
         if self.trainer.step:
             self._say(f"Going on with {self.folder} after step {self.trainer.step} of {self.config.steps}.")
         log = RunLog(self.folder, start=self.trainer.step, tensorboard=self.config.tensorboard)

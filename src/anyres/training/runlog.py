@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from anyres.training.checkpoint import write_atomically
+from anyres.files import write_atomically
 
 STEPS = "log.jsonl"
 VALIDATIONS = "validation.jsonl"

@@ -5,28 +5,27 @@ The engine never names what is learned, so that detection or masked pre-training
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from timm.data import Mixup
 from timm.data.mixup import mixup_target
 from timm.loss import SoftTargetCrossEntropy
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from anyres.data.folder import ImageFolder
-from anyres.data.loader import Batch, EvalBatch, TrainingStream, evaluation_batches, seeded
+from anyres.data.loader import Batch, EvalBatch, TrainingStream, View, evaluation_batches, seeded
 from anyres.data.schedule import Size, key
 from anyres.data.transforms import eval_transform
 from anyres.models.presets import create_model
 from anyres.models.vitar import ViTAR
 from anyres.models.weights import save_model
-from anyres.training.checks import is_mixing
-from anyres.training.config import TrainConfig
+from anyres.training.config import TrainConfig, default_of
+from anyres.training.consistency import replica_loss
+from anyres.training.mixing import make_mixup
 
 _INIT, _MIX = 0x494E4954, 0x4D495855  # keep the draws of initialisation and mixing apart from all others
 
@@ -75,12 +74,10 @@ class Task(Protocol):
 class Prepared:
     """A batch on the device."""
 
-    images: Tensor
-    """(B, C, H, W)"""
+    views: tuple[View, ...]
+    """The images, mixed: one view, or with replicas one for each size, the largest first."""
     targets: Tensor
-    """(B, classes), rows sum to 1"""
-    keys: Tensor
-    """(B,) int64, from which the fuzzy offsets of each image follow"""
+    """(B, classes), rows sum to 1; the same for every view"""
 
 
 class ClassificationTask:
@@ -106,7 +103,7 @@ class ClassificationTask:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(key(config.seed, _INIT))
             self.model: ViTAR = create_model(config.model, num_classes=len(self.folder.classes), **config.overrides())
-        self.mix = _make_mixup(config, len(self.folder.classes))
+        self.mix = make_mixup(config, len(self.folder.classes))
         self.criterion = SoftTargetCrossEntropy()
         self.stream = TrainingStream(
             self.folder,
@@ -121,32 +118,39 @@ class ClassificationTask:
             cache=config.cache,
             cache_bytes=config.cache_bytes,
             strict=config.strict,
+            repeats=config.repeats,
         )
 
     def identity(self) -> dict[str, Any]:
         """Classes and a digest of the training files' names: another folder under the same path is another run."""
-        names = [f"{path.relative_to(self.folder.root).as_posix()}\n" for path in self.folder.paths]
-        digest = hashlib.sha256("".join(names).encode()).hexdigest()[:16]
-        return {"kind": "classification", "classes": list(self.folder.classes), "training files": digest}
+        return {"kind": "classification", "classes": list(self.folder.classes), "training files": self.folder.digest()}
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
         return self.stream.batches(start, stop)
 
     def prepare(self, batch: Batch, device: torch.device) -> Prepared:
         """Moves a batch, turns its labels into smoothed rows and mixes it, seeded by the step alone."""
-        images = batch.images.to(device, non_blocking=True)
         labels = batch.labels.to(device, non_blocking=True)
+        views = tuple(
+            View(images=view.images.to(device, non_blocking=True), keys=view.keys.to(device))
+            for view in (batch, *batch.replicas)
+        )
         if self.mix is None:
             targets = mixup_target(labels, len(self.folder.classes), smoothing=self.config.smoothing)
         else:
             with seeded(key(self.config.seed, _MIX, batch.step)):  # timm draws from numpy
-                images, targets = self.mix(images, labels)
-        return Prepared(images, targets, batch.keys.to(device))
+                targets = self.mix([view.images for view in views], labels)
+        return Prepared(views, targets)
 
     def loss(self, prepared: Prepared, rows: slice) -> Tensor:
-        logits = self.model(prepared.images[rows], jitter_keys=prepared.keys[rows])  # (b, classes)
-        loss: Tensor = self.criterion(logits.float(), prepared.targets[rows])
-        return loss
+        """Cross-entropy; with replicas its mean over them, and their consistency (see `replica_loss`)."""
+        losses, pooled = [], []
+        for view in prepared.views:
+            features = self.model.forward_features(view.images[rows], view.keys[rows])
+            logits = self.model.forward_head(features)  # (b, classes)
+            losses.append(self.criterion(logits.float(), prepared.targets[rows]))
+            pooled.append(features.pooled.float())  # (b, D)
+        return replica_loss(losses, pooled, self.config.consistency)
 
     def validates(self) -> bool:
         return self.validation is not None
@@ -210,19 +214,8 @@ def _validation_folder(config: TrainConfig, train: ImageFolder) -> ImageFolder |
     root = config.data / "val"
     if root.exists():
         return ImageFolder(root, classes=train.classes)
-    if config.validate_every:
-        raise ValueError(f"validate_every is {config.validate_every}, but {root} does not exist; add it, or set 0")
+    for name in ("validate_every", "validate_limit", "validate_crop_ratio"):
+        given, default = getattr(config, name), default_of(name)
+        if given != default:
+            raise ValueError(f"{name} is {given}, but {root} does not exist; add it, or leave {name} at {default}")
     return None
-
-
-def _make_mixup(config: TrainConfig, classes: int) -> Mixup | None:
-    if not is_mixing(config):
-        return None
-    return Mixup(
-        mixup_alpha=config.mixup,
-        cutmix_alpha=config.cutmix,
-        prob=config.mixup_prob,
-        switch_prob=config.mixup_switch_prob,
-        label_smoothing=config.smoothing,
-        num_classes=classes,
-    )

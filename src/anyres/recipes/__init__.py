@@ -1,0 +1,31 @@
+"""Whole runs as Python functions: what they do, on what, for how long, and what to expect."""
+
+from anyres.recipes.demo import (
+    SMALL_MODEL,
+    SWEEP_SIZES,
+    TRAINING_SIZES,
+    DemoConfig,
+    demo,
+    demo_training,
+    fast_precision,
+    learn_detail,
+)
+from anyres.recipes.hours import forward_macs, training_hours
+from anyres.recipes.imagenet import RECIPES, RecipeConfig, describe, recipe
+
+__all__ = [
+    "RECIPES",
+    "SMALL_MODEL",
+    "SWEEP_SIZES",
+    "TRAINING_SIZES",
+    "DemoConfig",
+    "RecipeConfig",
+    "demo",
+    "demo_training",
+    "describe",
+    "fast_precision",
+    "forward_macs",
+    "learn_detail",
+    "recipe",
+    "training_hours",
+]

@@ -1,0 +1,169 @@
+"""The demo and the study of the set *detail*: whole runs on generated images."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from tqdm import tqdm
+
+from anyres.data.synthetic import write_detail, write_glyphs
+from anyres.data.transforms import TrainAugment
+from anyres.evaluation.sweep import SweepConfig, sweep
+from anyres.training.config import TrainConfig
+from anyres.training.engine import train
+from anyres.training.runlog import STEPS
+
+Kind = Literal["vitar", "deit"]
+
+TRAINING_SIZES = ("32", "64", "96")
+SWEEP_SIZES = ("24", "32", "48", "64", "96", "128", "192", "256", "384")
+STORED_SIDE = 440  # pixels of a stored short side: what an evaluation at 384 with a centre crop starts from
+SMALL_MODEL = ("width=96", "heads=3", "depth=4", "patch_size=8", "stem=conv")
+
+# Both models learn from the set *detail*, whose training images show glyphs of all heights. They are measured on large
+# glyphs, where resizing every image to one size is a good answer, and on its small ones, which only many pixels show.
+LARGE = (0.5, 0.85)
+MEASURED = ("large-glyphs", "small-glyphs")
+
+_MILD = TrainAugment(  # digits must be neither mirrored nor cut off
+    scale=(0.8, 1.0), ratio=(0.9, 1.1), hflip=0.0, auto_augment=None, erasing=0.0, interpolation="bilinear"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    """Write data, train a ViTAR on several sizes and an ordinary ViT on one, measure both far beyond, draw a page."""
+
+    out: Path = Path("demo")
+    """Folder for data, runs and report. A demo that was stopped goes on where it was."""
+    short: bool = False
+    """A few steps on a few images, to see that everything runs; the models learn nothing."""
+
+    def __post_init__(self) -> None:
+        if self.out.exists() and not self.out.is_dir():
+            raise ValueError(f"out is {self.out}, which is a file; give a folder.")
+
+
+def demo(config: DemoConfig) -> Path:
+    """The main job in miniature, on real files: data, two models, a sweep of both, a report.
+
+    Command: `make demo`, or `anyres demo`. Hardware: two CPU cores, one for each model. Time and accuracy to expect:
+    docs/results.md.
+
+    Returns:
+        The report page.
+    """
+    from anyres.evaluation.report import report  # matplotlib and jinja2 are an extra: asked for before work starts
+
+    _write_data(config)
+    runs = {kind: demo_training(config, kind) for kind in ("vitar", "deit")}
+    _side_by_side(train, list(runs.values()), watch=[(run.out / STEPS, run.steps) for run in runs.values()])
+    sweeps = [_sweeping(config, name, [run.out for run in runs.values()]) for name in MEASURED]
+    print("Measuring both models at", ", ".join(sweeps[0].sizes), "pixels ...", flush=True)
+    _side_by_side(sweep, sweeps)
+    return report([one.out for one in sweeps], config.out / "report", "Any resolution: ViTAR and an ordinary ViT")
+
+
+def _write_data(config: DemoConfig) -> None:
+    train, val = (40, 20) if config.short else (4000, 300)
+    common: dict[str, Any] = {"size": STORED_SIDE, "aspect": (1.0, 1.0), "val": val}
+    data = config.out / "data"
+    write_glyphs(data / "large-glyphs", train=0, glyph_height=LARGE, seed=1, **common)
+    write_detail(data / "small-glyphs", train=train, **common)
+
+
+def demo_training(config: DemoConfig, kind: Kind) -> TrainConfig:
+    """ViTAR on all the training sizes, or an ordinary ViT (DeiT) on the smallest, for equally many images."""
+    steps = 6 if config.short else 2200
+    common = TrainConfig(
+        data=config.out / "data" / "small-glyphs", out=config.out / "runs" / kind, steps=steps,
+        batch_size=8 if config.short else 64, lr=1.2e-3, min_lr=2.4e-5, warmup_steps=steps // 20, betas=(0.9, 0.99),
+        clip_grad=1.0, mixup=0.0, cutmix=0.0, smoothing=0.0, precision=fast_precision(), cache=True, threads=1,
+        device="cpu", checkpoint_every=200, validate_limit=200, progress=False,
+        augmentation=_MILD,
+    )  # fmt: skip
+    if kind == "deit":
+        return replace(
+            common, model="deit_tiny_patch16", model_options=(*SMALL_MODEL, "grid=4"), sizes=TRAINING_SIZES[:1]
+        )
+    options = (*SMALL_MODEL, "grid=4", "extra_passes=1")
+    return replace(
+        common, model="vitar_tiny_patch16", model_options=options, sizes=TRAINING_SIZES, size_weights=(1, 1, 3)
+    )
+
+
+def fast_precision() -> Literal["bfloat16", "float32"]:
+    """bfloat16 where the processor computes in it, else float32."""
+    return "bfloat16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "float32"
+
+
+def _sweeping(config: DemoConfig, name: str, runs: Sequence[Path]) -> SweepConfig:
+    return SweepConfig(
+        runs=tuple(runs), data=(config.out / "data" / name,), sizes=SWEEP_SIZES[:3] if config.short else SWEEP_SIZES,
+        out=config.out / f"{name}.json", threads=1, latency_runs=5, latency_seconds=2.0,
+        title="Any resolution: ViTAR and an ordinary ViT", progress=False,
+    )  # fmt: skip
+
+
+def learn_detail(out: Path, steps: int = 4000) -> Path:
+    """How far the set *detail* is learned: a ViTAR trained at 32, 64 and, mostly, 96 px, measured up to 384.
+
+    Command: `python benchmarks/detail.py`. Hardware: one CPU core. Time and accuracy: docs/results.md.
+
+    Returns:
+        The JSON file of the sweep.
+    """
+    data = write_detail(out / "data" / "detail", train=12000, val=600, size=STORED_SIDE)
+    demo_config = demo_training(DemoConfig(out=out), "vitar")
+    config = replace(
+        demo_config, data=data, out=out / "detail", steps=steps, warmup_steps=100, size_weights=(1, 1, 6),
+        model_options=(*SMALL_MODEL, "grid=4"), progress=True,
+    )  # fmt: skip
+    train(config)
+    measured = SweepConfig(
+        runs=(config.out,), data=(data,), sizes=("32", "64", "96", "128", "192", "384"), out=out / "detail.json",
+        threads=1, latency_runs=3, title="Detail: the label is a small glyph on a large canvas",
+    )  # fmt: skip
+    sweep(measured)
+    return measured.out
+
+
+def _side_by_side(
+    function: Callable[[Any], Any], configs: Sequence[Any], watch: Sequence[tuple[Path, int]] = ()
+) -> list[Any]:
+    """Runs `function` on each config in a process of its own; `watch` names logs and their final numbers of lines."""
+    with ExitStack() as stack:
+        pool = stack.enter_context(ProcessPoolExecutor(len(configs), mp_context=get_context("spawn")))
+        futures: list[Future] = [pool.submit(function, config) for config in configs]
+        bars = [
+            stack.enter_context(tqdm(total=total, desc=path.parent.name, unit="step", position=place))
+            for place, (path, total) in enumerate(watch)
+        ]
+        while not all(future.done() for future in futures):
+            time.sleep(0.5)
+            for bar, (path, _) in zip(bars, watch, strict=True):
+                _follow(bar, path)
+        for bar, (path, _) in zip(bars, watch, strict=True):
+            _follow(bar, path)
+        return [future.result() for future in futures]
+
+
+def _follow(bar: tqdm, path: Path) -> None:
+    """Brings a bar up to the last whole line of a run's log."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
+        lines = file.read().split(b"\n")[:-1]
+    if lines:
+        row = json.loads(lines[-1])
+        bar.set_postfix({"loss": f"{row['loss']:.3f}", "size": "x".join(map(str, row["size"]))}, refresh=False)
+        bar.update(row["step"] - bar.n)

@@ -1,0 +1,82 @@
+"""ImageNet recipes: possible settings, hours that follow from the formula, and docstrings that agree with both."""
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from anyres.evaluation.cost import macs_by_part
+from anyres.models.presets import get_config
+from anyres.recipes import RECIPES, RecipeConfig, describe, forward_macs, recipe, training_hours
+from anyres.recipes.imagenet import BASE_RATE, SMALL_RATE
+from anyres.training import TrainConfig
+
+
+def make(tmp_path, **changes):
+    settings = {"data": tmp_path, "out": tmp_path / "run", "steps": 50, "batch_size": 10, "warmup_steps": 0}
+    return TrainConfig(**(settings | changes))
+
+
+def macs(name, *size, **overrides):
+    return sum(macs_by_part(get_config(name, **overrides), size).values())
+
+
+def test_hours_by_hand(tmp_path):
+    config = make(tmp_path, model="deit_tiny_patch16", sizes=("32x48",))
+    assert forward_macs(config) == macs("deit_tiny_patch16", 32, 48)
+    assert training_hours(config, 1e9) == pytest.approx(3 * macs("deit_tiny_patch16", 32, 48) * 500 / 1e9 / 3600)
+    for rate in (0.0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match="macs_per_second is .*above 0"):
+            training_hours(config, rate)
+
+
+def test_replicas_are_all_counted_and_schedules_step_by_step(tmp_path):
+    name = "vitar_tiny_patch16"
+    options = {"model_options": ("grid=3x3", "width=48"), "sizes": ("64", "128x96")}
+    small, large = (macs(name, *size, grid=(3, 3), width=48) for size in ((64, 64), (128, 96)))
+    assert forward_macs(make(tmp_path, replicas=True, **options)) == small + large
+    config = make(tmp_path, size_weights=(3.0, 1.0), **options)
+    drawn = [config.schedule().size_at(step) for step in range(50)]
+    share = drawn.count((64, 64)) / 50
+    assert 0.5 < share < 1 and forward_macs(config) == pytest.approx(share * small + (1 - share) * large)
+    mixed = make(tmp_path, sizes=("32-96",), aspect=(0.5, 2.0), model_options=("grid=3x3", "width=48"))
+    sizes = [mixed.schedule().size_at(step) for step in range(50)]
+    assert forward_macs(mixed) == pytest.approx(sum(macs(name, *size, grid=(3, 3), width=48) for size in sizes) / 50)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_are_possible_and_their_docstrings_true(tmp_path, name):
+    run = RECIPES[name](tmp_path, tmp_path / "run")
+    run.check()
+    assert run.model == f"{name}_patch16"
+    text = re.sub(r"\s+", " ", RECIPES[name].__doc__)
+    assert f"`anyres recipe {name} --data DIR --out RUN`" in text
+    formula, hours = re.search(r"Time: (3 \* .*?) / 3600 = (\d+) hours", text).groups()
+    formula = re.sub(r"\((.*?)\)e9", r"(\1) * 1e9", formula).replace(" MACs", "").replace(" images", "")
+    shown = eval(formula) / 3600  # nothing but numbers, by the pattern above
+    assert shown == pytest.approx(int(hours), abs=0.7)
+    rate = BASE_RATE if name.endswith("base") else SMALL_RATE
+    sample = replace(run, steps=2000, warmup_steps=0)  # the same schedule, counted faster
+    assert training_hours(sample, rate) * run.steps / 2000 == pytest.approx(int(hours), rel=0.03)
+
+
+def test_the_papers_differ_as_they_say(tmp_path):
+    runs = {name: function(tmp_path, tmp_path / "run") for name, function in RECIPES.items()}
+    assert {run.batch_size for run in runs.values()} == {1024} and {run.repeats for run in runs.values()} == {3}
+    assert {name: run.steps // 1251 for name, run in runs.items() if run.steps != 300 * 1251} == {"resformer_base": 200}
+    assert runs["resformer_base"].lr == 1.6e-3 and runs["resformer_base"].overrides() == {"drop_path_rate": 0.2}
+    assert {name for name, run in runs.items() if run.replicas} == {"resformer_small", "resformer_base"}
+    assert {run.lr for name, run in runs.items() if name != "resformer_base"} == {1e-3}
+    assert runs["vitar_base"].parsed_sizes() == [(side, side) for side in (224, 448, 672, 896, 1120)]
+
+
+def test_a_recipe_as_a_command(tmp_path):
+    config = RecipeConfig(name="deit_small", data=tmp_path, out=tmp_path / "run", accumulate=3, macs_per_second=29e12)
+    run = recipe(config)
+    assert (run.accumulate, run.num_workers, run.model) == (3, 16, "deit_small_patch16")
+    text = describe(config)
+    assert "79.8 % top-1" in text and text.endswith("= 51 hours.")
+    with pytest.raises(ValueError, match="Did you mean 'deit_small'"):
+        RecipeConfig(name="deit_smal", data=tmp_path, out=tmp_path)
+    with pytest.raises(ValueError, match="accumulate is 2000"):
+        recipe(replace(config, accumulate=2000))
