@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import Positional, subcommand
 
+from anyres.ablation.config import AblateConfig
+from anyres.ablation.runner import ablate
 from anyres.data import synthetic
 from anyres.data.decode import read_image
 from anyres.deploy.predict import PredictConfig, predict
@@ -16,7 +18,7 @@ from anyres.evaluation.plan_image import draw_plan
 from anyres.evaluation.sweep import SweepConfig, sweep
 from anyres.layers.stem import token_grid
 from anyres.models.presets import get_config, list_models
-from anyres.recipes import DemoConfig, demo
+from anyres.recipes import DemoConfig, RecipeConfig, demo, describe, recipe
 from anyres.training.config import TrainConfig
 from anyres.training.engine import train
 
@@ -152,8 +154,18 @@ def _synthesize(config: Synthesize) -> int:
     return 0
 
 
+def _recipe(config: RecipeConfig) -> int:
+    print(describe(config), flush=True)
+    return 0 if config.show else _train(recipe(config))
+
+
 def _demo(config: DemoConfig) -> int:
     print(demo(config).resolve())
+    return 0
+
+
+def _ablate(config: AblateConfig) -> int:
+    print(ablate(config).resolve())
     return 0
 
 
@@ -166,6 +178,8 @@ COMMANDS: dict[str, tuple[type, Any, str]] = {
     "cost": (CostOf, _cost, "Say what one image costs."),
     "plan-image": (PlanImage, _plan_image, "Draw how the patches of an image are merged."),
     "synthesize": (Synthesize, _synthesize, "Write a synthetic set of image files."),
+    "ablate": (AblateConfig, _ablate, "Train and measure the variants of a study: the paper's tables in miniature."),
+    "recipe": (RecipeConfig, _recipe, "Train on ImageNet-1k as a paper does, or say how long it would take."),
     "demo": (DemoConfig, _demo, "Data, training, sweep and report in minutes."),
 }
 

@@ -1,0 +1,204 @@
+"""From a study to its runs: folders, training and measuring of each, all checked before any work."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
+
+from anyres.ablation.budget import equal_cost_steps, largest_side
+from anyres.ablation.config import AblateConfig, SetName
+from anyres.ablation.studies import TRAINING, Study, Variant
+from anyres.data.synthetic import write_detail, write_glyphs
+from anyres.errors import unknown
+from anyres.evaluation.journal import read_json
+from anyres.evaluation.rows import size_text
+from anyres.evaluation.sweep import SweepConfig
+from anyres.models.weights import WEIGHTS
+from anyres.recipes import SMALL_MODEL, DemoConfig, demo_training
+from anyres.training.checkpoint import NAME
+from anyres.training.config import TrainConfig, differences
+from anyres.training.engine import SETTINGS
+
+STORED_SIDE, FAR_SIDE = 440, 1171  # least sides of stored images: an evaluation at 384, at 1024, with a centre crop
+CROP_RATIO = 0.875
+ORDINARY_HEIGHT = (0.5, 0.85)  # of a glyph, as a part of the image's
+_REMEDY = "delete it to have it made again"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One run: a variant trained on a set with a seed, then measured."""
+
+    set: SetName
+    variant: str
+    seed: int
+    training: TrainConfig
+    sweeps: tuple[SweepConfig, ...]
+    """Near sizes, and far ones on the same scenes drawn larger."""
+
+    @property
+    def label(self) -> str:
+        return f"{self.set}/{self.variant}/seed{self.seed}"
+
+    @property
+    def failure(self) -> Path:
+        """The file that says why the run has no result, and with what settings."""
+        return self.training.out.with_name(f"seed{self.seed}.failed.json")
+
+    def is_finished(self) -> bool:
+        """Trained and measured, or failed for good."""
+        return self.failure.exists() or all(sweep.out.exists() for sweep in self.sweeps)
+
+
+def plan_jobs(config: AblateConfig, study: Study) -> list[Job]:
+    """The runs that are asked for: seed by seed, so that every variant has its first result early.
+
+    Raises ValueError for a variant that does not exist or cannot be, or a size that the stored images do not reach.
+    """
+    names = [variant.name for variant in study.variants]
+    for name in config.only:
+        if name not in names:
+            raise unknown(f"variant of {study.name}", name, names)
+    chosen = [name for name in names if not config.only or name in config.only]
+    which = [(part, name, seed) for seed in range(config.seed_count) for part in config.set_names for name in chosen]
+    return make_jobs(config, study, which)
+
+
+def jobs_on_disk(config: AblateConfig, study: Study) -> list[Job]:
+    """The runs of this study's variants in its folder, as this configuration would make them."""
+    found = []
+    for set_name in get_args(SetName):
+        for variant in study.variants:
+            folder = config.folder / "runs" / set_name / variant.name
+            matches = [re.fullmatch(r"seed(\d+)", path.name) for path in folder.iterdir()] if folder.is_dir() else []
+            found += [(set_name, variant.name, seed) for seed in sorted(int(m[1]) for m in matches if m)]
+    return make_jobs(config, study, found)
+
+
+def make_jobs(config: AblateConfig, study: Study, which: Iterable[tuple[SetName, str, int]]) -> list[Job]:
+    """The runs of these (set, variant, seed)."""
+    base = _base_training(config)
+    trainings = {v.name: variant_training(base, config, study, v) for v in study.variants}
+    sizes = study_sizes(study, list(trainings.values()))
+    jobs = []
+    for set_name, name, seed in which:
+        run = config.folder / "runs" / set_name / name / f"seed{seed}"
+        training = replace(trainings[name], data=data_folder(config, set_name), out=run, seed=seed)
+        sweeps = _sweeps(config, set_name, run, sizes)
+        jobs.append(Job(set=set_name, variant=name, seed=seed, training=training, sweeps=sweeps))
+    return jobs
+
+
+def _base_training(config: AblateConfig) -> TrainConfig:
+    """What all runs of all studies share: the demo's recipe, without its extra passes."""
+    recipe = demo_training(DemoConfig(out=config.out), "vitar")
+    return replace(recipe, steps=config.base_steps, device=config.device, progress=False, **TRAINING)
+
+
+def variant_training(base: TrainConfig, config: AblateConfig, study: Study, variant: Variant) -> TrainConfig:
+    """The training of a variant: seed, data and run folder are still to be set. ValueError if it cannot be."""
+
+    def training(variant: Variant, steps: int) -> TrainConfig:
+        options = model_options((*SMALL_MODEL, "grid=4", f"stem={config.stem}"), variant.options)
+        changes: Mapping[str, Any] = {"steps": steps, "warmup_steps": steps // 20, **variant.training}
+        return replace(base, model=variant.model, model_options=options, **changes)
+
+    try:
+        found = training(variant, base.steps)
+        found.check()
+        if study.equal_cost:
+            found = training(variant, equal_cost_steps(training(study.variants[0], base.steps), found))
+        return found
+    except ValueError as error:
+        raise ValueError(f"variant {variant.name} of {study.name}: {error}") from error
+
+
+def model_options(shared: Sequence[str], own: Sequence[str]) -> tuple[str, ...]:
+    """Options key=value, of which the variant's own replace those of the same key that all variants share."""
+    return tuple({option.partition("=")[0]: option for option in (*shared, *own)}.values())
+
+
+def study_sizes(study: Study, trainings: Sequence[TrainConfig]) -> tuple[int, ...]:
+    """Sides that every variant is measured at: the study's, and four times the largest side of each variant."""
+    far = [4 * largest_side(training) for training in trainings]
+    between = [side for side in (512, 768, 1024) if side <= max(far)]
+    sizes = sorted({*study.sizes, *study.landmarks.values(), *far, *between})
+    if sizes[-1] > FAR_SIDE * CROP_RATIO:
+        raise ValueError(
+            f"{study.name} would be measured at {sizes[-1]} pixels; allowed: up to {int(FAR_SIDE * CROP_RATIO)}, four "
+            f"times a training size of {int(FAR_SIDE * CROP_RATIO) // 4}, because the images are stored at {FAR_SIDE}"
+        )
+    return tuple(sizes)
+
+
+def _sweeps(config: AblateConfig, set_name: SetName, run: Path, sizes: Sequence[int]) -> tuple[SweepConfig, ...]:
+    near = [side for side in sizes if side <= STORED_SIDE * CROP_RATIO]
+    far = [side for side in sizes if side not in near]
+    parts = [(near, data_folder(config, set_name), ""), (far, data_folder(config, set_name, far=True), "-far")]
+    return tuple(
+        SweepConfig(
+            runs=(run,), data=(data,), sizes=tuple(map(str, sides)), out=run.with_name(f"{run.name}{suffix}.json"),
+            title=f"{config.study}: {run.parent.name} on {set_name}", crop_ratio=CROP_RATIO, limit=config.val_images,
+            latency_runs=3, latency_seconds=1.0, device=config.device, threads=1, examples=0, progress=False,
+        )
+        for sides, data, suffix in parts
+        if sides
+    )  # fmt: skip
+
+
+def refuse_other_study(jobs: Iterable[Job]) -> None:
+    """ValueError if what is on disk of any run was made by another configuration; names the fields that differ."""
+    for job in jobs:
+        run = job.training.out
+        changed: list[str] = []
+        if (run / SETTINGS).exists() and any((run / name).exists() for name in (NAME, WEIGHTS)):
+            changed += differences(read_json(run / SETTINGS, ("sizes",), _REMEDY), job.training.to_json())
+        if job.failure.exists():
+            changed += differences(
+                read_json(job.failure, ("error", "training"), _REMEDY)["training"], job.training.to_json()
+            )
+        for sweep in job.sweeps:
+            if sweep.out.exists():
+                changed += _measured_otherwise(read_json(sweep.out, ("rows", "left_out", "protocol"), _REMEDY), sweep)
+        if changed:
+            raise ValueError(
+                f"{run} was made by another configuration ({'; '.join(changed)}). Give that one to go on with it, or "
+                "another out for a new study; finished results stay as they are"
+            )
+
+
+def _measured_otherwise(found: Mapping[str, Any], sweep: SweepConfig) -> list[str]:
+    there = {size_text(entry["size"]) for part in ("rows", "left_out") for entry in found[part]}
+    old = {"val_images": found["protocol"]["images per set"], "sizes": sorted(there, key=int)}
+    return differences(old, {"val_images": sweep.limit, "sizes": sorted(sweep.sizes, key=int)})
+
+
+# The images.
+
+
+def data_folder(config: AblateConfig, set_name: SetName, far: bool = False) -> Path:
+    """Where a set lies: for training and near sizes, or its validation scenes drawn larger."""
+    return config.out / "data" / (f"{set_name}-far" if far else set_name)
+
+
+def write_sets(config: AblateConfig, jobs: Sequence[Job]) -> None:
+    """Writes the sets that unfinished runs need. A set that is there is left as it is; another one is a ValueError."""
+    needed = {folder: False for job in jobs for folder in _folders(job)}
+    needed |= {folder: True for job in jobs if not job.is_finished() for folder in _folders(job)}
+    for folder in sorted(folder for folder, missing in needed.items() if missing or folder.exists()):
+        far = folder.name.endswith("-far")
+        settings: dict[str, Any] = {
+            "train": 0 if far else config.train_images, "val": config.val_images, "aspect": (1.0, 1.0),
+            "size": FAR_SIDE if far else STORED_SIDE, "progress": config.progress,
+        }  # fmt: skip
+        if folder.name.startswith("ordinary"):
+            write_glyphs(folder, glyph_height=ORDINARY_HEIGHT, seed=1, **settings)
+        else:
+            write_detail(folder, **settings)
+
+
+def _folders(job: Job) -> list[Path]:
+    return [job.training.data, *(data for sweep in job.sweeps for data in sweep.data)]

@@ -1,0 +1,114 @@
+"""What is on disk of a study -> one JSON: variants with their costs, every measured row, and the statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from anyres.ablation.budget import expected_macs, is_trained, largest_side
+from anyres.ablation.config import AblateConfig
+from anyres.ablation.plan import Job, jobs_on_disk, make_jobs
+from anyres.ablation.studies import Study, Variant
+from anyres.ablation.summary import beyond, orderings, summarise
+from anyres.evaluation.cost import macs_by_part
+from anyres.evaluation.journal import read_json
+from anyres.evaluation.paper import PaperTable
+from anyres.models.presets import get_config
+from anyres.training.config import TrainConfig
+from anyres.training.runlog import STEPS, read_rows
+
+RESULT = "ablation.json"
+FORMAT = 1
+
+
+def collect(config: AblateConfig, study: Study) -> dict[str, Any]:
+    """The results of all finished runs in the study's folder, as plain JSON. ValueError if there are none."""
+    jobs = [job for job in jobs_on_disk(config, study) if job.is_finished()]
+    failed = [job for job in jobs if job.failure.exists()]
+    done = [job for job in jobs if job not in failed]
+    sweeps = {job.label: [read_json(s.out, ("rows", "models"), "delete it") for s in job.sweeps] for job in done}
+    rows = [_row(job, row) for job in done for sweep in sweeps[job.label] for row in sweep["rows"]]
+    if not rows:
+        reasons = "; ".join(f"{job.label}: {_error(job)}" for job in failed)
+        raise ValueError(f"no run in {config.folder} has a result ({reasons}); other settings may give one")
+    variants = [_describe(config, study, v, [job for job in done if job.variant == v.name], sweeps)
+                for v in study.variants if any(job.variant == v.name for job in jobs)]  # fmt: skip
+    first = sweeps[done[0].label][0]
+    summary = summarise(rows)
+    return {
+        "format": FORMAT, "study": study.name, "title": study.title, "question": study.question,
+        "command": config.command, "equal_cost": study.equal_cost,
+        "settings": {
+            "stem": config.stem, "training images": config.train_images, "images measured": config.val_images,
+            "batch size": done[0].training.batch_size, "learning rate": done[0].training.lr,
+            "training precision": done[0].training.precision, "preparation": first["protocol"]["preparation"],
+        },
+        "environment": first["environment"], "paper": _paper(study.table),
+        "landmarks": {str(resolution): side for resolution, side in study.landmarks.items()}, "variants": variants,
+        "failed": [{"run": job.label, "error": _error(job)} for job in failed],
+        "left_out": [{"run": job.label, **item} for job in done for s in sweeps[job.label] for item in s["left_out"]],
+        "summary": summary, "beyond": beyond(summary, variants),
+        "orderings": orderings(summary, variants, study.landmarks), "rows": rows,
+    }  # fmt: skip
+
+
+def _error(job: Job) -> str:
+    error: str = read_json(job.failure, ("error",), "delete it")["error"]
+    return error
+
+
+def _row(job: Job, row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of a sweep, named after variant and seed; the far sizes' images are the same scenes, so the same set."""
+    kept = {name: row[name] for name in ("protocol", "size", "images", "correct", "top1", "macs", "peak_memory_bytes")}
+    return {"set": job.set, "variant": job.variant, "seed": job.seed, **kept, "latency_ms": row["latency_ms"]["p50"]}
+
+
+def _paper(table: PaperTable) -> dict[str, Any]:
+    rows = {name: list(values) for name, values in table.rows.items()}
+    return {"title": table.title, "resolutions": list(table.resolutions), "rows": rows}
+
+
+def _describe(
+    config: AblateConfig,
+    study: Study,
+    variant: Variant,
+    done: Sequence[Job],
+    sweeps: Mapping[str, list[dict[str, Any]]],
+) -> dict[str, Any]:
+    """What a variant is, what it costs, and which of its runs are done."""
+    [job] = make_jobs(config, study, [("ordinary", variant.name, 0)])
+    training, largest = job.training, largest_side(job.training)
+    seconds = {other.label: _seconds(other) for other in done}
+    seeds: dict[str, list[int]] = {}
+    for other in done:
+        seeds.setdefault(other.set, []).append(other.seed)
+    measured = sorted({int(size) for sweep in job.sweeps for size in sweep.sizes})
+    model = sweeps[done[0].label][0]["models"] if done else {}
+    return {
+        "name": variant.name, "text": variant.text, "placement": variant.placement, "model": variant.model,
+        "options": list(variant.options), "sizes": list(training.sizes), "training": _shown(training),
+        "steps": training.steps, "largest": largest, "far": 4 * largest,
+        "trained_at": [side for side in measured if is_trained(training, side)],
+        "parameters": next(iter(model.values()))["parameters"] if model else None,
+        "training_macs": expected_macs(training), "macs": {str(s): _macs(training, s) for s in (largest, 4 * largest)},
+        "seeds": seeds, "training_seconds": sum(seconds.values()) / len(seconds) if seconds else None,
+        "paper_row": variant.paper,
+        "paper": {str(k): v for k, v in study.table.row(variant.paper).items()} if variant.paper else None,
+    }  # fmt: skip
+
+
+def _macs(training: TrainConfig, side: int) -> int:
+    model = get_config(training.model, num_classes=10, **training.overrides())
+    return sum(macs_by_part(model, (side, side)).values())
+
+
+def _shown(training: TrainConfig) -> dict[str, Any]:
+    """How the training sizes are drawn, as far as it is not the default."""
+    plain, default = training.to_json(), TrainConfig(data=training.data, out=training.out).to_json()
+    names = ("size_weights", "aspect", "replicas", "consistency")
+    return {name: plain[name] for name in names if plain[name] != default[name]}
+
+
+def _seconds(job: Job) -> float:
+    """Of training, over all starts of the run."""
+    return float(read_rows(job.training.out / STEPS)[-1]["seconds"])

@@ -1,0 +1,139 @@
+"""`ablate`: checks, writes the images, trains and measures what is not done yet, and draws the page."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import threading
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from anyres.ablation.config import AblateConfig
+from anyres.ablation.plan import Job, jobs_on_disk, plan_jobs, refuse_other_study, write_sets
+from anyres.ablation.results import RESULT, collect
+from anyres.ablation.studies import STUDIES, Study
+from anyres.evaluation.journal import write_json
+from anyres.evaluation.sweep import sweep
+from anyres.training.engine import train
+from anyres.training.runlog import STEPS
+
+
+def ablate(config: AblateConfig, study: Study | None = None) -> Path:
+    """Trains and measures the variants of a study, or goes on where that was stopped, and draws them.
+
+    Every run is an ordinary run of `anyres train` with an ordinary sweep beside it, so that a study that was killed
+    gives the numbers of one that was not. A run whose loss is no longer finite is recorded, and the others go on.
+
+    Args:
+        config: what is asked for.
+        study: other variants than those of `STUDIES`.
+
+    Returns:
+        The page; `ablation.json`, `results.md` and the pictures lie beside it.
+
+    Raises:
+        ValueError: a variant, size or set that cannot be, or a folder with results of another configuration; before
+            any work, and with those results untouched.
+        ImportError: the extra `anyres[report]` is not installed.
+    """
+    from anyres.ablation.page import require_extra, write_page  # asked for before work starts
+
+    require_extra()
+    study = study or STUDIES[config.study]
+    jobs = plan_jobs(config, study)
+    refuse_other_study([*jobs, *jobs_on_disk(config, study)])
+    write_sets(config, jobs)
+    todo = [job for job in jobs if not job.is_finished()]
+    run_jobs(todo, min(config.workers, len(todo)), config.progress)
+    found = collect(config, study)
+    write_json(config.folder / RESULT, found)
+    return write_page(config.folder / RESULT, config.folder)
+
+
+def run_jobs(jobs: Sequence[Job], workers: int, progress: bool) -> None:
+    """Runs all of them, so many at a time, under one progress bar of steps. With one worker, in this process.
+
+    Raises KeyboardInterrupt when stopped; what runs then is saved first.
+    """
+    with tqdm(
+        total=sum(job.training.steps for job in jobs), unit="step", disable=not progress, dynamic_ncols=True
+    ) as bar:
+        bar.update(sum(_steps_done(job) for job in jobs))
+        if workers > 1:
+            _run_side_by_side(jobs, workers, bar)
+            return
+        for number, job in enumerate(jobs):
+            _show(bar, jobs, number, [job])
+            run_job(replace(job, training=replace(job.training, progress=progress)))
+        _show(bar, jobs, len(jobs), [])
+
+
+def _run_side_by_side(jobs: Sequence[Job], workers: int, bar: tqdm) -> None:
+    """Hands out a run whenever a worker is free: what was not begun when one of them fails is never begun."""
+    waiting, running = list(jobs), dict[Future, Job]()
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                job = waiting.pop(0)
+                running[pool.submit(run_job, job)] = job
+            done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
+            for future in done:
+                del running[future]
+                future.result()
+            _show(bar, jobs, len(jobs) - len(waiting) - len(running), list(running.values()))
+
+
+def _end_with_parent() -> None:
+    """A worker must not go on writing to a run that a new `ablate` may already have taken up."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def run_job(job: Job) -> None:
+    """Trains one run, or what is left of it, and measures it. A loss that is not finite is written down instead."""
+    try:
+        finished = train(job.training).finished
+    except FloatingPointError as error:
+        write_json(job.failure, {"error": str(error), "training": job.training.to_json()})
+        return
+    if not finished:
+        raise KeyboardInterrupt
+    for config in job.sweeps:
+        if not config.out.exists():
+            sweep(config)
+
+
+# The progress bar.
+
+
+def _show(bar: tqdm, jobs: Sequence[Job], done: int, running: Sequence[Job]) -> None:
+    current = [f"{job.label} {_steps_done(job)}/{job.training.steps}" for job in running]
+    bar.set_postfix_str("; ".join([f"{done} of {len(jobs)} runs", *current]), refresh=False)
+    bar.update(sum(_steps_done(job) for job in jobs) - bar.n)
+
+
+def _steps_done(job: Job) -> int:
+    """By the run's log; a run that is over counts in full, also where it failed."""
+    return job.training.steps if job.is_finished() else logged_steps(job.training.out / STEPS)
+
+
+def logged_steps(log: Path) -> int:
+    """The step of the last whole line of a run's log; 0 if there is none yet."""
+    if not log.exists():
+        return 0
+    with log.open("rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
+        lines = file.read().split(b"\n")[:-1]
+    return int(json.loads(lines[-1])["step"]) if lines else 0

@@ -1,0 +1,256 @@
+"""The studies as data: what is compared with what, and the paper's table beside it.
+
+All models share stem, width, depth and heads; a variant names what differs. In miniature 32 pixels stand for the
+paper's 224, and the largest training size, 96 in most studies, for its 1120.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from anyres.evaluation.paper import TABLE_1_SMALL, TABLE_7, TABLE_8, TABLE_9, PaperTable
+
+SIZES = (24, 32, 48, 64, 96, 128, 192, 256, 384)
+TRAINING: Mapping[str, Any] = {"sizes": ("32", "64", "96"), "size_weights": (1.0, 1.0, 2.0)}
+
+VITAR, DEIT, RESFORMER = "vitar_tiny_patch16", "deit_tiny_patch16", "resformer_tiny_patch16"
+
+_AS_TRAINED = {224: 32, 448: 64, 1120: 96, 2240: 192, 4032: 384}
+_ONE_SIZE = {"sizes": ("32",), "size_weights": None}
+_REPLICAS = {"size_weights": None, "replicas": True, "consistency": 1.0}
+_HEAVY_TAIL = {"sizes": ("32", "64", "96", "256"), "size_weights": (1.0, 1.0, 2.0, 0.2)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One row of a study."""
+
+    name: str
+    """Also the name of its folder."""
+    text: str
+    """What it is, in a line."""
+    placement: str = ""
+    """Where the part that is studied acts, if that is a question."""
+    model: str = VITAR
+    """The named model that it starts from."""
+    options: tuple[str, ...] = ()
+    """Changes to the model, key=value, beyond those that all variants share."""
+    training: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of `TrainConfig` beyond `TRAINING`."""
+    paper: str | None = None
+    """Its row in the paper's table."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """Variants that are compared with each other; the first is the one that the others are held against."""
+
+    name: str
+    title: str
+    question: str
+    variants: tuple[Variant, ...]
+    table: PaperTable
+    """The paper's numbers, on ImageNet."""
+    landmarks: Mapping[int, int]
+    """Side in the paper -> side here that stands for it: smallest trained, largest trained, far beyond."""
+    sizes: tuple[int, ...] = SIZES
+    """Sides to measure at; four times the largest size of every variant comes on top."""
+    equal_cost: bool = False
+    """Steps such that every variant costs as many multiply-accumulates as the first; else all take as many steps."""
+
+    def variant(self, name: str) -> Variant:
+        """The variant of that name. KeyError if there is none."""
+        return {variant.name: variant for variant in self.variants}[name]
+
+
+POSITIONS = Study(
+    name="positions",
+    title="Positional encodings",
+    question="Which positional encoding lets ViTAR hold at sizes that it was not trained at (Table 8 of the paper)?",
+    table=TABLE_8,
+    landmarks=_AS_TRAINED,
+    variants=(
+        Variant(
+            name="fuzzy", text="the paper's: a learned table, read at jittered places while training",
+            placement="before the merger, on every patch", paper="fuzzy (FPE)",
+        ),
+        Variant(
+            name="learned", text="the same table without jitter", placement="before the merger, on every patch",
+            options=("position=learned",),
+        ),
+        Variant(
+            name="sincos", text="MAE's fixed sines and cosines", placement="before the merger, on every patch",
+            options=("position=sincos",), paper="sin-cos absolute (APE)",
+        ),
+        Variant(
+            name="conditional-before", text="PEG, a depthwise 3x3 convolution of the tokens",
+            placement="before the merger; sees one patch around", options=("position=conditional", "placement=before"),
+            paper="conditional (CPE)",
+        ),
+        Variant(
+            name="conditional-trunk", text="PEG, a depthwise 3x3 convolution of the tokens",
+            placement="in the trunk, on a constant grid", options=("position=conditional", "placement=trunk"),
+            paper="conditional (CPE)",
+        ),
+        Variant(
+            name="global-local-trunk",
+            text="ResFormer's: convolved sines and cosines, and a convolution of the values",
+            placement="global part before the merger, local part in every trunk block, on a constant grid",
+            options=("position=global_local", "placement=trunk"), paper="global-local (GLPE)",
+        ),
+        Variant(
+            name="global-local-before",
+            text="ResFormer's: convolved sines and cosines, and a convolution of the tokens",
+            placement="both parts before the merger; the local one sees one patch around",
+            options=("position=global_local", "placement=before"), paper="global-local (GLPE)",
+        ),
+        Variant(
+            name="relative-bias", text="Swin's table of biases on the attention logits",
+            placement="in every trunk block, on a constant grid", options=("position=relative_bias",),
+            paper="relative bias (RPB)",
+        ),
+        Variant(
+            name="rotary", text="DINOv3's axial rotation of queries and keys",
+            placement="in every trunk block, on a constant grid", options=("position=rotary",),
+        ),
+        Variant(
+            name="rotary-rescale", text="the same with its box scaled by up to 2 while training",
+            placement="in every trunk block, on a constant grid", options=("position=rotary", "rescale=2.0"),
+        ),
+        Variant(name="none", text="no positional encoding at all", placement="nowhere", options=("position=none",)),
+    ),
+)  # fmt: skip
+
+MERGERS = Study(
+    name="mergers",
+    title="Mergers",
+    question="What does grid attention add over simpler ways to reach a fixed grid (Table 7 of the paper)?",
+    table=TABLE_7,
+    landmarks=_AS_TRAINED,
+    variants=(
+        Variant(
+            name="grid-attention", text="the paper's adaptive token merger, halving the grid level by level",
+            paper="adaptive token merger",
+        ),
+        Variant(
+            name="balanced-cells", text="grid attention on cells that differ by at most one patch",
+            options=("cells=balanced",),
+        ),
+        Variant(
+            name="average", text="the mean of each cell in one go, balanced cells", options=("merger=average",),
+            paper="average pooling",
+        ),
+        Variant(
+            name="concat", text="2x2 cells concatenated and projected, level by level (Swin's patch merging)",
+            options=("merger=concat",),
+        ),
+        Variant(
+            name="none", text="no merger: a plain ViT with learned positions, trained at all the sizes",
+            options=("merger=none", "position=learned"),
+        ),
+        Variant(
+            name="tome", text="no merger; every block merges 30 % of the tokens that are most alike (ToMe)",
+            placement="in every trunk block", options=("merger=none", "position=learned", "tome=0.3"),
+        ),
+    ),
+)  # fmt: skip
+
+TRAINING_SIZES = Study(
+    name="training-sizes",
+    title="Training sizes",
+    question="How many training sizes does it take to hold beyond them (Table 9 of the paper)?",
+    table=TABLE_9,
+    landmarks={224: 32, 448: 64, 1120: 160, 2240: 320, 4032: 576},
+    variants=tuple(
+        Variant(
+            name=f"32-to-{sizes[-1]}", text=f"trained at {', '.join(sizes)}, each as often as the others",
+            training={"sizes": sizes, "size_weights": None}, paper=row,
+        )
+        for sizes, row in zip(
+            [("32", "64", "96", "128", "160")[:count] for count in (5, 4, 3, 2)], TABLE_9.rows, strict=True
+        )
+    ),
+)  # fmt: skip
+
+TABLE_1 = Study(
+    name="table1",
+    title="ViTAR, DeiT and ResFormer",
+    question="How do the models compare beyond their training sizes, and with rivals trained on ViTAR's own sizes, "
+    "which the paper's were not (Table 1 of the paper)?",
+    table=TABLE_1_SMALL,
+    landmarks=_AS_TRAINED,
+    variants=(
+        Variant(name="vitar", text="trained at 32, 64, 96, one size a step", paper="ViTAR-S"),
+        Variant(
+            name="deit", text="as in the paper: trained at the smallest size", model=DEIT, training=_ONE_SIZE,
+            paper="DeiT-S",
+        ),
+        Variant(
+            name="resformer", text="as in the paper: replicas of every image at three sizes up to DeiT's, consistency "
+            "loss. 16, 24, 32 are the whole patches nearest to the ratio 128 : 160 : 224",
+            model=RESFORMER, training={"sizes": ("16", "24", "32"), **_REPLICAS}, paper="ResFormer-S",
+        ),
+        Variant(name="deit-vitar-sizes", text="trained on ViTAR's sizes, one size a step", model=DEIT),
+        Variant(
+            name="resformer-vitar-sizes", text="trained on replicas at ViTAR's sizes, consistency loss",
+            model=RESFORMER, training=_REPLICAS,
+        ),
+        Variant(
+            name="resformer-vitar-sizes-single", text="trained on ViTAR's sizes, one size a step, as ViTAR is",
+            model=RESFORMER,
+        ),
+    ),
+)  # fmt: skip
+
+EXTRAPOLATION = Study(
+    name="extrapolation",
+    title="Beyond the largest training size",
+    question="Which training or merger holds at four times the largest size of any training step, at equal cost of "
+    "training?",
+    table=TABLE_1_SMALL,
+    landmarks=_AS_TRAINED,
+    equal_cost=True,
+    variants=(
+        Variant(name="paper", text="the paper's recipe", paper="ViTAR-S"),
+        Variant(
+            name="extra-1", text="while training, random 1x1 passes of the shared block, up to 1 at the end",
+            options=("extra_passes=1",),
+        ),
+        Variant(
+            name="extra-2", text="while training, random 1x1 passes of the shared block, up to 2 at the end",
+            options=("extra_passes=2",),
+        ),
+        Variant(name="heavy-tail", text="one step in twenty at 256 pixels", training=_HEAVY_TAIL),
+        Variant(
+            name="log-uniform", text="any size from 32 to 96, log-uniform, and aspect ratios from 1:2 to 2:1",
+            training={"sizes": ("32-96",), "size_weights": None, "aspect": (0.5, 2.0)},
+        ),
+        Variant(
+            name="balanced-cells", text="cells that differ by at most one patch", options=("cells=balanced",),
+        ),
+        Variant(name="mean-start", text="grid attention that starts as the mean", options=("start=mean",)),
+        Variant(
+            name="scale-query", text="the query is told how many patches a cell holds", options=("scale_query=True",),
+        ),
+        Variant(
+            name="learned-levels", text="plain means at the levels beyond the deepest trained one",
+            options=("learned_levels=2",),
+        ),
+        Variant(
+            name="extra-1+mean-start", text="two together", options=("extra_passes=1", "start=mean"),
+        ),
+        Variant(
+            name="extra-1+heavy-tail", text="two together", options=("extra_passes=1",), training=_HEAVY_TAIL,
+        ),
+        Variant(
+            name="extra-1+mean-start+heavy-tail", text="three together", options=("extra_passes=1", "start=mean"),
+            training=_HEAVY_TAIL,
+        ),
+    ),
+)  # fmt: skip
+
+STUDIES: Mapping[str, Study] = {
+    study.name: study for study in (POSITIONS, MERGERS, TRAINING_SIZES, TABLE_1, EXTRAPOLATION)
+}

@@ -1,0 +1,165 @@
+"""Every variant of every study can be configured and built; cost of training against counting it all."""
+
+import itertools
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from anyres.ablation import STUDIES, AblateConfig
+from anyres.ablation.budget import drawn_sizes, equal_cost_steps, expected_macs, is_trained, largest_side
+from anyres.ablation.plan import FAR_SIDE, STORED_SIDE, plan_jobs
+from anyres.data.schedule import EverySize
+from anyres.evaluation.cost import macs_by_part
+from anyres.models.presets import create_model, get_config
+from anyres.training import TrainConfig
+
+ALL = [(study.name, variant.name) for study in STUDIES.values() for variant in study.variants]
+
+
+def job_of(study, variant, folder, **changes):
+    config = AblateConfig(study=study, out=folder, quick=True, only=(variant,), **changes)
+    [job] = plan_jobs(config, STUDIES[study])
+    return job
+
+
+@pytest.mark.parametrize(("study", "variant"), ALL)
+def test_every_variant_can_be_built(study, variant, tmp_path):
+    training = job_of(study, variant, tmp_path).training
+    training.check()
+    overrides = training.overrides()
+    assert (overrides["width"], overrides["depth"], overrides["patch_size"], overrides["stem"]) == (96, 4, 8, "conv")
+    with torch.device("meta"):
+        model = create_model(training.model, num_classes=10, **overrides)
+    assert sum(parameter.numel() for parameter in model.parameters()) > 300_000
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_each_study_is_named_by_what_it_holds(name):
+    study = STUDIES[name]
+    assert study.name == name
+    names = [variant.name for variant in study.variants]
+    assert len(set(names)) == len(names) and all("/" not in name and " " not in name for name in names)
+    rows = {variant.paper for variant in study.variants if variant.paper}
+    assert rows == ({"ViTAR-S"} if name == "extrapolation" else set(study.table.rows))
+    assert set(study.landmarks) <= set(study.table.resolutions)
+    settings = {(v.model, v.options, repr(sorted(v.training.items()))) for v in study.variants}
+    assert len(settings) == len(names)  # no variant twice
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_images_are_stored_larger_than_they_are_measured(name, tmp_path):
+    jobs = plan_jobs(AblateConfig(study=name, out=tmp_path), STUDIES[name])
+    assert len(jobs) == len({job.training.out for job in jobs}) == 3 * 2 * len(STUDIES[name].variants)
+    for job in jobs:
+        stored = {job.sweeps[0].data[0].name: STORED_SIDE, f"{job.set}-far": FAR_SIDE}
+        sizes = [int(size) for sweep in job.sweeps for size in sweep.sizes]
+        assert {24, 32, 48, 64, 96, 128, 192, 256, 384, 4 * largest_side(job.training)} <= set(sizes)
+        assert len(set(sizes)) == len(sizes)
+        for sweep in job.sweeps:
+            assert max(int(size) for size in sweep.sizes) / sweep.crop_ratio <= stored[sweep.data[0].name]
+    assert [job.seed for job in jobs] == sorted(job.seed for job in jobs)
+
+
+def test_studies_at_equal_cost(tmp_path):
+    jobs = {job.variant: job.training for job in plan_jobs(
+        AblateConfig(study="extrapolation", quick=True, out=tmp_path), STUDIES["extrapolation"])}  # fmt: skip
+    budget = jobs["paper"].steps * expected_macs(jobs["paper"])
+    for name, training in jobs.items():
+        assert training.steps * expected_macs(training) == pytest.approx(budget, rel=1e-3), name
+        assert training.warmup_steps == training.steps // 20
+    assert jobs["paper"].steps == 700 > jobs["extra-1"].steps > jobs["extra-2"].steps > jobs["heavy-tail"].steps
+    others = plan_jobs(AblateConfig(study="positions", quick=True, out=tmp_path), STUDIES["positions"])
+    assert {job.training.steps for job in others} == {700}
+
+
+def test_only_levels_of_training_are_learned(tmp_path):
+    training = job_of("extrapolation", "learned-levels", tmp_path).training
+    model = get_config(training.model, **training.overrides())
+    levels = [
+        sum(not level.is_identity for level in model.plan((height // 8, width // 8)).levels)
+        for height, width in training.parsed_sizes()
+    ]
+    assert model.learned_levels == max(levels)
+
+
+def test_one_step_in_twenty_is_at_256(tmp_path):
+    shares = {size: share for share, size in drawn_sizes(job_of("extrapolation", "heavy-tail", tmp_path).training)}
+    assert shares[256, 256] == pytest.approx(0.05, abs=0.005)
+
+
+def test_rivals_are_trained_on_vitars_sizes_too(tmp_path):
+    sizes = {v.name: job_of("table1", v.name, tmp_path).training.sizes for v in STUDIES["table1"].variants}
+    assert sizes["deit"] == sizes["vitar"][:1] and sizes["resformer"][-1] == sizes["deit"][0]
+    for rival in ("deit-vitar-sizes", "resformer-vitar-sizes", "resformer-vitar-sizes-single"):
+        assert sizes[rival] == sizes["vitar"]
+
+
+# What training costs.
+
+
+def config(**changes):
+    options = ("patch_size=8", "grid=2x3", "width=24", "depth=1", "heads=2")
+    given = {"data": "data", "out": "out", "model_options": options, "sizes": ("16", "40x56"), "steps": 100}
+    return TrainConfig(**(given | {"warmup_steps": 5, "batch_size": 4} | changes))
+
+
+def counted(function, *arguments):
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        function(*arguments)
+    return counter.get_total_flops() / 2
+
+
+@pytest.mark.parametrize("extra", [0, 1, 3])
+def test_expected_macs_is_the_mean_over_all_draws(extra):
+    """Every size with its weight, every draw of extra passes, each counted by torch on the model itself."""
+    run = config(model_options=(*config().model_options, f"extra_passes={extra}"), size_weights=(1.0, 3.0))
+    with torch.device("meta"):  # where attention is matrix products that torch can count
+        model = create_model(run.model, num_classes=10, **run.overrides()).eval()
+    total = 0.0
+    for weight, (height, width) in zip((0.25, 0.75), run.parsed_sizes(), strict=True):
+        image, plan = torch.empty(1, 3, height, width, device="meta"), model.plan(height, width)
+        tokens = torch.empty(1, *plan.size, 24, device="meta")
+        ends = [(0, 1)] * (len(plan.levels) - 1) + [tuple(range(extra + 1))]
+        draws = list(itertools.product(*ends)) if extra else [(0,) * len(plan.levels)]
+        costs = [counted(model.merger, tokens, plan.with_extra_passes(draw)) for draw in draws]
+        rest = counted(model, image) - counted(model.merger, tokens, plan)
+        total += weight * (rest + sum(costs) / len(costs))
+    assert expected_macs(run) == pytest.approx(total, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"size_weights": (1.0, 0.2)},
+        {"sizes": ("16-90",)},
+        {"sizes": ("32", "16-60"), "size_weights": (1.0, 3.0), "aspect": (0.5, 3.0)},
+        {"sizes": ("16", "23x71", "40"), "replicas": True},
+    ],
+)
+def test_expected_macs_is_what_the_schedule_draws(changes):
+    run = config(**changes)
+    schedule, model = run.schedule(), get_config(run.model, num_classes=10, **run.overrides())
+    steps = 1 if isinstance(schedule, EverySize) else 4000
+    sizes = [size for step in range(steps) for size in schedule.sizes_at(step)]
+    costs = {size: sum(macs_by_part(model, size).values()) for size in set(sizes)}
+    assert expected_macs(run) == pytest.approx(sum(costs[size] for size in sizes) / steps, rel=0.02)
+    whole = sum(share for share, _ in drawn_sizes(run))
+    assert whole == pytest.approx(3 if run.replicas else 1)
+
+
+def test_steps_of_equal_cost():
+    twice = config(sizes=("16", "17"), replicas=True)
+    small = replace(twice, sizes=("16",), replicas=False)
+    ratio = expected_macs(small) / expected_macs(twice)
+    assert ratio < 0.5 and equal_cost_steps(small, twice) == round(100 * ratio)
+    assert equal_cost_steps(small, small) == 100
+    assert equal_cost_steps(replace(small, steps=2, warmup_steps=0), twice) == 2
+
+
+def test_which_sizes_count_as_trained():
+    run = config(sizes=("16", "24-40", "20x80"))
+    assert [side for side in (15, 16, 20, 23, 24, 33, 40, 41, 80) if is_trained(run, side)] == [16, 24, 33, 40]
+    assert largest_side(run) == 40 and largest_side(config(sizes=("20x90", "24-40"))) == 42
