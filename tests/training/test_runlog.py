@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from anyres.training.runlog import STEPS, RunLog, cut_back, describe, read_rows, summary_writer
+from anyres.training.runlog import STEPS, RunLog, cut_back, describe, last_row, read_rows, summary_writer
 
 ROW = {"size": [8, 9], "loss": 1.0, "lr": 0.1, "images_per_second": 5.0, "grad_norm": 2.0, "seconds": 0.5}
 
@@ -64,3 +64,12 @@ def test_missing_tensorboard_is_named(monkeypatch):
 def test_description():
     rows = [{"size": [56, 56], "top1": 97.25}, {"size": [9, 7], "top1": 1.0}]
     assert describe(rows) == "top1 at 56x56 97.2, at 9x7 1.0"
+
+
+def test_the_last_row_is_the_last_whole_line(tmp_path):
+    log = tmp_path / "log.jsonl"
+    assert last_row(log) is None
+    log.write_text('{"step": 1')
+    assert last_row(log) is None
+    log.write_text("".join(f'{{"step": {step}, "filling": "{"x" * 90}"}}\n' for step in range(100)) + '{"step": 1')
+    assert last_row(log)["step"] == 99

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import threading
@@ -20,7 +19,7 @@ from anyres.ablation.studies import STUDIES, Study
 from anyres.evaluation.journal import write_json
 from anyres.evaluation.sweep import sweep
 from anyres.training.engine import train
-from anyres.training.runlog import STEPS
+from anyres.training.runlog import STEPS, last_row
 
 
 def ablate(config: AblateConfig, study: Study | None = None) -> Path:
@@ -126,14 +125,7 @@ def _show(bar: tqdm, jobs: Sequence[Job], done: int, running: Sequence[Job]) -> 
 
 def _steps_done(job: Job) -> int:
     """By the run's log; a run that is over counts in full, also where it failed."""
-    return job.training.steps if job.is_finished() else logged_steps(job.training.out / STEPS)
-
-
-def logged_steps(log: Path) -> int:
-    """The step of the last whole line of a run's log; 0 if there is none yet."""
-    if not log.exists():
-        return 0
-    with log.open("rb") as file:
-        file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
-        lines = file.read().split(b"\n")[:-1]
-    return int(json.loads(lines[-1])["step"]) if lines else 0
+    if job.is_finished():
+        return job.training.steps
+    row = last_row(job.training.out / STEPS)
+    return 0 if row is None else int(row["step"])

@@ -1,7 +1,5 @@
 """The demo and the study of the set *detail*: whole runs on generated images."""
 
-import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -19,7 +17,7 @@ from anyres.data.transforms import TrainAugment
 from anyres.evaluation.sweep import SweepConfig, sweep
 from anyres.training.config import TrainConfig
 from anyres.training.engine import train
-from anyres.training.runlog import STEPS
+from anyres.training.runlog import STEPS, last_row
 
 Kind = Literal["vitar", "deit"]
 
@@ -158,12 +156,7 @@ def _side_by_side(
 
 def _follow(bar: tqdm, path: Path) -> None:
     """Brings a bar up to the last whole line of a run's log."""
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
-        lines = file.read().split(b"\n")[:-1]
-    if lines:
-        row = json.loads(lines[-1])
+    row = last_row(path)
+    if row is not None:
         bar.set_postfix({"loss": f"{row['loss']:.3f}", "size": "x".join(map(str, row["size"]))}, refresh=False)
         bar.update(row["step"] - bar.n)

@@ -30,6 +30,17 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def last_row(path: Path) -> dict[str, Any] | None:
+    """The last whole line of a log that another process may be writing; None if there is none yet."""
+    if not path.exists():
+        return None
+    with path.open("rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
+        lines = file.read().split(b"\n")[:-1]
+    row: dict[str, Any] | None = json.loads(lines[-1]) if lines else None
+    return row
+
+
 def cut_back(path: Path, step: int) -> None:
     """Drops the rows of steps after `step`, which a resumed run is going to write again."""
     if path.exists():
