@@ -15,7 +15,7 @@ StudyName = Literal["positions", "mergers", "training-sizes", "table1", "extrapo
 SetName = Literal["ordinary", "detail"]
 Stem = Literal["conv", "patch"]
 
-QUICK_STEPS, FULL_STEPS = 700, 2200
+QUICK_STEPS, FULL_STEPS = 1500, 3000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class AblateConfig:
     out: Path = Path("ablation")
     """Folder for the images of all studies and, in OUT/STUDY, runs and results. What is finished is not done again."""
     quick: bool = False
-    """One seed, the ordinary set, 700 steps: an hour on two cores at most. Else three seeds, both sets, 2200 steps."""
+    """One seed, the ordinary set, 1500 steps: an hour on two cores at most. Else three seeds, both sets, 3000 steps."""
     seeds: int | None = None
     """Runs of every variant on every set, with seeds 0, 1, ...; more may be added later."""
     sets: tuple[SetName, ...] | None = None
