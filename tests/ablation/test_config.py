@@ -9,7 +9,7 @@ from anyres.cli import main
 def test_quick_and_full(tmp_path):
     quick, full = (AblateConfig(study="positions", out=tmp_path, quick=quick) for quick in (True, False))
     assert (quick.base_steps, quick.seed_count, quick.set_names) == (1500, 1, ("ordinary",))
-    assert (full.base_steps, full.seed_count, full.set_names) == (2200, 3, ("ordinary", "detail"))
+    assert (full.base_steps, full.seed_count, full.set_names) == (3000, 3, ("ordinary", "detail"))
     mixed = AblateConfig(study="positions", out=tmp_path, quick=True, seeds=2, sets=("detail",), steps=70, jobs=3)
     assert (mixed.base_steps, mixed.seed_count, mixed.set_names, mixed.workers) == (70, 2, ("detail",), 3)
     assert mixed.command == "anyres ablate positions --quick --seeds 2 --sets detail --steps 70"
