@@ -14,6 +14,7 @@ def test_quick_and_full(tmp_path):
     assert (mixed.base_steps, mixed.seed_count, mixed.set_names, mixed.workers) == (70, 2, ("detail",), 3)
     assert mixed.command == "anyres ablate positions --quick --seeds 2 --sets detail --steps 70"
     assert full.command == "anyres ablate positions"
+    assert AblateConfig(study="positions", out=tmp_path, device="cuda").workers == 1
 
 
 @pytest.mark.parametrize(

@@ -22,12 +22,14 @@ def test_classes_labels_and_order(tmp_path):
     assert folder.labels == [0, 0, 1, 1]
 
 
-def test_the_digest_is_of_the_names_below_the_folder(tmp_path):
+def test_the_digest_is_of_the_names_and_lengths_below_the_folder(tmp_path):
     touch(tmp_path, "one/a/1.png", "one/b/2.png", "two/a/1.png", "two/b/2.png")
     one, two = (ImageFolder(tmp_path / name).digest() for name in ("one", "two"))
     assert one == two and len(one) == 16
-    touch(tmp_path, "two/b/3.png")
+    (tmp_path / "two/b/2.png").write_bytes(b"another image")
     assert ImageFolder(tmp_path / "two").digest() != one
+    touch(tmp_path, "one/b/3.png")
+    assert ImageFolder(tmp_path / "one").digest() != one
 
 
 def test_demanded_classes_set_the_labels(tmp_path):

@@ -251,3 +251,13 @@ def test_bad_input_is_named():
     for merger in (AdaptiveTokenMerger(WIDTH, HEADS), AveragePoolMerger()):
         with pytest.raises(ValueError, match=r"plan is for \(3, 2\)"):
             merger(x, MergePlan.halving((3, 2), (2, 2)))
+
+
+@pytest.mark.parametrize("side", [28, 71, 250])
+def test_an_average_in_bfloat16_is_the_exact_one_rounded(side):
+    """Also where cells differ in size; two roundings, one for each axis."""
+    torch.manual_seed(0)
+    x = (torch.rand(1, side, side, 8) + 1).bfloat16()
+    plan = MergePlan.halving((side, side), (14, 14))
+    found = AveragePoolMerger()(x, plan)
+    torch.testing.assert_close(found.float(), AveragePoolMerger()(x.float(), plan), rtol=2 * 2**-8, atol=0)

@@ -47,6 +47,9 @@ from anyres.training.config import OPERATIONAL, TrainConfig, differences, parse_
         ({"mixup": -0.1}, "mixup is -0.1"),
         ({"mixup": 0.0, "mixup_switch_prob": 0.9}, "mixup_switch_prob is 0.9 but has no effect.*mixup is 0"),
         ({"mixup_prob": 0.0, "mixup_switch_prob": 0.9}, "no effect, because mixup_prob is 0"),
+        ({"mixup_prob": 0.0, "mixup": 0.3}, "mixup is 0.3 but has no effect, because mixup_prob is 0"),
+        ({"mixup_prob": 0.0, "cutmix": 0.3}, "cutmix is 0.3 but has no effect, because mixup_prob is 0"),
+        ({"sizes": ("32",), "size_weights": (5.0,)}, "no effect, because there is one size"),
         (
             {"mixup": 0.0, "cutmix": 0.0, "mixup_prob": 0.5},
             "mixup_prob is 0.5 but has no effect, because mixup and cutmix",

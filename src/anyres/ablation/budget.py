@@ -21,6 +21,7 @@ def expected_macs(config: TrainConfig, classes: int = 10) -> float:
 
     Counted as "executed" (`evaluation.cost`), with the mean number of random extra passes of the merger, and with all
     replicas of the image where the run makes some. The backward pass of any of these models costs twice as much again.
+    As in inference, passes with 1x1 cells are counted without queries and keys, a sixth of such a pass in training.
     """
     model = get_config(config.model, num_classes=classes, **config.overrides())
     return sum(share * _macs(model, size) for share, size in drawn_sizes(config))

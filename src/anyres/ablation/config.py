@@ -40,7 +40,7 @@ class AblateConfig:
     """"conv": patches made by convolutions, which see one patch more above and to the left; "patch": one linear layer,
     which sees nothing beyond its patch but learns too slowly at this scale."""
     jobs: int | None = None
-    """Runs at a time, each on one thread; as many as there are cores by default."""
+    """Runs at a time, each on one thread; by default as many as there are cores, or one on a GPU."""
     device: str = "cpu"
     """cpu, cuda or cuda:N."""
     train_images: int = 4000
@@ -88,6 +88,8 @@ class AblateConfig:
     def workers(self) -> int:
         if self.jobs:
             return self.jobs
+        if self.device != "cpu":
+            return 1  # its memory and its time are not shared
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
     @property

@@ -58,8 +58,8 @@ class ImageFolder:
         return len(self.paths)
 
     def digest(self) -> str:
-        """Sixteen hexadecimal digits of the files' names below `root`, to know another folder under the same path."""
-        names = [f"{path.relative_to(self.root).as_posix()}\n" for path in self.paths]
+        """Sixteen hexadecimal digits of the files' names below `root` and their lengths, to know other files there."""
+        names = [f"{path.relative_to(self.root).as_posix()}\t{path.stat().st_size}\n" for path in self.paths]
         return hashlib.sha256("".join(names).encode()).hexdigest()[:16]
 
 

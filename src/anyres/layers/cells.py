@@ -69,7 +69,8 @@ def cell_mean(x: Tensor, rows: Boundaries, cols: Boundaries) -> Tensor:
         cell_of = torch.tensor([cell for cell, size in enumerate(sizes) for _ in range(size)], device=x.device)
         shape = list(x.shape)
         shape[dim] = len(sizes)
-        total = x.new_zeros(shape).index_add(dim, cell_of, x)
-        counts = torch.tensor(sizes, device=x.device, dtype=x.dtype)
-        x = total / counts.view([-1 if d == dim else 1 for d in range(x.ndim)])
+        exact = torch.promote_types(x.dtype, torch.float32)  # as `mean` sums
+        total = x.new_zeros(shape, dtype=exact).index_add(dim, cell_of, x.to(exact))
+        counts = torch.tensor(sizes, device=x.device, dtype=exact)
+        x = (total / counts.view([-1 if d == dim else 1 for d in range(x.ndim)])).to(x.dtype)
     return x

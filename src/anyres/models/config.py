@@ -66,7 +66,8 @@ class ViTARConfig:
     last_pass: bool = True
     """One last pass of the merger with 1x1 cells, at every resolution."""
     extra_passes: int = 0
-    """While training, up to this many random extra passes with 1x1 cells, so that depth is not memorised."""
+    """While training, up to this many random extra passes with 1x1 cells at the end and, if this is not 0, one after
+    each other level with probability 1/2, so that depth is not memorised. Not in the paper."""
     start: Start = "random"
     """Grid attention: "mean" starts as exactly the mean of a cell's tokens. Not in the paper."""
     scale_query: bool = False
@@ -148,11 +149,13 @@ class ViTARConfig:
                 f"tome is {self.tome} and position {self.position!r} acts in the trunk, where merged tokens form no "
                 'grid; give tome=0, or a position before the trunk, such as "learned".'
             )
-        if self.merger == "grid_attention" and self.learned_levels == 0 and not self.last_pass:
+        if self.merger == "grid_attention" and self.learned_levels == 0 and (not self.last_pass or self.cells == "2x2"):
             raise ValueError(
-                "learned_levels is 0 and last_pass is False: grid attention is never used; "
+                "learned_levels is 0 and there is no last pass: grid attention is never used; "
                 'give learned_levels=1, or merger="average".'
             )
+        if self.merger == "concat" and self.cells == "1x1":
+            raise ValueError('merger is "concat" and cells are "1x1": nothing is merged; give cells="2x2".')
         for name, reason in idle_fields({field.name: getattr(self, field.name) for field in fields(self)}).items():
             raise ValueError(f"{name}={getattr(self, name)!r} has no effect because {reason}; leave it out.")
 
@@ -207,7 +210,8 @@ def idle_fields(values: Mapping[str, Any]) -> dict[str, str]:
         ),
         'merger is not "none"': (values["merger"] != "none", ("tome",)),
         "cells are fixed": (values["cells"] in ("1x1", "2x2"), ("last_pass",)),
-        'cells are "1x1"': (values["cells"] == "1x1", ("padding", "learned_levels")),
+        'cells are "1x1"': (values["cells"] == "1x1", ("padding", "learned_levels", "scale_query")),
+        "learned_levels is 0": (values["learned_levels"] == 0, ("padding", "scale_query")),
     }
     return {
         name: reason

@@ -172,7 +172,9 @@ def recipe(config: RecipeConfig) -> TrainConfig:
 def describe(config: RecipeConfig) -> str:
     """What a recipe does, and the hours it takes with the numbers they come from."""
     run = recipe(config)
-    rate = config.macs_per_second or (BASE_RATE if config.name.endswith("base") else SMALL_RATE)
+    rate = config.macs_per_second
+    if rate is None:
+        rate = BASE_RATE if config.name.endswith("base") else SMALL_RATE
     hours = training_hours(run, rate)
     formula = f"3 * {forward_macs(run) / 1e9:.2f}e9 MACs * {run.steps * run.batch_size / 1e6:.1f}e6 images / {rate:.3g}"
     about = inspect.cleandoc(RECIPES[config.name].__doc__ or "")

@@ -113,9 +113,11 @@ def _check_idle(config: TrainConfig) -> None:
     idle: dict[str, str | None] = {
         "save_ema": "there is no running average without ema" if config.ema is None else None,
         "mixup_prob": "mixup and cutmix are 0" if unmixed else None,
+        "mixup": "mixup_prob is 0" if not config.mixup_prob else None,
+        "cutmix": "mixup_prob is 0" if not config.mixup_prob else None,
         "mixup_switch_prob": f"{switched_off} is 0" if switched_off else None,
         "cache_bytes": None if config.cache else "there is no cache",
-        "size_weights": "replicas are shown at every size" if config.replicas else None,
+        "size_weights": _why_unweighted(config),
         "aspect": "replicas are shown at fixed sizes" if config.replicas else None,
         "consistency": None if config.replicas else "there are no replicas",
     }
@@ -123,6 +125,12 @@ def _check_idle(config: TrainConfig) -> None:
         given, default = getattr(config, name), default_of(name)
         if reason is not None and given != default:
             raise ValueError(f"{name} is {given} but has no effect, because {reason}; leave it at {default}")
+
+
+def _why_unweighted(config: TrainConfig) -> str | None:
+    if config.replicas:
+        return "replicas are shown at every size"
+    return "there is one size" if len(config.sizes) == 1 else None
 
 
 def _check_schedule(config: TrainConfig) -> None:
