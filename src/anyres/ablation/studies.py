@@ -20,6 +20,7 @@ VITAR, DEIT, RESFORMER = "vitar_tiny_patch16", "deit_tiny_patch16", "resformer_t
 _AS_TRAINED = {224: 32, 448: 64, 1120: 96, 2240: 192, 4032: 384}
 _ONE_SIZE = {"sizes": ("32",), "size_weights": None}
 _REPLICAS = {"size_weights": None, "replicas": True, "consistency": 1.0}
+_CONDITIONAL = ("position=conditional", "placement=trunk")
 _HEAVY_TAIL = {"sizes": ("32", "64", "96", "256"), "size_weights": (1.0, 1.0, 2.0, 0.2)}
 
 
@@ -237,6 +238,22 @@ EXTRAPOLATION = Study(
         Variant(
             name="learned-levels", text="plain means at the levels beyond the deepest trained one",
             options=("learned_levels=2",),
+        ),
+        Variant(
+            name="conditional-trunk", text="PEG in the trunk, where it meets a constant grid, instead of fuzzy positions",
+            placement="in the trunk, on a constant grid", options=_CONDITIONAL,
+        ),
+        Variant(
+            name="conditional-trunk+heavy-tail", text="two together", placement="in the trunk, on a constant grid",
+            options=_CONDITIONAL, training=_HEAVY_TAIL,
+        ),
+        Variant(
+            name="conditional-trunk+extra-1+heavy-tail", text="three together",
+            placement="in the trunk, on a constant grid", options=(*_CONDITIONAL, "extra_passes=1"),
+            training=_HEAVY_TAIL,
+        ),
+        Variant(
+            name="balanced-cells+heavy-tail", text="two together", options=("cells=balanced",), training=_HEAVY_TAIL,
         ),
         Variant(
             name="extra-1+mean-start", text="two together", options=("extra_passes=1", "start=mean"),
