@@ -119,8 +119,8 @@ def test_rotary_equals_timms(size, prefix, fused):
 @pytest.mark.parametrize("name", MAKE)
 def test_the_switch_of_fused_attention_is_obeyed(name, monkeypatch):
     """Same values and gradients; plain attention calls no fused kernel."""
-    attention, size = randomised(name), (3, 4)
-    x = torch.randn(2, 13, WIDTH)
+    attention, size = randomised(name).double(), (3, 4)
+    x = torch.randn(2, 13, WIDTH, dtype=torch.float64)
     found = []
     for fused in (True, False):
         attention.fused_attn = fused

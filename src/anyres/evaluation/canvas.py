@@ -80,13 +80,18 @@ def new_figure(theme: Theme, *, columns: int = 1, height: float) -> Iterator[tup
         parts = figure.subfigures(1, columns, squeeze=False, facecolor=theme.paper)[0]
         axes = [part.add_subplot(facecolor=theme.paper) for part in parts]
         for ax in axes:
-            ax.grid(True, color=theme.grid, linewidth=0.8)
-            ax.set_axisbelow(True)
-            ax.tick_params(which="both", colors=theme.muted, length=0)
-            for edge, spine in ax.spines.items():
-                spine.set_visible(edge == "bottom")
-                spine.set_color(theme.muted)
+            plain(ax, theme)
         yield figure, axes
+
+
+def plain(ax: Axes, theme: Theme) -> None:
+    """A quiet grid behind the lines, and no frame but the line below."""
+    ax.grid(True, color=theme.grid, linewidth=0.8)
+    ax.set_axisbelow(True)
+    ax.tick_params(which="both", colors=theme.muted, length=0)
+    for edge, spine in ax.spines.items():
+        spine.set_visible(edge == "bottom")
+        spine.set_color(theme.muted)
 
 
 def resolution_axis(ax: Axes, sizes: Sequence[Sequence[int]]) -> None:

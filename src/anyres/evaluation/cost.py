@@ -111,7 +111,7 @@ def _positions(config: ViTARConfig, grid: tuple[int, int]) -> int:
     if config.position in ("conditional", "global_local"):
         convolutions = (config.position == "global_local") + (config.local_placement == "before")
         return convolutions * _depthwise(config, tokens)
-    if config.position not in ("fuzzy", "learned") or grid == config.grid or config.interpolation != "bilinear":
+    if config.position not in ("fuzzy", "learned") or grid == config.grid:
         return 0
     rows, cols = config.grid
     return grid[0] * rows * cols * config.width + tokens * cols * config.width

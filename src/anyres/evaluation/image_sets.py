@@ -46,14 +46,15 @@ class _Model:
 
 
 def merge(sweeps: Sequence[dict[str, Any]], names: Sequence[str]) -> list[ImageSet]:
-    """The sweeps by set of images; `names` are those of their files.
+    """The sweeps by set of images, also sets of which every row was left out; `names` are those of their files.
 
     A model is known by the digest of its weights, whatever its label. Different models of one label get their parent
     folder before it, or a number. Raises ValueError if a row of one model is given twice.
     """
     sets: dict[str, ImageSet] = {}
     for sweep, labels, file in zip(sweeps, _labels(sweeps), names, strict=True):
-        for name in dict.fromkeys(row["set"] for row in sweep["rows"]):
+        listed = (item for part in ("rows", "left_out") for item in sweep.get(part, []) if "set" in item)
+        for name in dict.fromkeys(item["set"] for item in listed):
             if name not in sets:
                 sets[name] = ImageSet(name=name, anchor=_anchor(name, {group.anchor for group in sets.values()}))
             group = sets[name]

@@ -30,7 +30,7 @@ def report(json_paths: Sequence[Path | str], out_folder: Path | str, title: str 
     `title` defaults to that of the first sweep. Raises ValueError for a file that is not a sweep or for the same row
     given twice, ImportError if the extra `anyres[report]` is not installed.
     """
-    _require_extra()
+    require_extra("report")
     paths = [Path(path) for path in json_paths]
     if not paths:
         raise ValueError("no sweeps given; allowed: one or more JSON files written by `anyres sweep`")
@@ -39,7 +39,7 @@ def report(json_paths: Sequence[Path | str], out_folder: Path | str, title: str 
     title = title or sweeps[0]["title"]
     out = Path(out_folder)
     out.mkdir(parents=True, exist_ok=True)
-    pictures = _pictures(sets)
+    pictures = _pictures([group for group in sets if group.rows])
     files = {f"{name}.png": data for name, data in pictures.items()}
     files["index.html"] = _html(title, sets, pictures).encode()
     for name, data in files.items():
@@ -60,12 +60,13 @@ def _read(path: Path) -> Any:
         raise ValueError(f"{path} is not JSON ({error}); allowed: a file written by `anyres sweep`") from error
 
 
-def _require_extra() -> None:
+def require_extra(command: str) -> None:
+    """ImportError that names the extra, unless all it takes to draw the page of `anyres COMMAND` is installed."""
     try:
         import jinja2  # noqa: F401
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise ImportError(f"`anyres report` needs {error.name}: pip install 'anyres[report]'") from error
+        raise ImportError(f"`anyres {command}` needs {error.name}: pip install 'anyres[report]'") from error
 
 
 @lru_cache(maxsize=1)
@@ -137,12 +138,14 @@ def _html(title: str, sets: Sequence[ImageSet], pictures: dict[str, bytes]) -> s
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"size": size_text, "si": si, "bytes": bytes_text, "protocol": protocol_text, "side": side}
+    drawn = [group for group in sets if group.rows]  # of the others the page lists what was left out, and why
     text = (resources.files("anyres.evaluation") / "templates" / "report.html").read_text(encoding="utf-8")
     return environment.from_string(text).render(
         title=title,
-        sets=sets,
-        findings={group.name: findings(group.rows, group.models) for group in sets},
-        strips={group.name: _strips(group) for group in sets},
+        all_sets=sets,
+        sets=drawn,
+        findings={group.name: findings(group.rows, group.models) for group in drawn},
+        strips={group.name: _strips(group) for group in drawn},
         picture={name: base64.b64encode(data).decode("ascii") for name, data in pictures.items()},
         paper={"rows": _paper_rows(), "source": SOURCE},
     )

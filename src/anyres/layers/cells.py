@@ -1,4 +1,4 @@
-"""How the tokens of a grid fall into the cells of a merge plan: taking them apart cell by cell, filling, averaging.
+"""How the tokens of a grid fall into the cells of a merge plan: taking them apart cell by cell, filling, summing.
 
 Nothing here loops over cells. Boundaries are those of `merge_plan`: cell i of an axis holds the positions from
 boundaries[i] to boundaries[i + 1] - 1.
@@ -15,7 +15,7 @@ class Axis:
 
     def __init__(self, boundaries: Boundaries) -> None:
         self.cells = len(boundaries) - 1
-        self.sizes = [stop - start for start, stop in zip(boundaries, boundaries[1:], strict=False)]
+        self.sizes = _sizes(boundaries)
         self.cell = max(self.sizes)
         if self.cell > 2:
             raise ValueError(f"a cell holds {self.cell} positions of an axis; one level merges 1 or 2.")
@@ -57,20 +57,50 @@ def is_padding(rows: Axis, cols: Axis, device: torch.device) -> Tensor:
     return either.flatten(2)[:, :, None]
 
 
-def cell_mean(x: Tensor, rows: Boundaries, cols: Boundaries) -> Tensor:
-    """The mean over the real tokens of each cell, of any size: (B, rows, cols, D) -> (B, R, C, D)."""
+def cell_sum(x: Tensor, rows: Boundaries, cols: Boundaries) -> Tensor:
+    """The sum over the tokens of each cell, of any size: (B, rows, cols, D) -> (B, R, C, D) in at least float32."""
+    exact = torch.promote_types(x.dtype, torch.float32)
     for dim, edges in ((1, rows), (2, cols)):
-        sizes = [stop - start for start, stop in zip(edges, edges[1:], strict=False)]
+        sizes = _sizes(edges)
         if max(sizes) == 1:
             continue
         if min(sizes) == max(sizes):
-            x = x.unflatten(dim, (len(sizes), -1)).mean(dim + 1)
+            x = x.unflatten(dim, (len(sizes), -1)).sum(dim + 1, dtype=exact)
             continue
         cell_of = torch.tensor([cell for cell, size in enumerate(sizes) for _ in range(size)], device=x.device)
         shape = list(x.shape)
         shape[dim] = len(sizes)
-        exact = torch.promote_types(x.dtype, torch.float32)  # as `mean` sums
-        total = x.new_zeros(shape, dtype=exact).index_add(dim, cell_of, x.to(exact))
-        counts = torch.tensor(sizes, device=x.device, dtype=exact)
-        x = (total / counts.view([-1 if d == dim else 1 for d in range(x.ndim)])).to(x.dtype)
-    return x
+        x = x.new_zeros(shape, dtype=exact).index_add(dim, cell_of, x.to(exact))
+    return x.to(exact)
+
+
+def cell_mean(x: Tensor, rows: Boundaries, cols: Boundaries) -> Tensor:
+    """The mean over the tokens of each cell, of any size: (B, rows, cols, D) -> (B, R, C, D)."""
+    return (cell_sum(x, rows, cols) / cell_areas(rows, cols, x.device)[..., None]).to(x.dtype)
+
+
+def cell_areas(rows: Boundaries, cols: Boundaries, device: torch.device) -> Tensor:
+    """How many positions each cell holds, (R, C) int64."""
+    return torch.tensor(_sizes(rows), device=device)[:, None] * torch.tensor(_sizes(cols), device=device)
+
+
+def _sizes(boundaries: Boundaries) -> list[int]:
+    return [stop - start for start, stop in zip(boundaries, boundaries[1:], strict=False)]
+
+
+def kept_tokens(counts: Tensor, rows: Boundaries, cols: Boundaries) -> tuple[Tensor, Tensor]:
+    """Which tokens of every cell take part where some patches of an image were skipped.
+
+    Skipped ones do not, but of a cell that would be left empty the first one does.
+
+    Args:
+        counts: (rows, cols) int64, how many patches that were not skipped stand behind each token.
+
+    Returns:
+        (rows, cols) bool, and the counts (R, C) of the cells.
+    """
+    cells = cell_sum(counts[None, ..., None].double(), rows, cols)[0, ..., 0].long()  # (R, C)
+    kept = counts > 0
+    first = torch.tensor(rows[:-1], device=kept.device)[:, None], torch.tensor(cols[:-1], device=kept.device)
+    kept[first] |= cells == 0
+    return kept, cells

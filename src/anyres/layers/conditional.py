@@ -2,6 +2,8 @@
 
 from torch import Tensor, nn
 
+from anyres.layers.position import Window
+
 
 class DepthwiseConv(nn.Conv2d):
     """Depthwise 3x3 convolution with zero padding and bias, (B, rows, cols, D) -> (B, rows, cols, D)."""
@@ -44,6 +46,6 @@ class ConditionalPosition(nn.Module):
     def init_weights(self) -> None:
         self.conv.init_weights()
 
-    def forward(self, tokens: Tensor, keys: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, keys: Tensor | None = None, window: Window | None = None) -> Tensor:
         """Adds positions to tokens (B, rows, cols, D)."""
         return tokens + self.conv(tokens)

@@ -69,11 +69,19 @@ class Level:
         """True where every cell holds a single token, so that the pass merges nothing."""
         return self.input_grid == self.output_grid
 
+    def part(self, rows: range, cols: range) -> "Level":
+        """The same level for a rectangle of its cells alone, whose tokens are counted from the rectangle's first."""
+        return Level(_part(self.rows, rows), _part(self.cols, cols))
+
     @property
     def padded_grid(self) -> Grid:
         """The grid after padding every cell to the largest cell of its axis: what the paper's costs count."""
         rows, cols = self.output_grid
         return rows * largest_cell(self.rows), cols * largest_cell(self.cols)
+
+
+def _part(boundaries: Boundaries, cells: range) -> Boundaries:
+    return tuple(edge - boundaries[cells.start] for edge in boundaries[cells.start : cells.stop + 1])
 
 
 def largest_cell(boundaries: Boundaries) -> int:
@@ -127,12 +135,12 @@ class MergePlan:
     @cached_property
     def cell_rows(self) -> Boundaries:
         """Boundaries of the final cells, in rows of patches."""
-        return _compose([level.rows for level in self.levels], self.size[0])
+        return compose([level.rows for level in self.levels], self.size[0])
 
     @cached_property
     def cell_cols(self) -> Boundaries:
         """Boundaries of the final cells, in columns of patches."""
-        return _compose([level.cols for level in self.levels], self.size[1])
+        return compose([level.cols for level in self.levels], self.size[1])
 
     def with_extra_passes(self, extra: Sequence[int]) -> "MergePlan":
         """The same plan with extra[i] more passes of 1x1 cells after level i."""
@@ -175,7 +183,8 @@ def _plan(axis: Callable[[int, int], list[Boundaries]], size: Grid, grid: Grid, 
     return MergePlan(size, tuple(levels))
 
 
-def _compose(levels: list[Boundaries], size: int) -> Boundaries:
+def compose(levels: Sequence[Boundaries], size: int) -> Boundaries:
+    """Boundaries of the cells that these levels of one axis leave together, in positions of an axis of `size`."""
     edges = _identity(size)
     for boundaries in levels:
         edges = tuple(edges[boundary] for boundary in boundaries)

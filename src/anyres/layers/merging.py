@@ -1,6 +1,8 @@
 """Grid attention and the adaptive token merger (ViTAR, section 3.2), and the mergers that it is compared with.
 
-All of them take tokens (B, rows, cols, D) and a merge plan for that grid, and return the plan's final grid.
+All of them take tokens (B, rows, cols, D) and a merge plan for that grid, and return the plan's final grid. Each is
+`finish` after one `step` for each level of the plan; a step can also be done on a rectangle of the level's cells alone
+(`Level.part`), which is how images are merged piece by piece (`strips`).
 
     merger               what a cell becomes                                   levels       parameters     1x1 passes
     AdaptiveTokenMerger  mean + attention of the mean over the cell's tokens,  one by one   one block      run
@@ -16,7 +18,9 @@ All of them take tokens (B, rows, cols, D) and a merge plan for that grid, and r
 
 Parameters are shared by all levels.
 Means are over the tokens that a cell really holds, also where it holds fewer than its neighbours; only
-`padding="zeros"` counts the absent ones. The content-adaptive rival, ToMe, merges inside the trunk: `token_merging`.
+`padding="zeros"` counts the absent ones. Where patches of an image were skipped (`counts`, how many that were not
+stand behind each token), the tokens without any take no part, except that a cell left empty keeps its first. The
+content-adaptive rival, ToMe, merges inside the trunk: `token_merging`.
 """
 
 import functools
@@ -30,7 +34,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from anyres.errors import check_choice
-from anyres.layers.cells import Axis, cell_mean, is_padding, places
+from anyres.layers.cells import Axis, cell_areas, cell_mean, cell_sum, is_padding, kept_tokens, places
 from anyres.layers.merge_plan import Grid, Level, MergePlan
 
 Padding = Literal["masked", "zeros"]
@@ -92,13 +96,14 @@ class GridAttention(nn.Module):
         if self.scale is not None:
             nn.init.zeros_(self.scale.weight)
 
-    def forward(self, x: Tensor, level: Level, extent: Extent | None = None) -> Tensor:
+    def forward(self, x: Tensor, level: Level, extent: Extent | None = None, is_kept: Tensor | None = None) -> Tensor:
         """Merges tokens (B, rows, cols, D) of the level's input grid into (B, cell rows, cell cols, D).
 
         Args:
             x: (B, rows, cols, D).
             level: how they fall into cells.
             extent: patches that a cell of the output covers (along rows, along columns); with `scale_query` only.
+            is_kept: (rows, cols) bool, tokens that take part, at least one in each cell; None for all.
 
         Raises:
             ValueError: tokens of another grid, cells of more than 2x2, or an extent missing or without effect.
@@ -108,15 +113,17 @@ class GridAttention(nn.Module):
         if (extent is None) != (self.scale is None):
             needed = "give the patches per cell (rows, cols)" if extent is None else "leave it out"
             raise ValueError(f"extent is {extent} and scale_query is {self.scale is not None}; {needed}.")
+        if is_kept is not None and self.padding == "zeros":
+            raise ValueError('padding is "zeros" and patches are skipped; allowed with skipped patches: "masked".')
         rows, cols = Axis(level.rows), Axis(level.cols)
         if rows.cell == cols.cell == 1 and not self.training:
             values = nn.functional.linear(self.norm1(x), *self._value_weights())  # softmax over one key is 1
             x = x + self.proj(values)
         elif self.padding == "zeros" and not (rows.is_even and cols.is_even):
             x = cols.filled(rows.filled(x, 1, rows.cell), 2, cols.cell)
-            x = self._attend(x, _even_axis(rows), _even_axis(cols), extent)
+            x = self._attend(x, _even_axis(rows), _even_axis(cols), extent, None)
         else:
-            x = self._attend(x, rows, cols, extent)
+            x = self._attend(x, rows, cols, extent, is_kept)
         return x + self.mlp(self.norm2(x))
 
     def _value_weights(self) -> tuple[Tensor, Tensor]:
@@ -129,17 +136,24 @@ class GridAttention(nn.Module):
             mean = mean + self.scale(mean.new_tensor([math.log2(patches) for patches in extent]))
         return self.q(mean)
 
-    def _attend(self, x: Tensor, rows: Axis, cols: Axis, extent: Extent | None) -> Tensor:
+    def _attend(self, x: Tensor, rows: Axis, cols: Axis, extent: Extent | None, is_kept: Tensor | None) -> Tensor:
         """Equation 1. Written as sums over a cell's places: a query meets few keys, too few for a matrix product."""
         tokens = places(x, rows, cols)
-        mean = _sum(tokens) / len(tokens)  # (B, R, C, D); a padded cell repeats its token, so this is its mean
+        is_absent = None if rows.is_even and cols.is_even else is_padding(rows, cols, x.device)  # (R, C, 1, places)
+        if is_kept is None:
+            mean = _sum(tokens) / len(tokens)  # (B, R, C, D); a padded cell repeats its token, so this is its mean
+        else:
+            kept = torch.stack(places(is_kept[None, ..., None], rows, cols), dim=-1)[0]  # (R, C, 1, places)
+            is_absent = ~kept if is_absent is None else ~kept | is_absent
+            weights = (~is_absent).to(x.dtype).unbind(-1)  # (R, C, 1) each
+            mean = _sum([token * weight for token, weight in zip(tokens, weights, strict=True)]) / _sum(weights)
         head = (self.heads, -1)
         q = self._query(mean, extent)
         k, v = self.kv(self.norm1(x)).chunk(2, dim=-1)  # (B, rows, cols, D) each
         scores = [(q * key).unflatten(-1, head).sum(-1) for key in places(k, rows, cols)]  # (B, R, C, heads) each
         scores = torch.stack(scores, dim=-1).float() * (x.shape[-1] // self.heads) ** -0.5  # (B, R, C, heads, places)
-        if not (rows.is_even and cols.is_even):
-            scores = scores.masked_fill(is_padding(rows, cols, x.device), float("-inf"))
+        if is_absent is not None:
+            scores = scores.masked_fill(is_absent, float("-inf"))
         weights = scores.softmax(-1).to(v.dtype).unbind(-1)
         values = [value.unflatten(-1, head) for value in places(v, rows, cols)]
         merged = _sum([weight[..., None] * value for weight, value in zip(weights, values, strict=True)])
@@ -158,6 +172,14 @@ def _even_axis(axis: Axis) -> Axis:
 def _check_size(x: Tensor, plan: MergePlan) -> None:
     if tuple(x.shape[1:3]) != plan.size:
         raise ValueError(f"tokens have a grid of {tuple(x.shape[1:3])}; the plan is for {plan.size}.")
+
+
+def _merge(merger: "AdaptiveTokenMerger | ConcatMerger", x: Tensor, plan: MergePlan) -> Tensor:
+    """All levels of a plan in turn."""
+    _check_size(x, plan)
+    for index, level in enumerate(plan.levels):
+        x, _ = merger.step(x, plan, index, level)
+    return merger.finish(x, plan)
 
 
 class AdaptiveTokenMerger(nn.Module):
@@ -190,19 +212,33 @@ class AdaptiveTokenMerger(nn.Module):
 
     def forward(self, x: Tensor, plan: MergePlan) -> Tensor:
         """Merges tokens (B, rows, cols, D) of the plan's size into (B, *plan.grid, D)."""
-        _check_size(x, plan)
-        plain = 0
-        if self.learned_levels is not None:
-            plain = sum(not level.is_identity for level in plan.levels) - self.learned_levels
-        for level in plan.levels:
-            if plain > 0 and not level.is_identity:
-                x, plain = cell_mean(x, level.rows, level.cols), plain - 1
-                continue
-            extent = None if self.block.scale is None else _extent(plan.size, level.output_grid)
-            if self.grad_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(self.block, x, level, extent, use_reentrant=False)
-            else:
-                x = self.block(x, level, extent)
+        return _merge(self, x, plan)
+
+    def step(
+        self, x: Tensor, plan: MergePlan, index: int, level: Level, counts: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Level `index` of a plan, or a part of it: tokens (B, rows, cols, D) -> (B, R, C, D), and their counts."""
+        is_kept = None
+        if counts is not None:
+            is_kept, counts = kept_tokens(counts, level.rows, level.cols)
+        if self._is_plain(plan, index):
+            if is_kept is None:
+                return cell_mean(x, level.rows, level.cols), counts
+            total = cell_sum(x * is_kept[..., None], level.rows, level.cols)
+            number = cell_sum(is_kept[None, ..., None].float(), level.rows, level.cols)
+            return (total / number).to(x.dtype), counts
+        extent = None if self.block.scale is None else _extent(plan.size, plan.levels[index].output_grid)
+        if self.grad_checkpointing and torch.is_grad_enabled():
+            return checkpoint(self.block, x, level, extent, is_kept, use_reentrant=False), counts
+        return self.block(x, level, extent, is_kept), counts
+
+    def _is_plain(self, plan: MergePlan, index: int) -> bool:
+        if self.learned_levels is None or plan.levels[index].is_identity:
+            return False
+        return sum(not level.is_identity for level in plan.levels[index:]) > self.learned_levels
+
+    def finish(self, x: Tensor, plan: MergePlan, counts: Tensor | None = None) -> Tensor:
+        """Nothing is left to do after the last level."""
         return x
 
 
@@ -227,13 +263,23 @@ class ConcatMerger(nn.Module):
 
     def forward(self, x: Tensor, plan: MergePlan) -> Tensor:
         """Merges tokens (B, rows, cols, D) of the plan's size into (B, *plan.grid, D)."""
-        _check_size(x, plan)
-        for level in plan.levels:
-            if level.is_identity:
-                continue
+        return _merge(self, x, plan)
+
+    def step(
+        self, x: Tensor, plan: MergePlan, index: int, level: Level, counts: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Level `index` of a plan, or a part of it: tokens (B, rows, cols, D) -> (B, R, C, D), and their counts."""
+        if counts is not None:
+            is_kept, counts = kept_tokens(counts, level.rows, level.cols)
+            x = x * is_kept[..., None]
+        if not plan.levels[index].is_identity:
             x = Axis(level.cols).filled(Axis(level.rows).filled(x, 1, 2), 2, 2)  # (B, 2 R, 2 C, D)
             cells = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).transpose(2, 3)  # (B, R, C, 2, 2, D)
             x = self.reduction(self.norm(cells.flatten(3)))  # (B, R, C, D)
+        return x, counts
+
+    def finish(self, x: Tensor, plan: MergePlan, counts: Tensor | None = None) -> Tensor:
+        """Nothing is left to do after the last level."""
         return x
 
 
@@ -244,3 +290,17 @@ class AveragePoolMerger(nn.Module):
         """Averages tokens (B, rows, cols, D) over the plan's final cells: (B, *plan.grid, D)."""
         _check_size(x, plan)
         return cell_mean(x, plan.cell_rows, plan.cell_cols)
+
+    def step(
+        self, x: Tensor, plan: MergePlan, index: int, level: Level, counts: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Level `index` of a plan, or a part of it: sums (B, rows, cols, D) -> (B, R, C, D) in float32, and counts."""
+        if counts is not None:
+            is_kept, counts = kept_tokens(counts, level.rows, level.cols)
+            x = x * is_kept[..., None]
+        return cell_sum(x, level.rows, level.cols), counts
+
+    def finish(self, x: Tensor, plan: MergePlan, counts: Tensor | None = None) -> Tensor:
+        """Divides the sums by the number of patches: (B, *plan.grid, D)."""
+        number = cell_areas(plan.cell_rows, plan.cell_cols, x.device) if counts is None else counts.clamp_min(1)
+        return x / number[..., None]

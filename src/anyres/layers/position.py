@@ -1,13 +1,16 @@
 """Positional encodings that act on the patch tokens before they are merged, and what all encodings share.
 
 Their one interface: `halo`, how many patches beyond its own a token's content depends on; `init_weights()`; and
-`forward(tokens (B, rows, cols, D), keys=None)`. Encodings of this kind meet every new resolution; those that act inside
+`forward(tokens (B, rows, cols, D), keys=None, window=None)`, where the window says which part of an image's grid the
+tokens are, if not all of it. With a halo, tokens that far from an inner edge of the window are wrong and are to be cut
+off by the caller. Encodings of this kind meet every new resolution; those that act inside
 the trunk's attention (layers/attention.py) meet under ViTAR the constant grid that the merger leaves.
 
 Coordinates are those of token centres, (2i + 1) / n - 1 in [-1, 1] on an axis of n tokens (`align_corners=False`).
 """
 
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
@@ -16,8 +19,49 @@ from torch import Tensor, nn
 
 from anyres.errors import check_choice
 from anyres.layers.counter_random import counter_uniform
+from anyres.layers.merge_plan import Grid
 
 Interpolation = Literal["bilinear", "bicubic", "timm"]
+
+
+@dataclass(frozen=True)
+class Window:
+    """A part of an image's grid of patch tokens."""
+
+    start: Grid
+    """Its first row and column."""
+    size: Grid
+    """Its rows and columns."""
+    grid: Grid
+    """Rows and columns of the whole image."""
+
+    @staticmethod
+    def whole(grid: Grid) -> "Window":
+        return Window((0, 0), grid, grid)
+
+    @property
+    def rows(self) -> slice:
+        return slice(self.start[0], self.start[0] + self.size[0])
+
+    @property
+    def cols(self) -> slice:
+        return slice(self.start[1], self.start[1] + self.size[1])
+
+    def grown(self, before: int, after: int) -> "Window":
+        """With this many more rows above and columns to the left, and below and to the right, as far as there are."""
+        start = [max(first - before, 0) for first in self.start]
+        stop = [min(s + n + after, whole) for s, n, whole in zip(self.start, self.size, self.grid, strict=True)]
+        return Window((start[0], start[1]), (stop[0] - start[0], stop[1] - start[1]), self.grid)
+
+    def cut_from(self, tokens: Tensor, outer: "Window") -> Tensor:
+        """This window's tokens out of those (B, rows, cols, D) of a window around it."""
+        row, col = self.start[0] - outer.start[0], self.start[1] - outer.start[1]
+        return tokens[:, row : row + self.size[0], col : col + self.size[1]]
+
+
+def window_of(tokens: Tensor, window: Window | None) -> Window:
+    """The window given, or that of a whole image with these tokens (B, rows, cols, D)."""
+    return Window.whole((tokens.shape[1], tokens.shape[2])) if window is None else window
 
 
 def token_centres(size: int, device: torch.device | None = None) -> Tensor:
@@ -25,8 +69,14 @@ def token_centres(size: int, device: torch.device | None = None) -> Tensor:
     return (2 * torch.arange(size, device=device, dtype=torch.float32) + 1) / size - 1
 
 
-def interpolation_matrix(size: int, table_size: int, device: torch.device | None = None) -> Tensor:
-    """Weights (size, table_size) that read a table at `size` token centres, bilinear with the border repeated."""
+def interpolation_matrix(
+    size: int, table_size: int, device: torch.device | None = None, interpolation: Interpolation = "bilinear"
+) -> Tensor:
+    """Weights (size, table_size) that read a table at `size` token centres; bilinear repeats the border."""
+    if interpolation != "bilinear":
+        axis = torch.eye(table_size, device=device)[None, None]  # (1, 1, table_size, table_size)
+        shape, antialias = (size, table_size), interpolation == "timm"
+        return F.interpolate(axis, shape, mode="bicubic", align_corners=False, antialias=antialias)[0, 0]
     place = ((token_centres(size, device) + 1) * table_size - 1) / 2
     place = place.clamp(0, table_size - 1)
     return (1 - (place[:, None] - torch.arange(table_size, device=device)).abs()).clamp_min(0)
@@ -84,45 +134,40 @@ class FuzzyPositionalEncoding(nn.Module):
     def init_weights(self) -> None:
         nn.init.trunc_normal_(self.table, std=0.02)
 
-    def forward(self, tokens: Tensor, keys: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, keys: Tensor | None = None, window: Window | None = None) -> Tensor:
         """Adds positions to tokens (B, rows, cols, D).
 
         Args:
             tokens: (B, rows, cols, D).
             keys: (B,) int64, one for each image; used in training only. None draws them from torch's generator.
+            window: which part of the image they are; None for all of it.
 
         Raises:
             ValueError: keys of another shape or type.
         """
-        size = (tokens.shape[1], tokens.shape[2])
+        window = window_of(tokens, window)
         if not (self.training and self.jitter):
-            return tokens + self.exact(size).to(tokens.dtype)
-        places = self.places(size, image_keys(keys, tokens))
+            return tokens + self.exact(window).to(tokens.dtype)
+        places = self.places(window, image_keys(keys, tokens))
         return tokens + self.read(places).to(tokens.dtype)
 
-    def exact(self, size: tuple[int, int]) -> Tensor:
-        """The encoding at the exact centres of a grid of `size`: (rows, cols, D) float32."""
+    def exact(self, window: Window) -> Tensor:
+        """The encoding at the exact centres of a window of a grid: (rows, cols, D) float32."""
         table = self.table.float()
-        if size == self.grid:
-            return table
-        if self.interpolation != "bilinear":
-            image = table.permute(2, 0, 1)[None]  # (1, D, grid rows, grid cols)
-            antialias = self.interpolation == "timm"
-            return F.interpolate(image, size, mode="bicubic", align_corners=False, antialias=antialias)[0].permute(
-                1, 2, 0
-            )
-        rows = interpolation_matrix(size[0], self.grid[0], table.device)
-        cols = interpolation_matrix(size[1], self.grid[1], table.device)
+        if window.grid == self.grid:
+            return table[window.rows, window.cols]
+        rows = interpolation_matrix(window.grid[0], self.grid[0], table.device, self.interpolation)[window.rows]
+        cols = interpolation_matrix(window.grid[1], self.grid[1], table.device, self.interpolation)[window.cols]
         with full_precision(table.device):
             along_rows = (rows @ table.flatten(1)).unflatten(1, (self.grid[1], -1))  # (rows, grid cols, D)
             return cols @ along_rows
 
-    def places(self, size: tuple[int, int], keys: Tensor) -> Tensor:
+    def places(self, window: Window, keys: Tensor) -> Tensor:
         """Jittered coordinates (B, rows, cols, 2) in units of [-1, 1]; the last axis is (y of rows, x of columns)."""
-        rows, cols = size
-        y, x = token_centres(rows, keys.device), token_centres(cols, keys.device)
+        rows, cols = window.grid
+        y, x = token_centres(rows, keys.device)[window.rows], token_centres(cols, keys.device)[window.cols]
         exact = torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1)  # (rows, cols, 2)
-        offset = (2 * counter_uniform(keys, size) - 1) * self.jitter  # tokens of the current grid
+        offset = (2 * counter_uniform(keys, window.size, start=window.start) - 1) * self.jitter  # tokens of the grid
         return exact + offset * (2 / torch.tensor([rows, cols], dtype=torch.float32, device=keys.device))
 
     def read(self, places: Tensor) -> Tensor:
@@ -143,5 +188,5 @@ class NoPosition(nn.Module):
     def init_weights(self) -> None:
         """Nothing to initialise."""
 
-    def forward(self, tokens: Tensor, keys: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, keys: Tensor | None = None, window: Window | None = None) -> Tensor:
         return tokens

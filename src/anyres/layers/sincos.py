@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from anyres.layers.position import Window, window_of
+
 TEMPERATURE = 10000.0  # of the original transformer, MAE, DETR and ResFormer
 
 
@@ -44,15 +46,15 @@ class SinCosPosition(nn.Module):
     def init_weights(self) -> None:
         """Nothing to initialise."""
 
-    def forward(self, tokens: Tensor, keys: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, keys: Tensor | None = None, window: Window | None = None) -> Tensor:
         """Adds positions to tokens (B, rows, cols, D)."""
-        return tokens + self.exact((tokens.shape[1], tokens.shape[2]), tokens.device).to(tokens.dtype)
+        return tokens + self.exact(window_of(tokens, window), tokens.device).to(tokens.dtype)
 
-    def exact(self, size: tuple[int, int], device: torch.device | None = None) -> Tensor:
-        """The encoding of a grid of `size`: (rows, cols, D) float32."""
+    def exact(self, window: Window, device: torch.device | None = None) -> Tensor:
+        """The encoding of a window of a grid: (rows, cols, D) float32."""
         by_axis = []
-        for count, own in zip(size, self.grid, strict=True):
-            places = (torch.arange(count, device=device, dtype=torch.float32) + 0.5) * own / count - 0.5
+        for part, count, own in zip((window.rows, window.cols), window.grid, self.grid, strict=True):
+            places = (torch.arange(part.start, part.stop, device=device, dtype=torch.float32) + 0.5) * own / count - 0.5
             angle = angles(places, self.width)
             by_axis.append(torch.cat([angle.sin(), angle.cos()], dim=-1))  # (rows or cols, D/2)
         rows, cols = over_grid(*by_axis)

@@ -18,6 +18,7 @@ from anyres.errors import check_choice
 from anyres.layers.merge_plan import Grid, MergePlan
 from anyres.layers.merging import AdaptiveTokenMerger, GridAttention
 from anyres.layers.stem import token_grid
+from anyres.layers.strips import PieceMerger, merge_in_pieces, piece_positions, pixels_of
 from anyres.layers.token_merging import Merged
 from anyres.models.config import ViTARConfig
 from anyres.models.images import Images, check_images, group_by
@@ -155,13 +156,46 @@ class ViTAR(nn.Module):
     def _merged(self, images: Tensor, keys: Tensor | None) -> tuple[Tensor, MergePlan]:
         """Everything before the trunk: images (B, C, H, W) -> (B, rows, cols, D)."""
         check_images(images, 4, self.config.in_channels, self.norm.weight.dtype)
+        height, width = images.shape[-2:]
+        plan = self.plan(height, width)
+        if self._is_large(images, plan):
+            merging = self.pieces(height, width, batch=len(images))
+            return merge_in_pieces(merging, lambda region: pixels_of(images, region)), plan
         tokens = self.position(self.stem(images), keys)  # (B, rows, cols, D)
-        plan = self.config.plan((tokens.shape[1], tokens.shape[2]))
         if self.merger is None:
             return tokens, plan
         if self.training and self.config.extra_passes:
             plan = _deepened(plan, self.config.extra_passes)
         return self.merger(tokens, plan), plan
+
+    def pieces(
+        self, height: int, width: int, *, batch: int = 1, keys: Tensor | None = None, positions: int | None = None
+    ) -> PieceMerger:
+        """What embeds and merges an image of this many pixels piece by piece; its result is `grid_tokens`.
+
+        Args:
+            height, width: of the image, in pixels.
+            batch: images of this size that are merged side by side.
+            keys: (B,) int64 jitter keys, in training.
+            positions: patches of one image in a piece; by default as many as stay in cache.
+
+        Raises:
+            ValueError: a model without a merger, whose trunk would get all the patches.
+        """
+        if self.merger is None:
+            raise ValueError(
+                f'merger is "none", so nothing makes {height}x{width} pixels fit; allowed: a model with a merger.'
+            )
+        positions = positions or max(piece_positions(self.config.width, self.norm.weight) // batch, 1)
+        plan = self.plan(height, width)
+        return PieceMerger(self.stem, self.position, self.merger, plan, (height, width), positions=positions, keys=keys)
+
+    def _is_large(self, images: Tensor, plan: MergePlan) -> bool:
+        """Whether merging in pieces, which gives the same, is faster or needs far less memory."""
+        if self.merger is None or self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return False
+        fits = 2 * piece_positions(self.config.width, self.norm.weight)
+        return images.device.type in ("cpu", "cuda") and len(images) * plan.size[0] * plan.size[1] > fits
 
     def _merged_list(
         self, images: Sequence[Tensor], keys: Tensor | None

@@ -1,0 +1,90 @@
+"""Gradients of merging piece by piece: nothing is kept for the backward pass but what the stages leave.
+
+The forward pass runs without a graph. The backward pass goes through the stages from the last to the first and computes
+every piece a second time, this time with its graph, which is gone before the next. So the memory does not grow with
+the image, except for the tokens between the stages: about a thousandth of the patches. Positions are jittered as in
+the forward pass, because the offsets are a function of key and place.
+"""
+
+import functools
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from anyres.layers.strips import Piece, PieceMerger, Region, Stage
+
+Read = Callable[[Region], Tensor]
+
+
+def merge_recomputing(merging: PieceMerger, read: Read) -> Tensor:
+    """The merged tokens (B, *plan.grid, D) of `strips.merge_in_pieces`, through which gradients reach the parameters.
+
+    Pixels get no gradient. Every region is read twice, the second time in the backward pass.
+    """
+    modules = (merging.stem, merging.position, merging.merger)
+    parameters = [p for module in modules if isinstance(module, nn.Module) for p in module.parameters()]
+    result: Tensor = _Merging.apply(merging, read, *parameters)
+    return result
+
+
+class _Merging(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, merging: PieceMerger, read: Read, *parameters: Tensor) -> Tensor:
+        ctx.merging, ctx.read, ctx.parameters = merging, read, parameters
+        ctx.inputs = []  # of each stage but the first: (B, rows, cols, D)
+        x: Tensor | None = None
+        for stage in merging.stages:
+            if x is not None:
+                ctx.inputs.append(x)
+            cut = functools.partial(_cut, x)
+            bands = [[_run(merging, read, stage, piece, cut(piece)) for piece in band] for band in stage.bands]
+            x = torch.cat([torch.cat(band, dim=2) for band in bands], dim=1)
+        assert x is not None
+        ctx.autocast = _autocast_now(x.device.type)
+        return merging.merger.finish(x, merging.plan).to(merging.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Any) -> tuple[Any, ...]:
+        merging, parameters = ctx.merging, [p for p in ctx.parameters if p.requires_grad]
+        sums: list[Any] = [None] * len(parameters)
+        gradient = merging.merger.finish(gradient, merging.plan)  # a factor for each cell, its own transpose
+        for stage, x in zip(reversed(merging.stages), [*reversed(ctx.inputs), None], strict=True):
+            below = None if x is None else torch.zeros_like(x)
+            for piece in stage.pieces:
+                rows, cols = (slice(cells.start, cells.stop) for cells in piece.cells)
+                tokens = _cut(x, piece)
+                leaf = None if tokens is None else tokens.detach().requires_grad_()
+                with torch.enable_grad(), ctx.autocast():
+                    out = _run(merging, ctx.read, stage, piece, leaf)
+                wanted = [*parameters, *([] if leaf is None else [leaf])]
+                found = torch.autograd.grad(out, wanted, gradient[:, rows, cols].to(out.dtype), allow_unused=True)
+                for index, part in enumerate(found[: len(parameters)]):
+                    if part is not None:
+                        sums[index] = part if sums[index] is None else sums[index].add_(part)
+                if below is not None:
+                    below[:, piece.window.rows, piece.window.cols] = found[-1]
+            gradient = below
+        by_parameter = iter(sums)
+        return None, None, *[next(by_parameter) if p.requires_grad else None for p in ctx.parameters]
+
+
+def _cut(x: Tensor | None, piece: Piece) -> Tensor | None:
+    return None if x is None else x[:, piece.window.rows, piece.window.cols]
+
+
+def _run(merging: PieceMerger, read: Read, stage: Stage, piece: Piece, tokens: Tensor | None) -> Tensor:
+    """A stage on one of its pieces, from its tokens (B, rows, cols, D) or, for the first stage, from pixels."""
+    if tokens is None:
+        tokens = merging.embed(piece, read(merging.region(piece)))
+    return merging.merge(stage, piece, tokens)[0]
+
+
+def _autocast_now(device: str) -> Callable[[], AbstractContextManager]:
+    """What enters the autocast that is on now once more."""
+    if not torch.amp.is_autocast_available(device):
+        return nullcontext
+    enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+    return lambda: torch.autocast(device, dtype=dtype, enabled=enabled, cache_enabled=False)
