@@ -5,43 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from anyres.evaluation.cost import macs_by_part
-from anyres.models.presets import get_config
-from anyres.recipes import RECIPES, RecipeConfig, describe, forward_macs, recipe, training_hours
+from anyres.recipes import RECIPES, RecipeConfig, describe, recipe, training_hours
 from anyres.recipes.imagenet import BASE_RATE, SMALL_RATE
-from anyres.training import TrainConfig
-
-
-def make(tmp_path, **changes):
-    settings = {"data": tmp_path, "out": tmp_path / "run", "steps": 50, "batch_size": 10, "warmup_steps": 0}
-    return TrainConfig(**(settings | changes))
-
-
-def macs(name, *size, **overrides):
-    return sum(macs_by_part(get_config(name, **overrides), size).values())
-
-
-def test_hours_by_hand(tmp_path):
-    config = make(tmp_path, model="deit_tiny_patch16", sizes=("32x48",))
-    assert forward_macs(config) == macs("deit_tiny_patch16", 32, 48)
-    assert training_hours(config, 1e9) == pytest.approx(3 * macs("deit_tiny_patch16", 32, 48) * 500 / 1e9 / 3600)
-    for rate in (0.0, -1.0, float("nan")):
-        with pytest.raises(ValueError, match="macs_per_second is .*above 0"):
-            training_hours(config, rate)
-
-
-def test_replicas_are_all_counted_and_schedules_step_by_step(tmp_path):
-    name = "vitar_tiny_patch16"
-    options = {"model_options": ("grid=3x3", "width=48"), "sizes": ("64", "128x96")}
-    small, large = (macs(name, *size, grid=(3, 3), width=48) for size in ((64, 64), (128, 96)))
-    assert forward_macs(make(tmp_path, replicas=True, **options)) == small + large
-    config = make(tmp_path, size_weights=(3.0, 1.0), **options)
-    drawn = [config.schedule().size_at(step) for step in range(50)]
-    share = drawn.count((64, 64)) / 50
-    assert 0.5 < share < 1 and forward_macs(config) == pytest.approx(share * small + (1 - share) * large)
-    mixed = make(tmp_path, sizes=("32-96",), aspect=(0.5, 2.0), model_options=("grid=3x3", "width=48"))
-    sizes = [mixed.schedule().size_at(step) for step in range(50)]
-    assert forward_macs(mixed) == pytest.approx(sum(macs(name, *size, grid=(3, 3), width=48) for size in sizes) / 50)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -56,8 +21,7 @@ def test_recipes_are_possible_and_their_docstrings_true(tmp_path, name):
     shown = eval(formula) / 3600  # nothing but numbers, by the pattern above
     assert shown == pytest.approx(int(hours), abs=0.7)
     rate = BASE_RATE if name.endswith("base") else SMALL_RATE
-    sample = replace(run, steps=2000, warmup_steps=0)  # the same schedule, counted faster
-    assert training_hours(sample, rate) * run.steps / 2000 == pytest.approx(int(hours), rel=0.03)
+    assert training_hours(run, rate) == pytest.approx(int(hours), abs=0.7)
 
 
 def test_the_papers_differ_as_they_say(tmp_path):

@@ -4,15 +4,18 @@ from anyres.evaluation.cost import Cost, cost
 from anyres.models.presets import create_model, list_models
 from anyres.models.vitar import Features, ViTAR, ViTARConfig
 from anyres.models.weights import load_model, save_model
+from anyres.streaming.stream import bright_background, stream
 
 __all__ = [
     "Cost",
     "Features",
     "ViTAR",
     "ViTARConfig",
+    "bright_background",
     "cost",
     "create_model",
     "list_models",
     "load_model",
     "save_model",
+    "stream",
 ]

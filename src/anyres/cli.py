@@ -12,6 +12,7 @@ from anyres.ablation.config import AblateConfig
 from anyres.ablation.runner import ablate
 from anyres.data import synthetic
 from anyres.data.decode import read_image
+from anyres.deploy.encode import EncodeConfig, encode
 from anyres.deploy.predict import PredictConfig, predict
 from anyres.evaluation.cost import Convention, cost
 from anyres.evaluation.plan_image import draw_plan
@@ -108,6 +109,10 @@ def _predict(config: PredictConfig) -> int:
     return int(any("error" in entry for entry in predict(config)))
 
 
+def _encode(config: EncodeConfig) -> int:
+    return int(bool(encode(config).failures))
+
+
 def _report(config: Report) -> int:
     from anyres.evaluation.report import report  # matplotlib and jinja2 are an extra
 
@@ -174,6 +179,7 @@ COMMANDS: dict[str, tuple[type, Any, str]] = {
     "sweep": (SweepConfig, _sweep, "Measure models at many sizes: accuracy, cost, latency, memory."),
     "report": (Report, _report, "Draw sweeps as one offline HTML page."),
     "predict": (PredictConfig, _predict, "Classify images of any mix of sizes."),
+    "encode": (EncodeConfig, _encode, "Write the features of images of any size, huge ones too, to disk."),
     "models": (Models, _models, "List the named models."),
     "cost": (CostOf, _cost, "Say what one image costs."),
     "plan-image": (PlanImage, _plan_image, "Draw how the patches of an image are merged."),
@@ -195,7 +201,7 @@ def main(arguments: list[str] | None = None) -> int:
         chosen: Any = tyro.cli(choices, prog="anyres", args=arguments, description=about)
         run = next(run for kind, run, _ in COMMANDS.values() if isinstance(chosen, kind))
         return int(run(chosen))
-    except (ValueError, FloatingPointError, ImportError, OSError) as error:
+    except (ValueError, FloatingPointError, ImportError, OSError, MemoryError) as error:
         print(f"anyres: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

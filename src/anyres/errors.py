@@ -8,6 +8,10 @@ class UnreadableImageError(ValueError):
     """A file that cannot be read as an image, or that is refused before it is decoded. The message names the file."""
 
 
+class SourceError(ValueError):
+    """A part of an image that cannot be read, or is not what it was said to be. The message names source and region."""
+
+
 def unknown(kind: str, given: object, allowed: Iterable[object]) -> ValueError:
     """The error to raise for a name that is not among the allowed ones, with the nearest of them suggested."""
     names = [str(name) for name in allowed]

@@ -11,8 +11,7 @@ from anyres.evaluation.paper import TABLE_7
 
 OPTIONS = ("width=24", "depth=1", "grid=2")
 TRAINING: dict[str, Any] = {
-    "sizes": ("16", "24"), "size_weights": None, "batch_size": 4, "checkpoint_every": 2, "precision": "float32",
-    "cache": False,
+    "sizes": ("16", "24"), "size_weights": None, "batch_size": 4, "checkpoint_every": 2, "cache": False,
 }  # fmt: skip
 
 
@@ -23,7 +22,8 @@ def make_variant(name: str, *options: str, paper: str | None = None, **training:
 def make_settings(out: Path, **changes: Any) -> AblateConfig:
     given: dict[str, Any] = {
         "study": "mergers", "out": out, "sets": ("ordinary",), "seeds": 1, "steps": 6, "train_images": 20,
-        "val_images": 10, "jobs": 1, "stem": "patch", "progress": False,
+        "val_images": 10, "jobs": 1, "stem": "patch", "precision": "float32",
+        "progress": False,
     }  # fmt: skip
     return AblateConfig(**(given | changes))
 

@@ -2,8 +2,10 @@
 
 import pytest
 
-from anyres.ablation import AblateConfig
+from anyres.ablation import STUDIES, AblateConfig
+from anyres.ablation.plan import plan_jobs
 from anyres.cli import main
+from anyres.recipes import fast_precision
 
 
 def test_quick_and_full(tmp_path):
@@ -12,9 +14,20 @@ def test_quick_and_full(tmp_path):
     assert (full.base_steps, full.seed_count, full.set_names) == (3000, 3, ("ordinary", "detail"))
     mixed = AblateConfig(study="positions", out=tmp_path, quick=True, seeds=2, sets=("detail",), steps=70, jobs=3)
     assert (mixed.base_steps, mixed.seed_count, mixed.set_names, mixed.workers) == (70, 2, ("detail",), 3)
-    assert mixed.command == "anyres ablate positions --quick --seeds 2 --sets detail --steps 70"
-    assert full.command == "anyres ablate positions"
+    precision = f" --precision {fast_precision()}"  # said even if not chosen: it differs between machines
+    assert mixed.command == "anyres ablate positions --quick --seeds 2 --sets detail --steps 70" + precision
+    assert full.command == "anyres ablate positions" + precision
     assert AblateConfig(study="positions", out=tmp_path, device="cuda").workers == 1
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_precision_can_be_chosen(precision, tmp_path):
+    config = AblateConfig(study="mergers", out=tmp_path, precision=precision)
+    assert config.command == f"anyres ablate mergers --precision {precision}"
+    assert {job.training.precision for job in plan_jobs(config, STUDIES["mergers"])} == {precision}
+    automatic = AblateConfig(study="mergers", out=tmp_path)
+    same = plan_jobs(config, STUDIES["mergers"]) == plan_jobs(automatic, STUDIES["mergers"])
+    assert same == (precision == fast_precision())
 
 
 @pytest.mark.parametrize(
@@ -42,6 +55,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(arguments, message, tmp_pa
         ({"sets": ()}, "no sets given"),
         ({"sets": ("details",)}, "Did you mean 'detail'"),
         ({"stem": "linear"}, "unknown stem"),
+        ({"precision": "float23"}, "Did you mean 'float32'"),
         ({"jobs": 0}, "jobs is 0"),
     ],
 )

@@ -1,18 +1,16 @@
-"""Every variant of every study can be configured and built; cost of training against counting it all."""
+"""Every variant of every study can be configured and built, at sizes and costs that can be compared."""
 
-import itertools
 from dataclasses import replace
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from anyres.ablation import STUDIES, AblateConfig
-from anyres.ablation.budget import drawn_sizes, equal_cost_steps, expected_macs, is_trained, largest_side
+from anyres.ablation.budget import CLASSES, equal_cost_steps, is_trained, largest_side
 from anyres.ablation.plan import FAR_SIDE, STORED_SIDE, plan_jobs
-from anyres.data.schedule import EverySize
-from anyres.evaluation.cost import macs_by_part
 from anyres.models.presets import create_model, get_config
+from anyres.recipes import expected_macs
+from anyres.recipes.hours import drawn_sizes
 from anyres.training import TrainConfig
 
 ALL = [(study.name, variant.name) for study in STUDIES.values() for variant in study.variants]
@@ -66,9 +64,9 @@ def test_images_are_stored_larger_than_they_are_measured(name, tmp_path):
 def test_studies_at_equal_cost(tmp_path):
     jobs = {job.variant: job.training for job in plan_jobs(
         AblateConfig(study="extrapolation", quick=True, out=tmp_path), STUDIES["extrapolation"])}  # fmt: skip
-    budget = jobs["paper"].steps * expected_macs(jobs["paper"])
+    budget = jobs["paper"].steps * expected_macs(jobs["paper"], CLASSES)
     for name, training in jobs.items():
-        assert training.steps * expected_macs(training) == pytest.approx(budget, rel=1e-3), name
+        assert training.steps * expected_macs(training, CLASSES) == pytest.approx(budget, rel=1e-3), name
         assert training.warmup_steps == training.steps // 20
     assert jobs["paper"].steps == 1500 > jobs["extra-1"].steps > jobs["extra-2"].steps > jobs["heavy-tail"].steps
     others = plan_jobs(AblateConfig(study="positions", quick=True, out=tmp_path), STUDIES["positions"])
@@ -97,7 +95,7 @@ def test_rivals_are_trained_on_vitars_sizes_too(tmp_path):
         assert sizes[rival] == sizes["vitar"]
 
 
-# What training costs.
+# What runs may cost, and what they train at.
 
 
 def config(**changes):
@@ -106,54 +104,10 @@ def config(**changes):
     return TrainConfig(**(given | {"warmup_steps": 5, "batch_size": 4} | changes))
 
 
-def counted(function, *arguments):
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        function(*arguments)
-    return counter.get_total_flops() / 2
-
-
-@pytest.mark.parametrize("extra", [0, 1, 3])
-def test_expected_macs_is_the_mean_over_all_draws(extra):
-    """Every size with its weight, every draw of extra passes, each counted by torch on the model itself."""
-    run = config(model_options=(*config().model_options, f"extra_passes={extra}"), size_weights=(1.0, 3.0))
-    with torch.device("meta"):  # where attention is matrix products that torch can count
-        model = create_model(run.model, num_classes=10, **run.overrides()).eval()
-    total = 0.0
-    for weight, (height, width) in zip((0.25, 0.75), run.parsed_sizes(), strict=True):
-        image, plan = torch.empty(1, 3, height, width, device="meta"), model.plan(height, width)
-        tokens = torch.empty(1, *plan.size, 24, device="meta")
-        ends = [(0, 1)] * (len(plan.levels) - 1) + [tuple(range(extra + 1))]
-        draws = list(itertools.product(*ends)) if extra else [(0,) * len(plan.levels)]
-        costs = [counted(model.merger, tokens, plan.with_extra_passes(draw)) for draw in draws]
-        rest = counted(model, image) - counted(model.merger, tokens, plan)
-        total += weight * (rest + sum(costs) / len(costs))
-    assert expected_macs(run) == pytest.approx(total, rel=1e-12)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"size_weights": (1.0, 0.2)},
-        {"sizes": ("16-90",)},
-        {"sizes": ("32", "16-60"), "size_weights": (1.0, 3.0), "aspect": (0.5, 3.0)},
-        {"sizes": ("16", "23x71", "40"), "replicas": True},
-    ],
-)
-def test_expected_macs_is_what_the_schedule_draws(changes):
-    run = config(**changes)
-    schedule, model = run.schedule(), get_config(run.model, num_classes=10, **run.overrides())
-    steps = 1 if isinstance(schedule, EverySize) else 4000
-    sizes = [size for step in range(steps) for size in schedule.sizes_at(step)]
-    costs = {size: sum(macs_by_part(model, size).values()) for size in set(sizes)}
-    assert expected_macs(run) == pytest.approx(sum(costs[size] for size in sizes) / steps, rel=0.02)
-    whole = sum(share for share, _ in drawn_sizes(run))
-    assert whole == pytest.approx(3 if run.replicas else 1)
-
-
 def test_steps_of_equal_cost():
     twice = config(sizes=("16", "17"), replicas=True)
     small = replace(twice, sizes=("16",), replicas=False)
-    ratio = expected_macs(small) / expected_macs(twice)
+    ratio = expected_macs(small, CLASSES) / expected_macs(twice, CLASSES)
     assert ratio < 0.5 and equal_cost_steps(small, twice) == round(100 * ratio)
     assert equal_cost_steps(small, small) == 100
     assert equal_cost_steps(replace(small, steps=2, warmup_steps=0), twice) == 2

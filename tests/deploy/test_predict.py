@@ -80,7 +80,7 @@ def test_sizes_that_are_asked_for(run, images, size, seen, monkeypatch):
 
 
 def test_large_images_do_not_share_a_batch(run, images, monkeypatch):
-    monkeypatch.setattr("anyres.deploy.predict._BATCH_PIXELS", 600)
+    monkeypatch.setattr("anyres.deploy.preparation._BATCH_PIXELS", 600)
     counts = []
     forward = type(load_model(run)[0]).forward
     monkeypatch.setattr("anyres.models.vitar.ViTAR.forward", lambda self, x: counts.append(len(x)) or forward(self, x))

@@ -127,6 +127,22 @@ def test_sets_and_models_of_several_sweeps_come_together(tmp_path):
     assert {"glyphs-accuracy.png", "detail-accuracy.png", "detail-examples-dark.png"} <= set(names)
 
 
+def test_what_was_left_out_stays_even_if_nothing_of_the_set_was_measured(tmp_path):
+    first, second = sweep(models=("vitar",)), sweep(name="detail", models=("vitar",))
+    for made, name in ((first, "huge"), (first, "detail"), (second, "huge")):
+        given = {"set": name, "model": "vitar", "protocol": "native", "reason": f"no room for {name}"}
+        made["left_out"].append(given | {"size": [777, 888]})
+    found = {group.name: group for group in merge([first, second], "ab")}
+    assert list(found) == ["glyphs", "huge", "detail"]
+    assert [item["size"] for item in found["huge"].left_out] == [[777, 888]] * 2 and not found["huge"].rows
+    assert [item["size"][0] for item in found["detail"].left_out] == [777, 999]  # of both files
+    assert len(found["glyphs"].left_out) == 1
+    page = report(write(tmp_path, first), tmp_path / "out")
+    text = page.read_text(encoding="utf-8")
+    assert text.count("no room for huge") == 1 and text.count("no room for detail") == 1
+    assert not any("huge" in name for name in digests(page.parent)) and "huge in detail" not in text
+
+
 def known(model, **about):
     """A sweep of one model, of whose weights and folder something is known."""
     made = sweep(models=(model,))

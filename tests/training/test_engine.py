@@ -213,6 +213,36 @@ def test_bad_numbers_keep_the_last_checkpoint(make_config, monkeypatch):
     assert train(config).finished
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), "can't allocate memory: 9 bytes"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB"), "Tried to allocate 9 GiB"),
+        (MemoryError(), "no room"),
+    ],
+)
+def test_too_little_memory_says_where_and_keeps_the_last_checkpoint(make_config, monkeypatch, error, said):
+    config, update = make_config(), Trainer.update
+
+    def short(self, batch):
+        if self.step == 3:
+            raise error
+        return update(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "update", short)
+        with pytest.raises(MemoryError, match=rf"on cpu at step 4 of 6, size \d+x\d+: .*{said}.*last checkpoint"):
+            train(config)
+    assert load_checkpoint(config.out / NAME)["step"] == 2
+    assert train(config).finished
+
+
+def test_other_errors_of_a_step_stay_what_they_are(make_config, monkeypatch):
+    monkeypatch.setattr(Trainer, "update", lambda self, batch: torch.ones(2) @ torch.ones(3))
+    with pytest.raises(RuntimeError, match="(?i)size"):
+        train(make_config())
+
+
 def test_other_settings_are_refused_before_anything_is_touched(make_config):
     config = make_config()
     train(config)

@@ -1,85 +1,21 @@
-"""What training costs, predicted from a configuration: for variants that are compared at equal cost."""
+"""What the runs of a study may cost, and which sizes they train at: for variants that are compared at equal cost."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import replace
-from functools import lru_cache
 
-from anyres.data.schedule import EverySize, SideRange, Size, stretched
-from anyres.evaluation.cost import macs_by_part
-from anyres.models.presets import get_config
-from anyres.models.vitar import ViTARConfig
+from anyres.data.schedule import SideRange
+from anyres.recipes import expected_macs
 from anyres.training.config import TrainConfig
 
-_ASPECTS = 32  # places at which a continuous aspect is averaged; more change the result by less than 0.1 %
-
-
-def expected_macs(config: TrainConfig, classes: int = 10) -> float:
-    """Multiply-accumulates of the forward pass of one training image, averaged over the schedule's sizes.
-
-    Counted as "executed" (`evaluation.cost`), with the mean number of random extra passes of the merger, and with all
-    replicas of the image where the run makes some. The backward pass of any of these models costs twice as much again.
-    As in inference, passes with 1x1 cells are counted without queries and keys, a sixth of such a pass in training.
-    """
-    model = get_config(config.model, num_classes=classes, **config.overrides())
-    return sum(share * _macs(model, size) for share, size in drawn_sizes(config))
-
-
-def drawn_sizes(config: TrainConfig) -> Iterator[tuple[float, Size]]:
-    """Every size that a step can have with its share of the steps; with replicas all of them have a share of 1."""
-    schedule = config.schedule()
-    if isinstance(schedule, EverySize):
-        yield from ((1.0, size) for size in schedule.sizes)
-        return
-    for entry, weight in zip(schedule.entries, schedule.weights, strict=True):
-        for part, size in _sides(entry):
-            for factor in _factors(*schedule.aspect):
-                share = weight * part / sum(schedule.weights) / (1 if schedule.aspect == (1, 1) else _ASPECTS)
-                if share:
-                    yield share, stretched(size, factor)
-
-
-def _sides(entry: Size | SideRange) -> Iterator[tuple[float, Size]]:
-    if isinstance(entry, SideRange):
-        whole = math.log((entry.high + 1) / entry.low)
-        yield from ((math.log((k + 1) / k) / whole, (k, k)) for k in range(entry.low, entry.high + 1))
-    else:
-        yield 1.0, entry
-
-
-def _factors(low: float, high: float) -> Iterator[float]:
-    if low == high == 1:
-        yield 1.0
-    else:
-        yield from (low * (high / low) ** ((i + 0.5) / _ASPECTS) for i in range(_ASPECTS))
-
-
-@lru_cache(maxsize=4096)
-def _macs(model: ViTARConfig, size: Size) -> float:
-    return sum(macs_by_part(model, size).values()) + _extra_passes(model, size)
-
-
-def _extra_passes(model: ViTARConfig, size: Size) -> float:
-    """Mean cost of the random passes with 1x1 cells: one after every second level, half the most at the end."""
-    levels = model.plan((math.ceil(size[0] / model.patch_size), math.ceil(size[1] / model.patch_size))).levels
-    if not model.extra_passes or not levels:
-        return 0.0
-    passes = [0.5] * (len(levels) - 1) + [model.extra_passes / 2]
-    return sum(count * _pass(model, *level.output_grid) for count, level in zip(passes, levels, strict=True))
-
-
-def _pass(model: ViTARConfig, rows: int, cols: int) -> int:
-    """One pass with 1x1 cells on a grid: the whole merger of a model whose final grid that is."""
-    alone = replace(model, grid=(rows, cols), cells=None, last_pass=True)
-    parts = macs_by_part(alone, (rows * model.patch_size, cols * model.patch_size))
-    return sum(macs for name, macs in parts.items() if name.startswith("merger"))
+CLASSES = 10
+"""Of both synthetic sets: the digits."""
 
 
 def equal_cost_steps(reference: TrainConfig, config: TrainConfig) -> int:
     """How many steps of `config` cost as much as all the steps of `reference`, at least 2; batches are as large."""
-    return max(2, round(reference.steps * expected_macs(reference) / expected_macs(config)))
+    costs = expected_macs(reference, CLASSES), expected_macs(config, CLASSES)
+    return max(2, round(reference.steps * costs[0] / costs[1]))
 
 
 def largest_side(config: TrainConfig) -> int:

@@ -10,6 +10,8 @@ from typing import Literal, get_args
 from tyro.conf import Positional
 
 from anyres.errors import check_choice
+from anyres.evaluation.sweep_config import Precision
+from anyres.recipes import fast_precision
 
 StudyName = Literal["positions", "mergers", "training-sizes", "table1", "extrapolation"]
 SetName = Literal["ordinary", "detail"]
@@ -39,6 +41,9 @@ class AblateConfig:
     stem: Stem = "conv"
     """"conv": patches made by convolutions, which see one patch more above and to the left; "patch": one linear layer,
     which sees nothing beyond its patch but learns too slowly at this scale."""
+    precision: Precision | None = None
+    """Precision of the forward pass in training (autocast); weights and optimiser stay in float32. By default bfloat16
+    where this processor computes in it, else float32. Measuring is always in float32."""
     jobs: int | None = None
     """Runs at a time, each on one thread; by default as many as there are cores, or one on a GPU."""
     device: str = "cpu"
@@ -53,6 +58,8 @@ class AblateConfig:
     def __post_init__(self) -> None:
         check_choice("study", self.study, get_args(StudyName))
         check_choice("stem", self.stem, get_args(Stem))
+        if self.precision is not None:
+            check_choice("precision", self.precision, get_args(Precision))
         for given in self.sets or ():
             check_choice("set", given, get_args(SetName))
         for kind, names in (("sets", self.sets), ("only", self.only)):
@@ -85,6 +92,10 @@ class AblateConfig:
         return self.sets or (("ordinary",) if self.quick else get_args(SetName))
 
     @property
+    def training_precision(self) -> Precision:
+        return self.precision or fast_precision()
+
+    @property
     def workers(self) -> int:
         if self.jobs:
             return self.jobs
@@ -94,11 +105,11 @@ class AblateConfig:
 
     @property
     def command(self) -> str:
-        """What to type for the same results, without what only says where and how fast."""
+        """What to type for the same results on any machine, without what only says where and how fast."""
         words = ["anyres", "ablate", self.study] + ["--quick"] * self.quick
         for name in ("seeds", "sets", "steps", "only", "stem", "train_images", "val_images"):
             value = getattr(self, name)
             if value != getattr(type(self), name):
                 values = value if isinstance(value, tuple) else (value,)
                 words += [f"--{name.replace('_', '-')}", *map(str, values)]
-        return " ".join(words)
+        return " ".join([*words, "--precision", self.training_precision])  # the default depends on the processor

@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MultipleLocator
 
 from anyres.ablation.summary import cells, sets
-from anyres.evaluation.canvas import Theme, legend, new_figure, resolution_axis, style, titles
+from anyres.evaluation.canvas import Theme, legend, new_figure, plain, resolution_axis, style, titles
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "*", "h", "<", ">", "d", "8")
 _MOST_BANDS = 4  # in one panel; more hide each other
@@ -59,7 +59,7 @@ def alone(data: Mapping[str, Any], set_name: str, theme: Theme) -> Figure:
         for ax in axes.flat[len(shown) :]:
             ax.set_axis_off()
         for ax, (number, variant) in zip(axes.flat, shown, strict=False):
-            _plain(ax, theme)
+            plain(ax, theme)
             for _, other in shown:
                 row = table[other["name"]]
                 look: dict[str, Any] = {"color": theme.muted, "linewidth": 0.8, "alpha": 0.4, "zorder": 1}
@@ -96,15 +96,6 @@ def _line(ax: Axes, variant: Mapping[str, Any], row: Cells, theme: Theme, number
 def _dot(theme: Theme, fill: str, text: str) -> Line2D:
     look: dict[str, Any] = {"marker": "o", "markerfacecolor": fill, "markeredgewidth": 1.4, "linestyle": "none"}
     return Line2D([], [], color=theme.muted, label=text, **look)
-
-
-def _plain(ax: Axes, theme: Theme) -> None:
-    ax.grid(True, color=theme.grid, linewidth=0.8)
-    ax.set_axisbelow(True)
-    ax.tick_params(which="both", colors=theme.muted, length=0)
-    for edge, spine in ax.spines.items():
-        spine.set_visible(edge == "bottom")
-        spine.set_color(theme.muted)
 
 
 def _axes(ax: Axes, sides: Iterable[int]) -> None:

@@ -12,17 +12,9 @@ from anyres.ablation.results import FORMAT
 from anyres.ablation.summary import cells, sets
 from anyres.evaluation.journal import read_json
 from anyres.evaluation.paper import SOURCE
+from anyres.evaluation.report import require_extra
 from anyres.evaluation.rows import NATIVE, protocol_text, si
 from anyres.files import write_atomically
-
-
-def require_extra() -> None:
-    """ImportError that names the extra, unless all it takes to draw the page is installed."""
-    try:
-        import jinja2  # noqa: F401
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise ImportError(f"`anyres ablate` needs {error.name}: pip install 'anyres[report]'") from error
 
 
 def write_page(result: Path, out: Path) -> Path:
@@ -30,7 +22,7 @@ def write_page(result: Path, out: Path) -> Path:
 
     Returns the page. Raises ValueError for a file that is no study, ImportError without the extra `anyres[report]`.
     """
-    require_extra()
+    require_extra("ablate")
     data = read_json(result, ("format", "study", "summary"), "give a file written by `anyres ablate`")
     if data["format"] != FORMAT:
         raise ValueError(f"{result} has format {data['format']!r}; allowed: {FORMAT}")

@@ -49,8 +49,9 @@ class Job:
         return self.training.out.with_name(f"seed{self.seed}.failed.json")
 
     def is_finished(self) -> bool:
-        """Trained and measured, or failed for good."""
-        return self.failure.exists() or all(sweep.out.exists() for sweep in self.sweeps)
+        """Trained and measured, or failed for good; without its folder a run is made again."""
+        measured = all(sweep.out.exists() for sweep in self.sweeps)
+        return self.failure.exists() or (measured and (self.training.out / SETTINGS).exists())
 
 
 def plan_jobs(config: AblateConfig, study: Study) -> list[Job]:
@@ -73,8 +74,9 @@ def jobs_on_disk(config: AblateConfig, study: Study) -> list[Job]:
     for set_name in get_args(SetName):
         for variant in study.variants:
             folder = config.folder / "runs" / set_name / variant.name
-            matches = [re.fullmatch(r"seed(\d+)", path.name) for path in folder.iterdir()] if folder.is_dir() else []
-            found += [(set_name, variant.name, seed) for seed in sorted(int(m[1]) for m in matches if m)]
+            names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+            matches = [re.fullmatch(r"seed(\d+)(\.failed\.json)?", name) for name in names]  # some lack a folder
+            found += [(set_name, variant.name, seed) for seed in sorted({int(m[1]) for m in matches if m})]
     return make_jobs(config, study, found)
 
 
@@ -95,7 +97,8 @@ def make_jobs(config: AblateConfig, study: Study, which: Iterable[tuple[SetName,
 def _base_training(config: AblateConfig) -> TrainConfig:
     """What all runs of all studies share: the demo's recipe, without its extra passes."""
     recipe = demo_training(DemoConfig(out=config.out), "vitar")
-    return replace(recipe, steps=config.base_steps, device=config.device, progress=False, **TRAINING)
+    own = replace(recipe, steps=config.base_steps, precision=config.training_precision, device=config.device)
+    return replace(own, progress=False, **TRAINING)
 
 
 def variant_training(base: TrainConfig, config: AblateConfig, study: Study, variant: Variant) -> TrainConfig:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from anyres.ablation.budget import expected_macs, is_trained, largest_side
+from anyres.ablation.budget import CLASSES, is_trained, largest_side
 from anyres.ablation.config import AblateConfig
 from anyres.ablation.plan import Job, jobs_on_disk, make_jobs
 from anyres.ablation.studies import Study, Variant
@@ -14,6 +14,7 @@ from anyres.evaluation.cost import macs_by_part
 from anyres.evaluation.journal import read_json
 from anyres.evaluation.paper import PaperTable
 from anyres.models.presets import get_config
+from anyres.recipes import expected_macs
 from anyres.training.config import TrainConfig
 from anyres.training.runlog import STEPS, read_rows
 
@@ -28,9 +29,12 @@ def collect(config: AblateConfig, study: Study) -> dict[str, Any]:
     done = [job for job in jobs if job not in failed]
     sweeps = {job.label: [read_json(s.out, ("rows", "models"), "delete it") for s in job.sweeps] for job in done}
     rows = [_row(job, row) for job in done for sweep in sweeps[job.label] for row in sweep["rows"]]
+    failures = [{"run": job.label, "error": _error(job)} for job in failed]
+    left_out = [{"run": job.label, **item} for job in done for s in sweeps[job.label] for item in s["left_out"]]
     if not rows:
-        reasons = "; ".join(f"{job.label}: {_error(job)}" for job in failed)
-        raise ValueError(f"no run in {config.folder} has a result ({reasons}); other settings may give one")
+        reasons = [f"{item['run']}: {item['error']}" for item in failures]
+        reasons += dict.fromkeys(f"{item['run']}: {item['reason']}" for item in left_out)
+        raise ValueError(f"no run in {config.folder} has a result ({'; '.join(reasons)}); other settings may give one")
     variants = [_describe(config, study, v, [job for job in done if job.variant == v.name], sweeps)
                 for v in study.variants if any(job.variant == v.name for job in jobs)]  # fmt: skip
     first = sweeps[done[0].label][0]
@@ -45,10 +49,8 @@ def collect(config: AblateConfig, study: Study) -> dict[str, Any]:
         },
         "environment": first["environment"], "paper": _paper(study.table),
         "landmarks": {str(resolution): side for resolution, side in study.landmarks.items()}, "variants": variants,
-        "failed": [{"run": job.label, "error": _error(job)} for job in failed],
-        "left_out": [{"run": job.label, **item} for job in done for s in sweeps[job.label] for item in s["left_out"]],
-        "summary": summary, "beyond": beyond(summary, variants),
-        "orderings": orderings(summary, variants, study.landmarks), "rows": rows,
+        "failed": failures, "left_out": left_out, "summary": summary,
+        "beyond": beyond(summary, variants), "orderings": orderings(summary, variants, study.landmarks), "rows": rows,
     }  # fmt: skip
 
 
@@ -90,7 +92,8 @@ def _describe(
         "steps": training.steps, "largest": largest, "far": 4 * largest,
         "trained_at": [side for side in measured if is_trained(training, side)],
         "parameters": next(iter(model.values()))["parameters"] if model else None,
-        "training_macs": expected_macs(training), "macs": {str(s): _macs(training, s) for s in (largest, 4 * largest)},
+        "training_macs": expected_macs(training, CLASSES),
+        "macs": {str(side): _macs(training, side) for side in (largest, 4 * largest)},
         "seeds": seeds, "training_seconds": sum(seconds.values()) / len(seconds) if seconds else None,
         "paper_row": variant.paper,
         "paper": {str(k): v for k, v in study.table.row(variant.paper).items()} if variant.paper else None,
@@ -98,7 +101,7 @@ def _describe(
 
 
 def _macs(training: TrainConfig, side: int) -> int:
-    model = get_config(training.model, num_classes=10, **training.overrides())
+    model = get_config(training.model, num_classes=CLASSES, **training.overrides())
     return sum(macs_by_part(model, (side, side)).values())
 
 

@@ -7,16 +7,20 @@ import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
 
 from anyres.ablation.config import AblateConfig
+from anyres.ablation.page import write_page
 from anyres.ablation.plan import Job, jobs_on_disk, plan_jobs, refuse_other_study, write_sets
 from anyres.ablation.results import RESULT, collect
 from anyres.ablation.studies import STUDIES, Study
 from anyres.evaluation.journal import write_json
+from anyres.evaluation.memory import is_out_of_memory
+from anyres.evaluation.report import require_extra
 from anyres.evaluation.sweep import sweep
 from anyres.training.engine import train
 from anyres.training.runlog import STEPS, last_row
@@ -26,7 +30,8 @@ def ablate(config: AblateConfig, study: Study | None = None) -> Path:
     """Trains and measures the variants of a study, or goes on where that was stopped, and draws them.
 
     Every run is an ordinary run of `anyres train` with an ordinary sweep beside it, so that a study that was killed
-    gives the numbers of one that was not. A run whose loss is no longer finite is recorded, and the others go on.
+    gives the numbers of one that was not. A run whose loss is no longer finite, or that finds no room in memory, is
+    recorded in seedN.failed.json, and the others go on; without that file it is tried again.
 
     Args:
         config: what is asked for.
@@ -39,10 +44,9 @@ def ablate(config: AblateConfig, study: Study | None = None) -> Path:
         ValueError: a variant, size or set that cannot be, or a folder with results of another configuration; before
             any work, and with those results untouched.
         ImportError: the extra `anyres[report]` is not installed.
+        ChildProcessError: a process that trained was killed; the same call goes on from the last checkpoints.
     """
-    from anyres.ablation.page import require_extra, write_page  # asked for before work starts
-
-    require_extra()
+    require_extra("ablate")  # before work starts
     study = study or STUDIES[config.study]
     jobs = plan_jobs(config, study)
     refuse_other_study([*jobs, *jobs_on_disk(config, study)])
@@ -76,16 +80,22 @@ def _run_side_by_side(jobs: Sequence[Job], workers: int, bar: tqdm) -> None:
     """Hands out a run whenever a worker is free: what was not begun when one of them fails is never begun."""
     waiting, running = list(jobs), dict[Future, Job]()
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
-        while waiting or running:
-            while waiting and len(running) < workers:
-                job = waiting.pop(0)
-                running[pool.submit(run_job, job)] = job
-            done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
-            for future in done:
-                del running[future]
-                future.result()
-            _show(bar, jobs, len(jobs) - len(waiting) - len(running), list(running.values()))
+    try:
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
+            while waiting or running:
+                while waiting and len(running) < workers:
+                    job = waiting.pop(0)
+                    running[pool.submit(run_job, job)] = job
+                done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
+                for future in done:
+                    future.result()
+                    del running[future]
+                _show(bar, jobs, len(jobs) - len(waiting) - len(running), list(running.values()))
+    except BrokenProcessPool as error:  # which of them it was is not said
+        raise ChildProcessError(
+            f"a process was killed while {', '.join(job.label for job in running.values())} ran, perhaps for want of "
+            "memory. The same command goes on from the last checkpoints; with jobs=1 it needs less"
+        ) from error
 
 
 def _end_with_parent() -> None:
@@ -101,17 +111,23 @@ def _end_with_parent() -> None:
 
 
 def run_job(job: Job) -> None:
-    """Trains one run, or what is left of it, and measures it. A loss that is not finite is written down instead."""
+    """Trains one run, or what is left of it, and measures it.
+
+    A loss that is not finite and too little memory to train in are written down instead: they would only come again.
+    """
     try:
         finished = train(job.training).finished
-    except FloatingPointError as error:
-        write_json(job.failure, {"error": str(error), "training": job.training.to_json()})
+    except (FloatingPointError, RuntimeError, MemoryError) as error:
+        if not (isinstance(error, FloatingPointError) or is_out_of_memory(error)):
+            raise
+        job.failure.parent.mkdir(parents=True, exist_ok=True)  # memory may be short before the run has its folder
+        reason = str(error) or type(error).__name__
+        write_json(job.failure, {"error": reason, "training": job.training.to_json()})
         return
     if not finished:
         raise KeyboardInterrupt
     for config in job.sweeps:
-        if not config.out.exists():
-            sweep(config)
+        sweep(config)  # leaves a finished one alone, unless it was of other weights
 
 
 # The progress bar.

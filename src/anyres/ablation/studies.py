@@ -240,7 +240,7 @@ EXTRAPOLATION = Study(
             options=("learned_levels=2",),
         ),
         Variant(
-            name="conditional-trunk", text="PEG in the trunk, where it meets a constant grid, instead of fuzzy positions",
+            name="conditional-trunk", text="PEG in the trunk, where it meets a constant grid; no fuzzy positions",
             placement="in the trunk, on a constant grid", options=_CONDITIONAL,
         ),
         Variant(

@@ -3,9 +3,8 @@
 import csv
 import io
 import json
-import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -14,17 +13,16 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from anyres.data.decode import MAX_PIXELS, check_max_pixels, read_image, stored_size
+from anyres.data.decode import MAX_PIXELS, check_max_pixels, stored_size
 from anyres.data.folder import find_images
-from anyres.data.schedule import parse_size
-from anyres.data.transforms import Transform, eval_transform, to_tensor
+from anyres.data.schedule import Size, parse_size
+from anyres.deploy.preparation import Preparation, as_images
 from anyres.devices import resolve_device
 from anyres.errors import UnreadableImageError
 from anyres.files import write_atomically
 from anyres.models.vitar import ViTAR
 from anyres.models.weights import ModelInfo, load_model
 
-_BATCH_PIXELS = 2**24  # a batch is closed early at this many stored pixels, so that large files do not pile up
 _ROWS_SHOWN = 20  # of the table, where the rest is in a file
 
 
@@ -88,12 +86,14 @@ def predict(config: PredictConfig, *, file: TextIO | None = None, progress: bool
     paths = find_images(config.inputs)
     model, info = load_model(config.run)
     _check_classes(model, info, config.run)
+    prepare = Preparation(model=model.config, size=config.size, max_pixels=config.max_pixels)
+    prepare.check(config.run)
     model.to(resolve_device(config.device)).float().eval()
     results: list[dict[str, Any]] = [{} for _ in paths]
     bar = tqdm(total=len(paths), desc="predict", unit="image", file=sys.stderr, disable=not progress)
     with bar, torch.inference_mode():
-        for group in _groups(paths, config):
-            _predict_group(group, paths, model, info, config, results)
+        for group in prepare.groups(_stored_sizes(paths, config), config.batch_size):
+            _predict_group(group, paths, prepare, model, info, config, results)
             bar.update(len(group))
     if config.output is not None:
         _write(config.output, results)
@@ -107,74 +107,52 @@ def _check_classes(model: ViTAR, info: ModelInfo, run: Path) -> None:
             f"the model in {run} has {model.config.num_classes} outputs and {len(info.classes)} class names: "
             "allowed is a classifier with a name for every output"
         )
-    if model.config.in_channels not in (1, 3):
-        raise ValueError(f"the model in {run} takes {model.config.in_channels} channels: image files have 1 or 3")
 
 
-def _groups(paths: Sequence[Path], config: PredictConfig) -> Iterator[list[int]]:
-    """Indices of images for one call each: equal sizes side by side, few where they are large."""
+def _stored_sizes(paths: Sequence[Path], config: PredictConfig) -> list[Size]:
+    """(height, width) of each file in pixels; (0, 0) for an unreadable one, of which its reader says why."""
     sizes = []
-    for index, path in enumerate(paths):
+    for path in paths:
         try:
-            sizes.append((stored_size(path, max_pixels=config.max_pixels), index))
+            sizes.append(stored_size(path, max_pixels=config.max_pixels))
         except UnreadableImageError:
-            sizes.append(((0, 0), index))  # the reader says why
             if config.strict:
                 raise
-    asked = 0 if config.size is None else math.prod(parse_size(config.size))
-    group: list[int] = []
-    pixels = 0
-    for (height, width), index in sorted(sizes):
-        own = max(height * width, asked)
-        if group and (len(group) == config.batch_size or pixels + own > _BATCH_PIXELS):
-            yield group
-            group, pixels = [], 0
-        group.append(index)
-        pixels += own
-    if group:
-        yield group
+            sizes.append((0, 0))
+    return sizes
 
 
 def _predict_group(
     group: Sequence[int],
     paths: Sequence[Path],
+    prepare: Preparation,
     model: ViTAR,
     info: ModelInfo,
     config: PredictConfig,
     results: list[dict[str, Any]],
 ) -> None:
     """Fill in the results of a group."""
-    transform = _transform(model, config)
     images: list[Tensor] = []
     readable: list[int] = []
     for index in group:
         try:
-            image = read_image(paths[index], max_pixels=config.max_pixels, channels=model.config.in_channels)
+            image, (height, width) = prepare(paths[index])
         except UnreadableImageError as error:
             if config.strict:
                 raise
             results[index] = {"path": str(paths[index]), "error": str(error)}
             continue
-        results[index] = {"path": str(paths[index]), "height": image.height, "width": image.width}
-        images.append(transform(image).to(next(model.parameters()).device))
+        results[index] = {"path": str(paths[index]), "height": height, "width": width}
+        images.append(image.to(next(model.parameters()).device))
         readable.append(index)
     if not readable:
         return
-    alike = len({image.shape for image in images}) == 1
-    logits = model(torch.stack(images) if alike else images)  # (B, classes)
+    logits = model(as_images(images))  # (B, classes)
     best = logits.float().softmax(dim=1).topk(min(config.top_k, len(info.classes)), dim=1)
     for index, values, labels in zip(readable, best.values.tolist(), best.indices.tolist(), strict=True):
         results[index]["top"] = [
             {"class": info.classes[label], "probability": value} for label, value in zip(labels, values, strict=True)
         ]
-
-
-def _transform(model: ViTAR, config: PredictConfig) -> Transform:
-    mean, std = model.config.mean, model.config.std
-    if config.size is None:
-        return lambda image: to_tensor(image, mean, std)
-    exact = "x" in config.size.lower()
-    return eval_transform(parse_size(config.size), mean, std, squash=exact, keep_aspect=not exact)
 
 
 def _write(output: Path, results: Sequence[dict[str, Any]]) -> None:

@@ -55,6 +55,13 @@ class Level:
 
     rows: Boundaries
     cols: Boundaries
+    whole_cell: Grid | None = None
+    """Of a part of a level: the largest cell of all of it, (rows, cols)."""
+
+    @property
+    def cell(self) -> Grid:
+        """Rows and columns of the largest cell of the level, to which padding fills the others."""
+        return self.whole_cell or (largest_cell(self.rows), largest_cell(self.cols))
 
     @property
     def input_grid(self) -> Grid:
@@ -71,13 +78,13 @@ class Level:
 
     def part(self, rows: range, cols: range) -> "Level":
         """The same level for a rectangle of its cells alone, whose tokens are counted from the rectangle's first."""
-        return Level(_part(self.rows, rows), _part(self.cols, cols))
+        return Level(_part(self.rows, rows), _part(self.cols, cols), self.cell)
 
     @property
     def padded_grid(self) -> Grid:
         """The grid after padding every cell to the largest cell of its axis: what the paper's costs count."""
-        rows, cols = self.output_grid
-        return rows * largest_cell(self.rows), cols * largest_cell(self.cols)
+        (rows, cols), (down, across) = self.output_grid, self.cell
+        return rows * down, cols * across
 
 
 def _part(boundaries: Boundaries, cells: range) -> Boundaries:

@@ -116,12 +116,13 @@ class GridAttention(nn.Module):
         if is_kept is not None and self.padding == "zeros":
             raise ValueError('padding is "zeros" and patches are skipped; allowed with skipped patches: "masked".')
         rows, cols = Axis(level.rows), Axis(level.cols)
-        if rows.cell == cols.cell == 1 and not self.training:
+        if level.cell == (1, 1) and not self.training:
             values = nn.functional.linear(self.norm1(x), *self._value_weights())  # softmax over one key is 1
             x = x + self.proj(values)
-        elif self.padding == "zeros" and not (rows.is_even and cols.is_even):
-            x = cols.filled(rows.filled(x, 1, rows.cell), 2, cols.cell)
-            x = self._attend(x, _even_axis(rows), _even_axis(cols), extent, None)
+        elif self.padding == "zeros" and level.padded_grid != level.input_grid:
+            down, across = level.cell
+            x = cols.filled(rows.filled(x, 1, down), 2, across)
+            x = self._attend(x, _even_axis(rows, down), _even_axis(cols, across), extent, None)
         else:
             x = self._attend(x, rows, cols, extent, is_kept)
         return x + self.mlp(self.norm2(x))
@@ -164,9 +165,9 @@ def _sum(parts: Sequence[Tensor]) -> Tensor:
     return functools.reduce(torch.add, parts)
 
 
-def _even_axis(axis: Axis) -> Axis:
+def _even_axis(axis: Axis, cell: int) -> Axis:
     """The axis after `filled`, where all cells are of one size."""
-    return Axis(tuple(range(0, axis.cells * axis.cell + 1, axis.cell)))
+    return Axis(tuple(range(0, axis.cells * cell + 1, cell)))
 
 
 def _check_size(x: Tensor, plan: MergePlan) -> None:

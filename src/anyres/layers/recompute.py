@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anyres.layers.strips import Piece, PieceMerger, Region, Stage
+from anyres.layers.stages import Piece, Stage
+from anyres.layers.strips import PieceMerger, Region
 
 Read = Callable[[Region], Tensor]
 

@@ -10,15 +10,15 @@ held is one piece and at most one band of pieces per stage, whatever the image's
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from anyres.layers.merge_plan import Boundaries, Grid, Level, MergePlan, compose, even_boundaries
+from anyres.layers.merge_plan import Level, MergePlan
 from anyres.layers.position import Window
+from anyres.layers.stages import Piece, Stage, make_stages, stage_cells
 
 Region = tuple[int, int, int, int]
 """First row, first column, height and width of a rectangle of pixels."""
@@ -49,91 +49,6 @@ class Merger(Protocol):
     def step(self, x: Tensor, plan: MergePlan, index: int, level: Level, counts: Any = None) -> tuple[Tensor, Any]: ...
 
     def finish(self, x: Tensor, plan: MergePlan, counts: Any = None) -> Tensor: ...
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A rectangle of the cells of a stage."""
-
-    cells: tuple[range, range]
-    """Rows and columns of cells that it gives."""
-    window: Window
-    """The positions of the stage's input that it takes."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Levels `first` to `last` - 1 of a plan, and the pieces on which they are done, band by band, left to right."""
-
-    first: int
-    last: int
-    bands: tuple[tuple[Piece, ...], ...]
-
-    @property
-    def pieces(self) -> list[Piece]:
-        return [piece for band in self.bands for piece in band]
-
-
-def make_stages(plan: MergePlan, positions: int) -> list[Stage]:
-    """Divides a plan into stages whose pieces take about `positions` tokens, or one cell if a single level needs more.
-
-    A stage has as many levels as fit: until a single cell is too large for a piece.
-    """
-    stages: list[Stage] = []
-    first = 0
-    while first < len(plan.levels) or not stages:
-        last = min(first + 1, len(plan.levels))
-        while last < len(plan.levels) and _largest(plan, first, last + 1) <= positions:
-            last += 1
-        stages.append(Stage(first, last, _bands(plan, first, last, positions)))
-        first = last
-    return stages
-
-
-def _cells(plan: MergePlan, first: int, last: int) -> tuple[Boundaries, Boundaries]:
-    """Boundaries of the cells that these levels leave, in positions of the grid before them."""
-    grid = plan.levels[first - 1].output_grid if first else plan.size
-    levels = plan.levels[first:last]
-    return compose([level.rows for level in levels], grid[0]), compose([level.cols for level in levels], grid[1])
-
-
-def _sides(boundaries: Boundaries) -> int:
-    return max(stop - start for start, stop in zip(boundaries, boundaries[1:], strict=False))
-
-
-def _largest(plan: MergePlan, first: int, last: int) -> int:
-    rows, cols = _cells(plan, first, last)
-    return _sides(rows) * _sides(cols)
-
-
-def _bands(plan: MergePlan, first: int, last: int, positions: int) -> tuple[tuple[Piece, ...], ...]:
-    rows, cols = _cells(plan, first, last)
-    height, width = _sides(rows), _sides(cols)
-    side = positions**0.5
-    # nearly square pieces, which have the smallest halo and read the fewest tiles; longer where the image is narrow
-    across = _clamp(side / width, len(cols) - 1)
-    down = _clamp(positions / (across * width) / height, len(rows) - 1)
-    across = _clamp(positions / (down * height) / width, len(cols) - 1)
-    grid = (rows[-1], cols[-1])
-    return tuple(
-        tuple(_piece(rows, cols, grid, row, col) for col in _groups(len(cols) - 1, across))
-        for row in _groups(len(rows) - 1, down)
-    )
-
-
-def _clamp(value: float, most: int) -> int:
-    return max(1, min(int(value), most))
-
-
-def _groups(cells: int, most: int) -> list[range]:
-    """The cells of an axis in as few groups of at most so many as possible, of nearly equal size."""
-    edges = even_boundaries(cells, -(-cells // most))
-    return [range(start, stop) for start, stop in zip(edges, edges[1:], strict=False)]
-
-
-def _piece(rows: Boundaries, cols: Boundaries, grid: Grid, row: range, col: range) -> Piece:
-    start, stop = (rows[row.start], cols[col.start]), (rows[row.stop], cols[col.stop])
-    return Piece((row, col), Window(start, (stop[0] - start[0], stop[1] - start[1]), grid))
 
 
 class PieceMerger:
@@ -232,7 +147,7 @@ class PieceMerger:
 
     def _firsts(self, piece: Piece) -> list[Piece]:
         """The first patch of every cell of a piece of the first stage, as pieces of their own."""
-        rows, cols = _cells(self.plan, 0, self.stages[0].last)
+        rows, cols = stage_cells(self.plan, 0, self.stages[0].last)
         size = self.plan.size
         return [
             Piece((range(row, row + 1), range(col, col + 1)), Window((rows[row], cols[col]), (1, 1), size))
@@ -299,10 +214,17 @@ class PieceMerger:
 
     def result(self) -> Tensor:
         """The merged tokens (B, *plan.grid, D), once all pieces have been added."""
+        x, counts = self._whole()
+        return self.merger.finish(x, self.plan, counts).to(self.dtype or x.dtype)
+
+    def counts(self) -> Tensor | None:
+        """How many patches took part in each final cell, (rows, cols), if any were skipped or could have been."""
+        return self._whole()[1]
+
+    def _whole(self) -> tuple[Tensor, Tensor | None]:
         if self.remaining():
             raise ValueError(f"{len(self.remaining())} of {len(self.pieces)} pieces have not been added yet.")
-        x, counts = _cat(self._result, 0)
-        return self.merger.finish(x, self.plan, counts).to(self.dtype or x.dtype)
+        return _cat(self._result, 0)
 
 
 class _Queue:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from anyres.errors import check_choice
 from anyres.layers.merge_plan import Grid, MergePlan
 from anyres.layers.merging import AdaptiveTokenMerger, GridAttention
+from anyres.layers.recompute import merge_recomputing
 from anyres.layers.stem import token_grid
 from anyres.layers.strips import PieceMerger, merge_in_pieces, piece_positions, pixels_of
 from anyres.layers.token_merging import Merged
@@ -47,6 +48,8 @@ class Features:
     """Prefix tokens after trunk and final norm: (B, P, D)."""
     plan: MergePlan | list[MergePlan]
     """How the patches were merged."""
+    counts: Tensor | None = None
+    """Where patches were skipped (`anyres.stream`): how many were not, in each final cell, (rows, cols)."""
 
 
 class ViTAR(nn.Module):
@@ -67,7 +70,7 @@ class ViTAR(nn.Module):
         self.num_classes = config.num_classes
         self.num_features = self.embed_dim = self.head_hidden_size = config.width
         self.num_prefix_tokens = config.prefix_tokens
-        self.grad_checkpointing = False
+        self.grad_checkpointing = self.grad_pieces = False
 
         self.stem = make_stem(config)
         self.position = make_position(config)  # acts before the merger; what acts in the trunk is in its blocks
@@ -123,8 +126,7 @@ class ViTAR(nn.Module):
     def forward_features(self, images: Images, jitter_keys: Tensor | None = None) -> Features:
         """Stem, positions, merger, trunk and final norm. For a list the trunk runs once per distinct final grid."""
         if isinstance(images, Tensor):
-            tokens, plan = self._merged(images, jitter_keys)
-            return self._features(*self._split(self.norm(self._trunk(tokens, jitter_keys)), plan.grid), plan)
+            return self.forward_merged(*self._merged(images, jitter_keys), jitter_keys)
         merged, keys = self._merged_list(images, jitter_keys)
         found: list[Any] = [None] * len(merged)
         for members in group_by(tuple(tokens.shape) for tokens, _ in merged):
@@ -136,6 +138,10 @@ class ViTAR(nn.Module):
         grids = [tokens for tokens, _ in found]
         prefixes = torch.stack([prefix for _, prefix in found])  # (B, P, D)
         return self._features(grids, prefixes, [plan for _, plan in merged])
+
+    def forward_merged(self, tokens: Tensor, plan: MergePlan, jitter_keys: Tensor | None = None) -> Features:
+        """Trunk and final norm of merged tokens (B, rows, cols, D), such as those of `grid_tokens` or `pieces`."""
+        return self._features(*self._split(self.norm(self._trunk(tokens, jitter_keys)), plan.grid), plan)
 
     def grid_tokens(self, images: Images, jitter_keys: Tensor | None = None) -> Tensor | list[Tensor]:
         """Merged tokens before the trunk: (B, rows, cols, D), or for a list of images a list of (rows_i, cols_i, D)."""
@@ -158,14 +164,16 @@ class ViTAR(nn.Module):
         check_images(images, 4, self.config.in_channels, self.norm.weight.dtype)
         height, width = images.shape[-2:]
         plan = self.plan(height, width)
-        if self._is_large(images, plan):
-            merging = self.pieces(height, width, batch=len(images))
-            return merge_in_pieces(merging, lambda region: pixels_of(images, region)), plan
+        in_pieces = (
+            merge_recomputing if self._recomputes() else merge_in_pieces if self._is_large(images, plan) else None
+        )
+        if in_pieces is not None:
+            merging = self.pieces(height, width, batch=len(images), keys=keys)
+            return in_pieces(merging, lambda region: pixels_of(images, region)), merging.plan
         tokens = self.position(self.stem(images), keys)  # (B, rows, cols, D)
         if self.merger is None:
             return tokens, plan
-        if self.training and self.config.extra_passes:
-            plan = _deepened(plan, self.config.extra_passes)
+        plan = self._deepened(plan)
         return self.merger(tokens, plan), plan
 
     def pieces(
@@ -176,7 +184,7 @@ class ViTAR(nn.Module):
         Args:
             height, width: of the image, in pixels.
             batch: images of this size that are merged side by side.
-            keys: (B,) int64 jitter keys, in training.
+            keys: (B,) int64 jitter keys, in training; drawn if not given.
             positions: patches of one image in a piece; by default as many as stay in cache.
 
         Raises:
@@ -187,8 +195,14 @@ class ViTAR(nn.Module):
                 f'merger is "none", so nothing makes {height}x{width} pixels fit; allowed: a model with a merger.'
             )
         positions = positions or max(piece_positions(self.config.width, self.norm.weight) // batch, 1)
-        plan = self.plan(height, width)
+        plan = self._deepened(self.plan(height, width))
+        if self.training and keys is None:  # all pieces of an image must have the same
+            keys = torch.randint(2**62, (batch,), device=self.norm.weight.device)
         return PieceMerger(self.stem, self.position, self.merger, plan, (height, width), positions=positions, keys=keys)
+
+    def _recomputes(self) -> bool:
+        """Whether gradients are to come from a second computation of every piece: see `set_grad_pieces`."""
+        return self.grad_pieces and self.training and torch.is_grad_enabled()
 
     def _is_large(self, images: Tensor, plan: MergePlan) -> bool:
         """Whether merging in pieces, which gives the same, is faster or needs far less memory."""
@@ -333,6 +347,21 @@ class ViTAR(nn.Module):
         self.grad_checkpointing = enable
         if isinstance(self.merger, AdaptiveTokenMerger):
             self.merger.grad_checkpointing = enable
+
+    def set_grad_pieces(self, enable: bool = True) -> None:
+        """In training, merges piece by piece and computes the pieces again in the backward pass.
+
+        The same gradients, up to rounding, in memory that hardly grows with the images (`layers.recompute`). Images
+        themselves get no gradient.
+        """
+        if enable and self.merger is None:
+            raise ValueError('merger is "none", so there is nothing to do piece by piece; use set_grad_checkpointing.')
+        self.grad_pieces = enable
+
+    def _deepened(self, plan: MergePlan) -> MergePlan:
+        """The plan as it is, or in training with random extra passes."""
+        extra = self.config.extra_passes if self.training else 0
+        return _deepened(plan, extra) if extra else plan
 
 
 def _deepened(plan: MergePlan, most: int) -> MergePlan:

@@ -10,7 +10,7 @@ from anyres.recipes.demo import (
     fast_precision,
     learn_detail,
 )
-from anyres.recipes.hours import forward_macs, training_hours
+from anyres.recipes.hours import expected_macs, training_hours
 from anyres.recipes.imagenet import RECIPES, RecipeConfig, describe, recipe
 
 __all__ = [
@@ -23,8 +23,8 @@ __all__ = [
     "demo",
     "demo_training",
     "describe",
+    "expected_macs",
     "fast_precision",
-    "forward_macs",
     "learn_detail",
     "recipe",
     "training_hours",

@@ -1,31 +1,29 @@
-"""How long a training run takes on given hardware: counted multiply-accumulates divided by a measured rate."""
+"""What a training run costs, predicted from its configuration: multiply-accumulates, and hours at a measured rate."""
 
-from collections import Counter
+from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import lru_cache
+
+from anyres.data.schedule import EverySize, SideRange, Size, stretched
 from anyres.evaluation.cost import macs_by_part
 from anyres.models.presets import get_config
+from anyres.models.vitar import ViTARConfig
 from anyres.training.config import TrainConfig
 
 FORWARD_AND_BACKWARD = 3
 """A training step costs three forward passes: the backward pass makes two products for each of the forward pass."""
 
-
-def forward_macs(config: TrainConfig) -> float:
-    """Multiply-accumulates of the forward pass of one image, its replicas included, averaged over the run's steps.
-
-    Counted as `evaluation.cost` counts "executed" ones, with a head for the 1000 classes of ImageNet unless the model
-    options say otherwise; random extra passes of the merger are left out.
-    """
-    model, schedule = get_config(config.model, **config.overrides()), config.schedule()
-    counts = Counter(size for step in range(config.steps) for size in schedule.sizes_at(step))
-    return sum(count * sum(macs_by_part(model, size).values()) for size, count in counts.items()) / config.steps
+_ASPECTS = 32  # places at which a continuous aspect is averaged; more change the result by less than 0.1 %
 
 
 def training_hours(config: TrainConfig, macs_per_second: float) -> float:
     """hours = 3 * forward MACs per image * images / (sustained MACs per second) / 3600, without validation.
 
     Args:
-        config: the run.
+        config: the run, on ImageNet.
         macs_per_second: what the hardware sustains over whole training steps, of several devices together.
 
     Raises:
@@ -34,4 +32,66 @@ def training_hours(config: TrainConfig, macs_per_second: float) -> float:
     if not macs_per_second > 0:
         raise ValueError(f"macs_per_second is {macs_per_second}; allowed: above 0, such as 1.5e13 for one RTX 3090")
     images = config.steps * config.batch_size
-    return FORWARD_AND_BACKWARD * forward_macs(config) * images / macs_per_second / 3600
+    return FORWARD_AND_BACKWARD * expected_macs(config) * images / macs_per_second / 3600
+
+
+def expected_macs(config: TrainConfig, classes: int = 1000) -> float:
+    """Multiply-accumulates of the forward pass of one training image, averaged over the schedule's sizes.
+
+    Counted as "executed" (`evaluation.cost`), with a head for so many classes, the mean number of random extra passes
+    of the merger, and all replicas of the image where the run makes some. The backward pass of any of these models
+    costs twice as much again. As in inference, passes with 1x1 cells are counted without queries and keys, a sixth of
+    such a pass in training.
+    """
+    model = get_config(config.model, num_classes=classes, **config.overrides())
+    return sum(share * _macs(model, size) for share, size in drawn_sizes(config))
+
+
+def drawn_sizes(config: TrainConfig) -> Iterator[tuple[float, Size]]:
+    """Every size that a step can have with its share of the steps; with replicas all of them have a share of 1."""
+    schedule = config.schedule()
+    if isinstance(schedule, EverySize):
+        yield from ((1.0, size) for size in schedule.sizes)
+        return
+    for entry, weight in zip(schedule.entries, schedule.weights, strict=True):
+        for part, size in _sides(entry):
+            for factor in _factors(*schedule.aspect):
+                share = weight * part / sum(schedule.weights) / (1 if schedule.aspect == (1, 1) else _ASPECTS)
+                if share:
+                    yield share, stretched(size, factor)
+
+
+def _sides(entry: Size | SideRange) -> Iterator[tuple[float, Size]]:
+    if isinstance(entry, SideRange):
+        whole = math.log((entry.high + 1) / entry.low)
+        yield from ((math.log((k + 1) / k) / whole, (k, k)) for k in range(entry.low, entry.high + 1))
+    else:
+        yield 1.0, entry
+
+
+def _factors(low: float, high: float) -> Iterator[float]:
+    if low == high == 1:
+        yield 1.0
+    else:
+        yield from (low * (high / low) ** ((i + 0.5) / _ASPECTS) for i in range(_ASPECTS))
+
+
+@lru_cache(maxsize=4096)
+def _macs(model: ViTARConfig, size: Size) -> float:
+    return sum(macs_by_part(model, size).values()) + _extra_passes(model, size)
+
+
+def _extra_passes(model: ViTARConfig, size: Size) -> float:
+    """Mean cost of the random passes with 1x1 cells: one after every second level, half the most at the end."""
+    levels = model.plan((math.ceil(size[0] / model.patch_size), math.ceil(size[1] / model.patch_size))).levels
+    if not model.extra_passes or not levels:
+        return 0.0
+    passes = [0.5] * (len(levels) - 1) + [model.extra_passes / 2]
+    return sum(count * _pass(model, *level.output_grid) for count, level in zip(passes, levels, strict=True))
+
+
+def _pass(model: ViTARConfig, rows: int, cols: int) -> int:
+    """One pass with 1x1 cells on a grid: the whole merger of a model whose final grid that is."""
+    alone = replace(model, grid=(rows, cols), cells=None, last_pass=True)
+    parts = macs_by_part(alone, (rows * model.patch_size, cols * model.patch_size))
+    return sum(macs for name, macs in parts.items() if name.startswith("merger"))

@@ -39,7 +39,7 @@ from typing import Literal
 from tyro.conf import Positional
 
 from anyres.errors import check_choice
-from anyres.recipes.hours import forward_macs, training_hours
+from anyres.recipes.hours import expected_macs, training_hours
 from anyres.training.config import TrainConfig
 
 STEPS_PER_EPOCH = 1251  # of 1024 images: 1 281 167 without the incomplete last batch
@@ -176,6 +176,7 @@ def describe(config: RecipeConfig) -> str:
     if rate is None:
         rate = BASE_RATE if config.name.endswith("base") else SMALL_RATE
     hours = training_hours(run, rate)
-    formula = f"3 * {forward_macs(run) / 1e9:.2f}e9 MACs * {run.steps * run.batch_size / 1e6:.1f}e6 images / {rate:.3g}"
+    macs, images = expected_macs(run) / 1e9, run.steps * run.batch_size / 1e6
+    formula = f"3 * {macs:.2f}e9 MACs * {images:.1f}e6 images / {rate:.3g}"
     about = inspect.cleandoc(RECIPES[config.name].__doc__ or "")
     return f"{config.name}: {about}\n\nAt {rate:.3g} MACs per second: {formula} / 3600 = {hours:.0f} hours."

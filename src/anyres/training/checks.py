@@ -34,6 +34,15 @@ _NUMBERS: dict[str, tuple[float, float, str]] = {
 }
 
 
+# what a head that is trained on records leaves without effect
+_OF_IMAGES = (
+    "data", "model", "model_options", "sizes", "size_weights", "aspect", "replicas", "consistency", "repeats",
+    "layer_decay", "augmentation", "mixup", "cutmix", "mixup_prob", "mixup_switch_prob", "grad_checkpointing",
+    "grad_pieces", "num_workers", "cache", "cache_bytes", "validate_limit", "validate_crop_ratio", "strict",
+    "max_pixels",
+)  # fmt: skip
+
+
 def check_config(config: TrainConfig) -> None:
     """ValueError for the first field that is out of range, contradicts another or has no effect."""
     for name, lowest in _INTEGERS.items():
@@ -51,6 +60,10 @@ def check_config(config: TrainConfig) -> None:
     _check_mixing(config)
     _check_idle(config)
     model = get_config(config.model, **config.overrides())
+    if config.grad_pieces and model.merger == "none":
+        raise ValueError(
+            f"grad_pieces is set and {config.model} has no merger; allowed: grad_checkpointing, or a ViTAR"
+        )
     try:
         train_transform(config.parsed_sizes()[0], config.augmentation, model.mean, model.std)
     except (AssertionError, KeyError, ValueError, IndexError) as error:
@@ -120,7 +133,10 @@ def _check_idle(config: TrainConfig) -> None:
         "size_weights": _why_unweighted(config),
         "aspect": "replicas are shown at fixed sizes" if config.replicas else None,
         "consistency": None if config.replicas else "there are no replicas",
+        "init": "it is for from_records" if config.from_records is None else None,
     }
+    if config.from_records is not None:
+        idle |= dict.fromkeys(_OF_IMAGES, "a head on records sees no images")
     for name, reason in idle.items():
         given, default = getattr(config, name), default_of(name)
         if reason is not None and given != default:
@@ -158,4 +174,4 @@ def _check_mixing(config: TrainConfig) -> None:
 
 def is_mixing(config: TrainConfig) -> bool:
     """Whether any batch of the run can be mixed."""
-    return config.mixup_prob > 0 and (config.mixup > 0 or config.cutmix > 0)
+    return config.from_records is None and config.mixup_prob > 0 and (config.mixup > 0 or config.cutmix > 0)

@@ -19,10 +19,11 @@ from anyres.data.transforms import TrainAugment
 from anyres.devices import resolve_device
 
 # Fields that may change between two starts of one run: they say how it is carried out, not what comes out of it.
-# (`data` may move; that it still holds the same files is checked by the task's identity.)
+# (`data` and the like may move; that they still hold the same is checked by the task's identity.)
 OPERATIONAL = frozenset(
-    {"data", "out", "num_workers", "threads", "device", "deterministic", "checkpoint_every", "log_every"}
-    | {"validate_every", "validate_limit", "validate_crop_ratio", "strict", "tensorboard", "progress", "cache_bytes"}
+    {"data", "from_records", "init", "out", "num_workers", "threads", "device", "deterministic", "checkpoint_every"}
+    | {"log_every", "validate_every", "validate_limit", "validate_crop_ratio", "strict", "tensorboard", "progress"}
+    | {"cache_bytes"}
 )
 
 
@@ -30,8 +31,13 @@ OPERATIONAL = frozenset(
 class TrainConfig:
     """A training run. The defaults are DeiT's recipe (arXiv 2012.12877, table 9) with one image size per step."""
 
-    data: Path
+    data: Path = Path()
     """Folder that holds train/ and, optionally, val/, each with one folder of images per class."""
+    from_records: Path | None = None
+    """Train a linear head on features instead of a model on images: records of images in class folders, as `anyres
+    encode` writes them, or a folder that holds such records in train/ and, optionally, val/."""
+    init: Path | None = None
+    """With from_records: folder of the model that made the records, if it is no longer where it was then."""
     out: Path
     """Run folder. A run that is already there with the same settings goes on where it stopped."""
     model: str = "vitar_tiny_patch16"
@@ -90,6 +96,9 @@ class TrainConfig:
     """Write the averaged weights, where there are any, as the final model; otherwise the last ones."""
     grad_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
+    grad_pieces: bool = False
+    """Embed and merge piece by piece, and again in the backward pass: the same gradients in memory that hardly grows
+    with the size of the images, for half as much time again at large ones."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Precision of the forward pass (autocast); weights and optimiser stay in float32."""
     seed: int = 0

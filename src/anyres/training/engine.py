@@ -14,14 +14,15 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from anyres.data.loader import Batch
+from anyres.evaluation.memory import is_out_of_memory
 from anyres.files import write_atomically
 from anyres.models.weights import CONFIG, WEIGHTS
 from anyres.training import checkpoint
 from anyres.training.config import TrainConfig
 from anyres.training.interrupt import StopRequest
+from anyres.training.records_task import RecordsTask
 from anyres.training.runlog import VALIDATIONS, RunLog, describe, read_rows, summary_writer
-from anyres.training.task import ClassificationTask, Task
+from anyres.training.task import ClassificationTask, Step, Task
 from anyres.training.trainer import StepResult, Trainer, torch_settings
 
 SETTINGS = "train.json"
@@ -53,11 +54,12 @@ def train(config: TrainConfig, task: Task | None = None) -> TrainResult:
 
     Args:
         config: the run.
-        task: what to learn; classification of the folders in `config.data` by default.
+        task: what to learn; by default a head on `config.from_records`, or else the classes of `config.data`.
 
     Raises:
         ValueError: impossible settings or data, or another run in `config.out`; before any work.
         FloatingPointError: loss or gradient became infinite or not a number. The last checkpoint stays as it is.
+        MemoryError: a step found no room in memory, on whatever device. The last checkpoint stays as it is.
         UnreadableImageError: with `strict`, the first file that cannot be read.
     """
     config.check()
@@ -66,7 +68,11 @@ def train(config: TrainConfig, task: Task | None = None) -> TrainResult:
         summary_writer()  # fails now rather than after the data has been read
     device = config.torch_device()
     with torch_settings(config, device):
-        return _Run(config, task or ClassificationTask(config), device).go()
+        return _Run(config, task or _usual_task(config), device).go()
+
+
+def _usual_task(config: TrainConfig) -> Task:
+    return ClassificationTask(config) if config.from_records is None else RecordsTask(config)
 
 
 class _Run:
@@ -129,7 +135,7 @@ class _Run:
         if saved != self.trainer.step:  # the request came while waiting for a batch
             self._save(log)
 
-    def _batches(self, first: int, stop: StopRequest) -> Generator[Batch, None, None]:
+    def _batches(self, first: int, stop: StopRequest) -> Generator[Step, None, None]:
         """The batches still to come; ends when a stop is asked for, also if that broke the loading."""
         batches = iter(self.task.batches(first, self.config.steps))
         while True:
@@ -143,11 +149,19 @@ class _Run:
                 raise
             yield batch
 
-    def _timed_update(self, batch: Batch) -> tuple[StepResult, float]:
+    def _timed_update(self, batch: Step) -> tuple[StepResult, float]:
         try:
             result = self.trainer.update(batch)
         except FloatingPointError as error:
-            raise FloatingPointError(f"{error}. {self._last_resort()}") from None
+            advice = "A lower lr, a longer warm-up, clip_grad=1 or precision=float32"
+            raise FloatingPointError(f"{error}. {self._last_resort(advice)}") from None
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            where = f"step {self.trainer.step + 1} of {self.config.steps}, size {_size_text(batch)}"
+            advice = "A larger accumulate, grad_checkpointing or grad_pieces"
+            text = f"out of memory on {self.trainer.device} at {where}: {str(error) or 'no room'}"
+            raise MemoryError(f"{text}. {self._last_resort(advice)}") from error
         seconds = time.perf_counter() - self._clock  # loading included
         self.loss = result.loss
         self.seconds += seconds
@@ -206,7 +220,7 @@ class _Run:
 
     # What is shown.
 
-    def _row(self, result: StepResult, batch: Batch, speed: float) -> dict[str, Any]:
+    def _row(self, result: StepResult, batch: Step, speed: float) -> dict[str, Any]:
         return {
             "step": self.trainer.step,
             "size": list(batch.size),
@@ -217,18 +231,18 @@ class _Run:
             "seconds": round(self.seconds, 3),
         }
 
-    def _show(self, bar: Any, result: StepResult, batch: Batch, speed: float) -> None:
-        size = f"{batch.size[0]}x{batch.size[1]}"
+    def _show(self, bar: Any, result: StepResult, batch: Step, speed: float) -> None:
+        size = _size_text(batch)
         bar.set_postfix({"loss": f"{result.loss:.3f}", "size": size, "images/s": f"{speed:.0f}"}, refresh=False)
         bar.update()
 
     def _collect_skipped(self, skipped: list[tuple[Any, str]]) -> None:
         self.skipped |= {str(path): reason for path, reason in skipped}
 
-    def _last_resort(self) -> str:
+    def _last_resort(self, advice: str) -> str:
         path = self.folder / checkpoint.NAME
         kept = f"{path} still holds the last checkpoint" if path.exists() else "No checkpoint was written yet"
-        return f"{kept}. A lower lr, a longer warm-up, clip_grad=1 or precision=float32 may help, in a new run folder"
+        return f"{kept}. {advice} may help, in a new run folder"
 
     def _say(self, text: str) -> None:
         tqdm.write(text, file=sys.stderr)
@@ -237,6 +251,10 @@ class _Run:
         step = self.trainer.step
         skipped = sorted(self.skipped.items())
         return TrainResult(self.folder, step, step == self.config.steps, self.loss, skipped, self.validation)
+
+
+def _size_text(batch: Step) -> str:
+    return f"{batch.size[0]}x{batch.size[1]}"
 
 
 def _refuse_foreign_folder(config: TrainConfig) -> None:

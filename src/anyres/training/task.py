@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from anyres.data.folder import ImageFolder
-from anyres.data.loader import Batch, EvalBatch, TrainingStream, View, evaluation_batches, seeded
+from anyres.data.loader import Batch, EvalBatch, Skipped, TrainingStream, View, evaluation_batches, seeded
 from anyres.data.schedule import Size, key
 from anyres.data.transforms import eval_transform
 from anyres.models.presets import create_model
@@ -28,6 +28,25 @@ from anyres.training.consistency import replica_loss
 from anyres.training.mixing import make_mixup
 
 _INIT, _MIX = 0x494E4954, 0x4D495855  # keep the draws of initialisation and mixing apart from all others
+
+
+class Step(Protocol):
+    """What the engine knows of the batch of a step."""
+
+    @property
+    def labels(self) -> Tensor:
+        """(B,) int64"""
+        ...
+
+    @property
+    def size(self) -> Size:
+        """What the log says of it: (height, width) of the images in pixels, or (rows, cols) of tokens."""
+        ...
+
+    @property
+    def skipped(self) -> list[Skipped]:
+        """Files that could not be read, and why."""
+        ...
 
 
 class Task(Protocol):
@@ -42,11 +61,11 @@ class Task(Protocol):
         """What else, besides the configuration, two starts of one run must share; plain JSON values."""
         ...
 
-    def batches(self, start: int, stop: int) -> Iterator[Batch]:
+    def batches(self, start: int, stop: int) -> Iterator[Step]:
         """The batches of steps start..stop-1, the same ones whatever the start."""
         ...
 
-    def prepare(self, batch: Batch, device: torch.device) -> Any:
+    def prepare(self, batch: Any, device: torch.device) -> Any:
         """The batch on the device with its targets, mixed and smoothed: a pure function of batch and step."""
         ...
 

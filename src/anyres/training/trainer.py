@@ -13,11 +13,10 @@ import torch
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from anyres.data.loader import Batch
 from anyres.data.schedule import key
 from anyres.training.config import TrainConfig
 from anyres.training.optim import current_lr, gradient_norm, make_optimizer, make_schedule
-from anyres.training.task import Task
+from anyres.training.task import Step, Task
 
 _STEP = 0x53544550  # keeps the draws of drop path and depth apart from all others
 
@@ -45,6 +44,8 @@ class Trainer:
             use_plain_attention(self.model)
         if config.grad_checkpointing:
             self.model.set_grad_checkpointing(True)  # type: ignore[operator]
+        if config.grad_pieces:
+            self.model.set_grad_pieces(True)  # type: ignore[operator]
         self.ema = None
         if config.ema is not None:
             self.ema = ModelEmaV3(self.model, decay=config.ema, use_warmup=True)
@@ -53,7 +54,7 @@ class Trainer:
         self.step = 0
         """Steps done."""
 
-    def update(self, batch: Batch) -> StepResult:
+    def update(self, batch: Step) -> StepResult:
         """One optimiser step on one batch.
 
         FloatingPointError, before any weight changes, if loss or gradient is not finite.
@@ -75,7 +76,7 @@ class Trainer:
             self.ema.update(self.model, step=self.step)
         return StepResult(loss, norm, current_lr(self.optimizer))
 
-    def _backward(self, batch: Batch) -> float:
+    def _backward(self, batch: Step) -> float:
         """Gradients of the mean loss of the batch, piece by piece; returns that loss."""
         prepared = self.task.prepare(batch, self.device)
         count = len(batch.labels)

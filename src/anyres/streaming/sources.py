@@ -1,0 +1,106 @@
+"""Where the pixels of an image come from that need not fit into memory: one function that opens them all."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anyres.data.decode import read_image, stored_size
+from anyres.errors import UnreadableImageError
+from anyres.streaming.source_array import ArraySource, GivenSource, open_npy
+from anyres.streaming.source_base import OpenSource, Source
+from anyres.streaming.source_slide import SLIDE_SUFFIXES, SlideSource
+from anyres.streaming.source_tiff import TiffSource
+from anyres.streaming.source_vips import VipsSource
+
+__all__ = ["CACHE_BYTES", "OpenSource", "Source", "open_source"]
+
+CACHE_BYTES = 2**27
+"""Decoded tiles that are kept: a row of 256x256 RGB tiles across an image 170,000 pixels wide."""
+
+_NPY = b"\x93NUMPY"
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and BigTIFF, little and big endian
+
+
+def open_source(
+    source: str | Path | np.ndarray | Source, *, level: int = 0, cache_bytes: int | None = None
+) -> OpenSource:
+    """Open an image for reading in parts; close it with `with` or `.close()`.
+
+    Args:
+        source: one of
+            - a numpy array or memmap, (height, width, channels) or (height, width);
+            - a path to a .npy file, which is mapped;
+            - a path to a slide that OpenSlide reads, by its suffix (extra `slides`): RGB, unscanned parts white;
+            - a path to a TIFF file, tiled or striped, of any size (extra `huge-images`): 8, 16 and 32 bits and floats
+              as stored, any number of channels; grey, RGB, palette and YCbCr JPEG; other colours are refused;
+            - a path to a JPEG, PNG, WebP, BMP or GIF file of up to `decode.MAX_PIXELS` pixels: 8-bit RGB as
+              `read_image` says, in memory as a whole;
+            - a path to any other image that libvips reads (extra `huge-images`);
+            - any object with `size`, which is (height, width), and `read_region(y, x, height, width)`, which gives an
+              array. It stays open.
+            Files are turned upright as they ask for (EXIF, TIFF), and alpha is laid on white. Arrays and objects are
+            taken as they are.
+        level: of a pyramid, 0 is the finest. TIFF and slides.
+        cache_bytes: decoded tiles to keep, `CACHE_BYTES` if unset. TIFF and slides.
+
+    Raises:
+        ValueError: something else is given, a shape or type of pixels that is not read, a level that there is not,
+            or a setting without effect on this source.
+        UnreadableImageError: a file that cannot be read, naming it and the reason.
+        SourceError: a TIFF file that is cut short, naming the first part that is missing.
+        ImportError: a package is missing, naming the extra that brings it.
+    """
+    if cache_bytes is not None and cache_bytes < 0:
+        raise ValueError(f"cache_bytes={cache_bytes} given; allowed is 0 and more")
+    if not isinstance(source, str | os.PathLike):
+        _check_idle(type(source).__name__, level, cache_bytes)
+        return _open_object(source)
+    path = Path(source)
+    start = _start(path)
+    kept = CACHE_BYTES if cache_bytes is None else cache_bytes
+    if path.suffix.lower() in SLIDE_SUFFIXES:
+        return SlideSource(path, level=level, cache_bytes=kept)
+    if start.startswith(_TIFF):
+        return TiffSource(path, level=level, cache_bytes=kept)
+    _check_idle(str(path), level, cache_bytes)
+    return open_npy(path) if start.startswith(_NPY) else _open_picture(path)
+
+
+def _open_object(source: Any) -> OpenSource:
+    if isinstance(source, np.ndarray):
+        return ArraySource(source)
+    if isinstance(source, Source) and callable(source.read_region):
+        return source if isinstance(source, OpenSource) else GivenSource(source)
+    raise ValueError(
+        f"a source is given as {type(source).__name__}; allowed are a path, a numpy array (height, width, channels), "
+        "and an object with size and read_region(y, x, height, width)"
+    )
+
+
+def _check_idle(name: str, level: int, cache_bytes: int | None) -> None:
+    for setting, idle in (("level", level == 0), ("cache_bytes", cache_bytes is None)):
+        if not idle:
+            raise ValueError(f"{name}: {setting} given, which has an effect on TIFF files and slides only")
+
+
+def _start(path: Path) -> bytes:
+    """The first bytes, by which formats are told apart."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(8)
+    except OSError as error:
+        raise UnreadableImageError(f"{path}: {error.strerror or error}") from error
+
+
+def _open_picture(path: Path) -> OpenSource:
+    """With Pillow if it reads the header and the image is small enough, or else with libvips."""
+    try:
+        stored_size(path)
+    except UnreadableImageError as refused:
+        try:
+            return VipsSource(path)
+        except ImportError as error:
+            raise ImportError(f"{error}; without it: {refused}") from error
+    return ArraySource(np.asarray(read_image(path)), str(path))

@@ -1,0 +1,245 @@
+"""`anyres.stream`: the features of an image that need not fit into memory, as if the whole of it had been there."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+from tqdm import tqdm
+
+from anyres.files import write_atomically
+from anyres.layers.recompute import merge_recomputing
+from anyres.layers.stages import Piece
+from anyres.layers.stem import complete_patches
+from anyres.layers.strips import PieceMerger, pixels_of
+from anyres.models.vitar import Features, ViTAR
+from anyres.streaming.reader import Reader
+from anyres.streaming.sources import Source, open_source
+
+IsBackground = Callable[[Tensor], Tensor]
+"""Patches (rows, cols, p, p, C) with values between 0 and 1 -> (rows, cols) bool, those that may be skipped."""
+
+_AHEAD = 2  # pieces that are read while one is computed
+_SAVE_EVERY = 60.0  # seconds between two states, where one is asked for
+
+
+def stream(
+    model: ViTAR,
+    source: str | Path | np.ndarray | Source,
+    *,
+    level: int = 0,
+    skip: np.ndarray | IsBackground | None = None,
+    resume: Path | str | None = None,
+    positions: int | None = None,
+    retries: int = 2,
+    progress: bool = True,
+) -> Features:
+    """Encodes an image of any size, in memory that does not grow with it; equal to `model.forward_features`.
+
+    The image is read and merged piece by piece (`layers.strips`), the next pieces being read while one is computed;
+    then the trunk runs once. In training mode with gradients enabled the result has a graph: `backward()` reads the
+    image a second time and gives the gradients of all parameters (`layers.recompute`).
+
+    Args:
+        model: a ViTAR with a merger, on any device and in any precision.
+        source: path, array, memmap or object with `size` and `read_region`: see `streaming.sources.open_source`.
+            Integers are scaled and normalised with the model's mean and standard deviation, floats taken as they are.
+        level: of a pyramid, 0 is the finest.
+        skip: patches that are left out of the merging, as padding is: (rows, cols) bool, or a function of the pixels
+            such as `bright_background()`. A cell left empty keeps its first patch. Pieces without any other patch are
+            not computed and, with an array, not read.
+        resume: a file in which unfinished work is kept when reading fails or the process is stopped, and every
+            minute; the next call with it goes on from there. It is removed at the end.
+        positions: patches in a piece; by default as many as stay in cache.
+        retries: further attempts to read a region.
+        progress: show a progress bar.
+
+    Returns:
+        `Features` of a batch of one; `.counts` says how many patches each cell was made of if some were skipped.
+
+    Raises:
+        ValueError: a source, model or setting that cannot be, before any work; a `resume` file of other work.
+        SourceError: a region that cannot be read, naming it.
+    """
+    with open_source(source, level=level) as opened:
+        config = model.config
+        reader = Reader(opened, mean=config.mean, std=config.std, channels=config.in_channels, retries=retries)
+        merging = model.pieces(*reader.size, positions=positions)
+        if model.training and torch.is_grad_enabled():
+            if skip is not None or resume is not None:
+                raise ValueError("skip or resume given with gradients; allowed is either in evaluation mode only")
+            tokens = merge_recomputing(merging, lambda region: _prepared(reader.read(*region), model))
+            return model.forward_merged(tokens, merging.plan, merging.keys)
+        with torch.no_grad():
+            mask = None if skip is None or callable(skip) else _check_mask(skip, merging.plan.size)
+            state = None if resume is None else _State(Path(resume), model, merging, mask)
+            work = _Work(model, merging, reader, mask, skip if callable(skip) else None)
+            _encode(work, state, progress)
+            features = model.forward_merged(merging.result(), merging.plan, merging.keys)
+            return replace(features, counts=merging.counts())
+
+
+def bright_background(threshold: float = 0.9) -> IsBackground:
+    """Background is where even the darkest channel is bright on average: the empty glass of a slide, blank paper.
+
+    Args:
+        threshold: from which mean of a patch's darkest channel on, between 0 and 1.
+    """
+    if not 0 < threshold <= 1:
+        raise ValueError(f"a background of brightness {threshold} given; allowed is above 0 and at most 1")
+    return lambda patches: patches.amin(-1).mean((-2, -1)) >= threshold
+
+
+@dataclass(frozen=True)
+class _Work:
+    """Reading and computing the pieces of one image."""
+
+    model: ViTAR
+    merging: PieceMerger
+    reader: Reader
+    mask: Tensor | None
+    is_background: IsBackground | None
+
+    def read(self, piece: Piece) -> tuple[Tensor | None, Tensor | list[Tensor]]:
+        """A piece's skipped patches (rows, cols), if any may be, and its pixels; runs in another thread."""
+        is_skipped = None if self.mask is None else self.mask[piece.window.rows, piece.window.cols]
+        if is_skipped is not None and is_skipped.all():
+            return is_skipped, [self.reader.read(*region) for region in self.merging.empty_regions(piece)]
+        pixels = self.reader.read(*self.merging.region(piece))  # (1, C, h, w)
+        if self.is_background is not None:
+            is_skipped = self.is_background(self._patches(piece, pixels))
+            if is_skipped.all():
+                y, x, _, _ = self.merging.region(piece)
+                regions = [(r[0] - y, r[1] - x, r[2], r[3]) for r in self.merging.empty_regions(piece)]
+                return is_skipped, [pixels_of(pixels, region) for region in regions]
+        return is_skipped, pixels
+
+    def _patches(self, piece: Piece, pixels: Tensor) -> Tensor:
+        """(rows, cols, p, p, C) between 0 and 1 of a piece without its halo."""
+        patch, outer, config = self.merging.stem.patch_size, self.merging.outer(piece), self.model.config
+        y, x = ((a - b) * patch for a, b in zip(piece.window.start, outer.start, strict=True))
+        height, width = (side * patch for side in piece.window.size)
+        own = complete_patches(pixels[..., y : y + height, x : x + width], patch)[0].permute(1, 2, 0)
+        values = own * torch.tensor(config.std) + torch.tensor(config.mean)  # (h, w, C)
+        return values.unflatten(1, (-1, patch)).unflatten(0, (-1, patch)).transpose(1, 2)
+
+    def compute(self, is_skipped: Tensor | None, pixels: Tensor | list[Tensor]) -> None:
+        if isinstance(pixels, list):
+            self.merging.add_empty([_prepared(part, self.model) for part in pixels])
+        else:
+            skipped = None if is_skipped is None else is_skipped.to(self.model.norm.weight.device)
+            self.merging.add(_prepared(pixels, self.model), skipped)
+
+
+def _prepared(pixels: Tensor, model: ViTAR) -> Tensor:
+    return pixels.to(model.norm.weight.device, model.norm.weight.dtype)
+
+
+def _check_mask(skip: np.ndarray, grid: tuple[int, int]) -> Tensor:
+    mask = np.asarray(skip)
+    if mask.shape != grid or mask.dtype != bool:
+        raise ValueError(f"skip is {mask.dtype} of shape {mask.shape}; allowed is bool of the patches' grid, {grid}")
+    return torch.from_numpy(mask.copy())
+
+
+def _encode(work: _Work, state: _State | None, progress: bool) -> None:
+    """Reads ahead, computes, shows how far it is, and keeps what is done if that ends early."""
+    merging, size = work.merging, work.merging.size
+    if state is not None:
+        state.load()
+    todo = merging.remaining()
+    whole = size[0] * size[1] / 1e6
+    bar = tqdm(total=round(whole, 1), unit="Mpx", desc=work.reader.name[-40:], disable=not progress, file=sys.stderr)
+    bar.update(round(whole * merging.done / len(merging.pieces), 1))
+    saved = time.monotonic()
+    try:
+        with bar, closing(_read_ahead(work.read, todo)) as found:
+            for is_skipped, pixels in found:
+                work.compute(is_skipped, pixels)
+                bar.update(whole / len(merging.pieces))
+                if state is not None:
+                    state.note()
+                if state is not None and time.monotonic() - saved > _SAVE_EVERY:
+                    state.save()
+                    saved = time.monotonic()
+    except BaseException:
+        if state is not None:
+            state.save()
+        raise
+    if state is not None:
+        state.path.unlink(missing_ok=True)
+
+
+def _read_ahead(read: Callable[[Piece], Any], pieces: Sequence[Piece]) -> Generator[Any, None, None]:
+    """What is read of the pieces, in order, some of them ahead of time in another thread."""
+    waiting: deque[Future] = deque()
+    pool = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
+    try:
+        for piece in pieces:
+            waiting.append(pool.submit(read, piece))
+            if len(waiting) > _AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+class _State:
+    """Unfinished work on disk, and what tells it from other work."""
+
+    def __init__(self, path: Path, model: ViTAR, merging: PieceMerger, mask: Tensor | None) -> None:
+        if not path.absolute().parent.is_dir():
+            raise ValueError(f"resume is {path}, but there is no folder {path.absolute().parent}; give one that exists")
+        self.path, self.merging, self.device = path, merging, model.norm.weight.device
+        first = merging.pieces[0].window.size
+        self.identity = {
+            "size": str(merging.size), "plan": str(merging.plan), "piece": str(first),
+            "model": _digest(model), "skip": "" if mask is None else hashlib.sha256(mask.numpy().tobytes()).hexdigest(),
+        }  # fmt: skip
+        self.note()
+
+    def note(self) -> None:
+        """To be called between two pieces: what an interruption in the middle of one may not spoil."""
+        self.noted = self.merging.state_dict()
+
+    def save(self) -> None:
+        data = save(self.noted, metadata=self.identity)
+        write_atomically(self.path, lambda file: file.write(data))
+
+    def load(self) -> None:
+        if not self.path.exists():
+            return
+        try:
+            with safe_open(self.path, framework="pt", device=str(self.device)) as file:
+                found = file.metadata() or {}
+                state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        except Exception as error:  # safetensors raises its own, unexported kind
+            raise ValueError(f"{self.path} is not unfinished work of anyres: {error}; give another file") from error
+        other = [name for name, value in self.identity.items() if found.get(name) != value]
+        if other:
+            raise ValueError(f"{self.path} holds other work: its {', '.join(other)} differ; give another file")
+        self.merging.load_state_dict(state)
+        self.note()
+
+
+def _digest(model: ViTAR) -> str:
+    """Of all that acts before the trunk."""
+    digest = hashlib.sha256(repr(model.config).encode())
+    for name, value in model.state_dict().items():
+        if name.startswith(("stem", "position", "merger")):
+            digest.update(value.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,74 @@
+"""What training costs: predicted multiply-accumulates against counting every draw, and hours by hand."""
+
+import itertools
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from anyres.data.schedule import EverySize
+from anyres.evaluation.cost import macs_by_part
+from anyres.models.presets import create_model, get_config
+from anyres.recipes import expected_macs, training_hours
+from anyres.recipes.hours import drawn_sizes
+from anyres.training import TrainConfig
+
+
+def config(**changes):
+    options = ("patch_size=8", "grid=2x3", "width=24", "depth=1", "heads=2")
+    given = {"data": "data", "out": "out", "model_options": options, "sizes": ("16", "40x56"), "steps": 100}
+    return TrainConfig(**(given | {"warmup_steps": 5, "batch_size": 4} | changes))
+
+
+def counted(function, *arguments):
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        function(*arguments)
+    return counter.get_total_flops() / 2
+
+
+@pytest.mark.parametrize("extra", [0, 1, 3])
+def test_expected_macs_is_the_mean_over_all_draws(extra):
+    """Every size with its weight, every draw of extra passes, each counted by torch on the model itself."""
+    run = config(model_options=(*config().model_options, f"extra_passes={extra}"), size_weights=(1.0, 3.0))
+    with torch.device("meta"):  # where attention is matrix products that torch can count
+        model = create_model(run.model, num_classes=7, **run.overrides()).eval()
+    total = 0.0
+    for weight, (height, width) in zip((0.25, 0.75), run.parsed_sizes(), strict=True):
+        image, plan = torch.empty(1, 3, height, width, device="meta"), model.plan(height, width)
+        tokens = torch.empty(1, *plan.size, 24, device="meta")
+        ends = [(0, 1)] * (len(plan.levels) - 1) + [tuple(range(extra + 1))]
+        draws = list(itertools.product(*ends)) if extra else [(0,) * len(plan.levels)]
+        costs = [counted(model.merger, tokens, plan.with_extra_passes(draw)) for draw in draws]
+        rest = counted(model, image) - counted(model.merger, tokens, plan)
+        total += weight * (rest + sum(costs) / len(costs))
+    assert expected_macs(run, 7) == pytest.approx(total, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"size_weights": (1.0, 0.2)},
+        {"sizes": ("16-90",)},
+        {"sizes": ("32", "16-60"), "size_weights": (1.0, 3.0), "aspect": (0.5, 3.0)},
+        {"sizes": ("16", "23x71", "40"), "replicas": True},
+    ],
+)
+def test_expected_macs_is_what_the_schedule_draws(changes):
+    run = config(**changes)
+    schedule, model = run.schedule(), get_config(run.model, num_classes=7, **run.overrides())
+    steps = 1 if isinstance(schedule, EverySize) else 4000
+    sizes = [size for step in range(steps) for size in schedule.sizes_at(step)]
+    costs = {size: sum(macs_by_part(model, size).values()) for size in set(sizes)}
+    assert expected_macs(run, 7) == pytest.approx(sum(costs[size] for size in sizes) / steps, rel=0.02)
+    whole = sum(share for share, _ in drawn_sizes(run))
+    assert whole == pytest.approx(3 if run.replicas else 1)
+
+
+def test_hours_by_hand():
+    run = config(model="deit_tiny_patch16", model_options=(), sizes=("32x48",), steps=50, batch_size=10)
+    macs = sum(macs_by_part(get_config("deit_tiny_patch16"), (32, 48)).values())  # with a head for 1000 classes
+    assert expected_macs(run) == macs
+    assert training_hours(run, 1e9) == pytest.approx(3 * macs * 500 / 1e9 / 3600)
+    for rate in (0.0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match="macs_per_second is .*above 0"):
+            training_hours(run, rate)
