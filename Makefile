@@ -45,7 +45,7 @@ bench: .venv/dev
 lock: .venv/uv
 	$(COMPILE) requirements/uv.in -o requirements/uv.txt
 	$(COMPILE) pyproject.toml --extra all --extra dev requirements/pins.in requirements/build.in -o requirements/dev.txt
-	$(COMPILE) pyproject.toml --extra all requirements/pins.in requirements/build.in -c requirements/dev.txt -o requirements/demo.txt
+	$(COMPILE) pyproject.toml --extra train --extra report requirements/pins.in requirements/build.in -c requirements/dev.txt -o requirements/demo.txt
 
 clean:
 	rm -rf .venv demo build dist

@@ -55,7 +55,7 @@ def compare(
         mine.append(seconds(lambda: ours(image)))
         if theirs is not None:
             others.append(seconds(lambda: theirs(image)))
-    macs = anyres.cost(ours, (side, side)).macs
+    macs = anyres.cost(ours, (side, side), "plain").macs
     row = {"side": side, "precision": str(dtype).removeprefix("torch."), "runs": pairs, "vitar": spread(mine)}
     row |= {"gmacs": macs / 1e9, "ceiling_gflops": peak / 1e9, "share": 2 * macs / statistics.median(mine) / peak}
     if theirs is not None:

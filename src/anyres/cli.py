@@ -55,7 +55,8 @@ class CostOf:
     width: Positional[int]
     """Pixels."""
     convention: Convention = "executed"
-    """"executed": equal to torch's flop counter / 2; "paper": as the ViTAR paper counts."""
+    """"executed": equal to torch's flop counter / 2; "plain": as grid attention is written rather than computed;
+    "paper": as the ViTAR paper counts."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
@@ -18,12 +19,15 @@ from anyres.data.folder import find_images
 from anyres.data.schedule import Size, parse_size
 from anyres.deploy.preparation import Preparation, as_images
 from anyres.devices import resolve_device
-from anyres.errors import UnreadableImageError
+from anyres.errors import UnreadableImageError, check_choice
+from anyres.evaluation.largest import Limits, Sizer, sizer
 from anyres.files import write_atomically
 from anyres.models.vitar import ViTAR
 from anyres.models.weights import ModelInfo, load_model
 
 _ROWS_SHOWN = 20  # of the table, where the rest is in a file
+
+OverBudget = Literal["refuse", "reduce"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +50,14 @@ class PredictConfig:
     """files with more pixels are not decoded"""
     strict: bool = False
     """stop at the first unreadable file instead of listing it at the end"""
+    max_milliseconds: float | None = None
+    """most milliseconds that the model may take for an image, as predicted for this machine; images then go one by
+    one, and the first such call on a machine measures it for a minute or two"""
+    max_gigabytes: float | None = None
+    """most memory (1e9 bytes) that the model may need for an image beside itself, in the same manner"""
+    over_budget: OverBudget | None = None
+    """what happens to an image that would exceed them: "reduce" (unset: this) makes it as much smaller as needed,
+    "refuse" lists it as an error"""
     device: str = "auto"
     """where the model runs: auto (cuda if there is one), cpu, cuda, cuda:N or mps"""
 
@@ -56,6 +68,10 @@ class PredictConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} given: allowed is 1 and more")
         check_max_pixels(self.max_pixels)
+        if self.limits is None and self.over_budget is not None:
+            raise ValueError("over_budget is given without a budget; allowed with max_milliseconds or max_gigabytes")
+        if self.over_budget is not None:
+            check_choice("over_budget", self.over_budget, get_args(OverBudget))
         resolve_device(self.device)
         if self.size is not None:
             parse_size(self.size)
@@ -68,6 +84,13 @@ class PredictConfig:
                     "allowed are names in an existing folder"
                 )
 
+    @property
+    def limits(self) -> Limits | None:
+        """What the model may take for an image, if there is a budget."""
+        if self.max_milliseconds is None and self.max_gigabytes is None:
+            return None
+        return Limits(self.max_milliseconds, self.max_gigabytes)
+
 
 def predict(config: PredictConfig, *, file: TextIO | None = None, progress: bool = True) -> list[dict[str, Any]]:
     """Classify every image once, print a table, and write the output file if one is asked for.
@@ -77,7 +100,8 @@ def predict(config: PredictConfig, *, file: TextIO | None = None, progress: bool
 
     Returns:
         One entry per image in the order of the inputs: {"path", "height", "width", "top": [{"class", "probability"}]},
-        height and width being those of the upright image in pixels; {"path", "error"} for a file that cannot be read.
+        height and width being those of the upright image in pixels; {"path", "error"} for a file that cannot be read
+        or is refused. An image that was made smaller for a budget has "reduced": [height, width] as well.
 
     Raises:
         ValueError: bad settings, missing inputs or an unreadable model, before any image is read.
@@ -89,11 +113,14 @@ def predict(config: PredictConfig, *, file: TextIO | None = None, progress: bool
     prepare = Preparation(model=model.config, size=config.size, max_pixels=config.max_pixels)
     prepare.check(config.run)
     model.to(resolve_device(config.device)).float().eval()
+    budget = None if config.limits is None else sizer(model, config.limits, progress=progress)
+    if budget is not None:
+        budget.reduced((1, 1))  # an error now if nothing fits
     results: list[dict[str, Any]] = [{} for _ in paths]
     bar = tqdm(total=len(paths), desc="predict", unit="image", file=sys.stderr, disable=not progress)
     with bar, torch.inference_mode():
-        for group in prepare.groups(_stored_sizes(paths, config), config.batch_size):
-            _predict_group(group, paths, prepare, model, info, config, results)
+        for group in prepare.groups(_stored_sizes(paths, config), 1 if budget else config.batch_size):
+            _predict_group(group, paths, prepare, model, info, config, budget, results)
             bar.update(len(group))
     if config.output is not None:
         _write(config.output, results)
@@ -129,6 +156,7 @@ def _predict_group(
     model: ViTAR,
     info: ModelInfo,
     config: PredictConfig,
+    budget: Sizer | None,
     results: list[dict[str, Any]],
 ) -> None:
     """Fill in the results of a group."""
@@ -143,6 +171,12 @@ def _predict_group(
             results[index] = {"path": str(paths[index]), "error": str(error)}
             continue
         results[index] = {"path": str(paths[index]), "height": height, "width": width}
+        if budget is not None and (fitted := budget.reduced((image.shape[1], image.shape[2]))) != image.shape[1:]:
+            if config.over_budget == "refuse":
+                results[index] = {"path": str(paths[index]), "error": _refusal(paths[index], image, budget, fitted)}
+                continue
+            image = F.interpolate(image[None], fitted, mode="bicubic", antialias=True)[0]
+            results[index]["reduced"] = list(fitted)
         images.append(image.to(next(model.parameters()).device))
         readable.append(index)
     if not readable:
@@ -153,6 +187,11 @@ def _predict_group(
         results[index]["top"] = [
             {"class": info.classes[label], "probability": value} for label, value in zip(labels, values, strict=True)
         ]
+
+
+def _refusal(path: Path, image: Tensor, budget: Sizer, fitted: Size) -> str:
+    height, width = image.shape[1:]
+    return f"{path}: {height}x{width} pixels exceed {budget.limits}; within it: at most {fitted[0]}x{fitted[1]}"
 
 
 def _write(output: Path, results: Sequence[dict[str, Any]]) -> None:
@@ -189,8 +228,10 @@ def _show(results: Sequence[dict[str, Any]], output: Path | None, file: TextIO) 
         print(f"... and {len(good) - len(shown)} more in {output}", file=file)
     elif output is not None:
         print(f"written to {output}", file=file)
+    if reduced := sum("reduced" in result for result in results):
+        print(f"{reduced} of {len(results)} images were reduced to fit the budget", file=file)
     if failed:
-        print(f"{len(failed)} of {len(results)} files could not be read:", file=file)
+        print(f"{len(failed)} of {len(results)} files could not be read or were refused:", file=file)
         for result in failed:
             print(f"  {result['error']}", file=file)
 

@@ -1,9 +1,10 @@
 """What an image costs, from the configuration alone: parameters, multiply-accumulates by part, memory.
 
-Two conventions. "executed": the matrix products and convolutions of one inference pass, equal to torch's flop counter
-divided by 2. "paper": what reproduces the costs that the ViTAR paper prints (docs/architecture.md): LayerNorm at 5 per
-element, the products of grid attention, padding counted in keys and values, queries and keys also where a cell holds
-one token.
+Three conventions. "executed": the matrix products and convolutions of one inference pass, equal to torch's flop counter
+divided by 2. "plain": the same for grid attention as equation 1 is written, with keys and values of every token, which
+is not how it is computed: what a speed is to be measured by. "paper": what reproduces the costs that the ViTAR paper
+prints (docs/architecture.md): LayerNorm at 5 per element, the products of grid attention, padding counted in keys and
+values, queries and keys also where a cell holds one token.
 """
 
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from anyres.layers.token_merging import merge_count
 from anyres.models.presets import get_config
 from anyres.models.vitar import ViTAR, ViTARConfig
 
-Convention = Literal["paper", "executed"]
+Convention = Literal["paper", "executed", "plain"]
 Parts = dict[str, int]
 
 LAYER_NORM = 5  # operations per element that the paper's counter adds for a LayerNorm
@@ -46,7 +47,7 @@ def cost(model: ViTAR | str, size: tuple[int, int], convention: Convention = "ex
     Args:
         model: a model, or the name of one.
         size: (height, width).
-        convention: "executed" or "paper", see above.
+        convention: "executed", "plain" or "paper", see above.
 
     Raises:
         ValueError: unknown model or convention, or a side below one pixel.
@@ -85,7 +86,7 @@ def macs_by_part(config: ViTARConfig, size: tuple[int, int], convention: Convent
             if level.is_identity or number >= plain:  # plain means are no products
                 (rows, cols), (to_rows, to_cols) = level.input_grid, level.output_grid
                 name = f"merger {number + 1}: {rows}x{cols} > {to_rows}x{to_cols}"
-                parts[name] = _merger_level(config, level, norm)
+                parts[name] = _merger_level(config, level, convention)
     parts["trunk"] = _merging_trunk(config, plan.grid, norm) if config.tome else _trunk(config, plan.grid, norm)
     parts["head"] = config.width * config.num_classes
     return parts
@@ -125,8 +126,8 @@ def _feed_forward(config: ViTARConfig, tokens: int) -> int:
     return tokens * 2 * config.width * int(config.width * config.mlp_ratio)
 
 
-def _merger_level(config: ViTARConfig, level: Level, norm: int) -> int:
-    width = config.width
+def _merger_level(config: ViTARConfig, level: Level, convention: Convention) -> int:
+    width, norm = config.width, LAYER_NORM if convention == "paper" else 0
     inputs = level.input_grid[0] * level.input_grid[1]
     outputs = level.output_grid[0] * level.output_grid[1]
     if config.merger == "concat":
@@ -141,6 +142,9 @@ def _merger_level(config: ViTARConfig, level: Level, norm: int) -> int:
         total += attention + norm * width * (inputs + 2 * outputs)
     elif level.is_identity:
         return total + 2 * outputs * width**2  # values and projection only: softmax over one key is 1
+    elif convention == "executed":  # the weights of keys and values meet a cell once, its tokens each head's vectors
+        places = level.cell[0] * level.cell[1]
+        return total + outputs * (4 * width**2 + 2 * places * config.heads * width)
     return total + 2 * inputs * width**2 + 2 * outputs * width**2
 
 

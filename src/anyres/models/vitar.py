@@ -358,6 +358,21 @@ class ViTAR(nn.Module):
             raise ValueError('merger is "none", so there is nothing to do piece by piece; use set_grad_checkpointing.')
         self.grad_pieces = enable
 
+    def compile_parts(self, **options: Any) -> None:
+        """Compiles what computes, for any size of image: one merging pass and the trunk's blocks.
+
+        Compiling the model as a whole would begin anew with every size. Here the tokens of a pass are taken apart
+        outside, and what is compiled sees the number of cells as a symbol: a handful of graphs serves all sizes.
+
+        Args:
+            options: of `torch.compile`, such as `mode` or `backend`.
+        """
+        if isinstance(self.merger, AdaptiveTokenMerger):
+            block = self.merger.block
+            block.merge_cells = torch.compile(block.merge_cells, dynamic=True, **options)  # type: ignore[method-assign]
+        for trunk_block in self.blocks:
+            trunk_block.compile(dynamic=True, **options)
+
     def _deepened(self, plan: MergePlan) -> MergePlan:
         """The plan as it is, or in training with random extra passes."""
         extra = self.config.extra_passes if self.training else 0

@@ -1,0 +1,134 @@
+"""The largest size within a budget, on a cost model whose constants are given."""
+
+import pytest
+
+import anyres.evaluation.largest as largest
+from anyres.evaluation.fit import Constants, CostModel, Counts
+from anyres.evaluation.largest import LargestSizeConfig, Limits, Sizer, describe_largest_size, largest_size
+from anyres.models.config import ViTARConfig
+from anyres.models.vitar import ViTAR
+
+SECONDS = {"call": 2e-3, "levels": 1e-5, "pixels": 3e-9, "stem": 2e-9, "merger": 4e-9, "trunk": 1e-9, "attention": 0}
+BYTES = {"call": 0.05, "tokens": 2.0, "pieces": 1.5, "cells": 4.0, "gathered": 1.0, "trunk": 9.0}
+SETTINGS = {"patch_size": 4, "grid": (3, 3), "width": 24, "depth": 1, "heads": 2, "num_classes": 3}
+
+
+def costs_of(config):
+    return CostModel(Counts(config, 4, 200), Constants(SECONDS, BYTES, 1.2))
+
+
+@pytest.fixture
+def model(monkeypatch):
+    monkeypatch.setattr(largest, "calibration", lambda model, **options: costs_of(model.config))
+    return ViTAR(ViTARConfig(**SETTINGS))
+
+
+def sizer(limits, batch=1, **changes):
+    return Sizer(costs=costs_of(ViTARConfig(**SETTINGS | changes)), limits=limits, batch=batch)
+
+
+BUDGETS = [Limits(milliseconds=9), Limits(gigabytes=0.0005), Limits(30, 0.0009), Limits(None, 0.004), Limits(11, 1)]
+
+
+@pytest.mark.parametrize("changes", [{}, {"learned_levels": 1}, {"merger": "none"}])
+@pytest.mark.parametrize("limits", BUDGETS, ids=str)
+@pytest.mark.parametrize(("aspect", "batch"), [(1.0, 1), (2.3, 1), (0.2, 3)])
+def test_it_is_the_largest_of_all(limits, aspect, batch, changes):
+    found = sizer(limits, batch, **changes)
+    best = found.largest(aspect, 4)
+    ratio = max(aspect, 1 / aspect)
+    tried = [(4 * steps, 4 * max(1, round(steps / ratio))) for steps in range(1, 400)]
+    tried = [(short, long) if aspect >= 1 else (long, short) for long, short in tried]
+    fitting = [size for size in tried if found.fits(size)]
+    assert fitting[-1] == best and best != tried[-1]
+
+
+def test_memory_may_fall_where_pieces_begin_and_the_larger_size_is_found():
+    costs = costs_of(ViTARConfig(**SETTINGS))
+    whole, pieces = (1, 80, 80), (1, 84, 84)  # 400 and 441 patches; a piece has 200
+    assert costs.bytes_at_most(whole) > costs.bytes_at_most(pieces)
+    found = sizer(Limits(gigabytes=costs.bytes_at_most(pieces) / 1e9))
+    assert not found.fits((80, 80)) and min(found.largest(1.0, 4)) >= 84
+
+
+def test_a_set_is_reduced_only_where_it_must_be(model):
+    sizes = [(40, 40), (300, 900), (900, 300), (7, 3), (2000, 2000)]
+    found = largest_size(model, milliseconds=12, sizes=sizes)
+    limit = sizer(Limits(milliseconds=12))
+    for (height, width), (new_height, new_width) in zip(sizes, found, strict=True):
+        assert limit.fits((new_height, new_width))
+        if limit.fits((height, width)):
+            assert (new_height, new_width) == (height, width)
+        else:
+            assert new_height < height and new_width < width
+            assert abs(new_width - new_height * width / height) <= max(1, width / height)
+            long = max(new_height, new_width) + 1
+            next_size = [max(1, round(long * side / max(height, width))) for side in (height, width)]
+            assert not limit.fits(tuple(next_size))
+    assert found[0] == (40, 40) and found[3] == (7, 3) and found[1] == found[2][::-1]
+
+
+def test_sides_are_multiples_and_the_batch_counts(model):
+    one = largest_size(model, 12)
+    assert one[0] == one[1] and one[0] % 4 == 0
+    pixel = largest_size(model, 12, multiple=1)
+    assert one[0] <= pixel[0] < one[0] + 4
+    assert largest_size(model, 12, multiple=32)[0] % 32 == 0
+    assert largest_size(model, 12, batch=4)[0] < one[0]
+    assert largest_size(model, 12, 1000) == one
+    wide = largest_size(model, 12, aspect=3.0)
+    assert wide[1] == pytest.approx(3 * wide[0], abs=8)
+
+
+def test_a_budget_that_nothing_fits_says_what_would(model):
+    with pytest.raises(ValueError, match=r"nothing fits 0.5 ms: the smallest size, 4x4 pixels needs") as error:
+        largest_size(model, 0.5)
+    words = str(error.value).split()
+    enough = float(words[words.index("ms", words.index("needs")) - 1])
+    assert largest_size(model, enough) >= (4, 4)
+    with pytest.raises(ValueError, match="nothing fits"):
+        largest_size(model, gigabytes=1e-6, sizes=[(224, 224)])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, "no budget given"),
+        ({"milliseconds": 0}, "milliseconds=0"),
+        ({"gigabytes": float("inf")}, "gigabytes=inf"),
+        ({"gigabytes": -1}, "gigabytes=-1"),
+        ({"milliseconds": 5, "batch": 0}, "batch=0"),
+        ({"milliseconds": 5, "aspect": 0}, "aspect=0"),
+        ({"milliseconds": 5, "multiple": 0}, "multiple=0"),
+        ({"milliseconds": 5, "sizes": [(0, 4)]}, "0x4"),
+        ({"milliseconds": 5, "sizes": [(9, 4)], "multiple": 4}, "no effect"),
+        ({"milliseconds": 5, "sizes": [(9, 4)], "aspect": 2.0}, "no effect"),
+        ({"milliseconds": 5, "device": "cpuu"}, "cpu"),
+    ],
+)
+def test_bad_settings_are_named(model, options, words):
+    with pytest.raises(ValueError, match=words):
+        largest_size(model, **options)
+
+
+def test_the_command_prints_a_table(model, monkeypatch):
+    monkeypatch.setattr(largest, "create_model", lambda name: model)
+    config = LargestSizeConfig(model="tiny", milliseconds=12, device="cpu", aspect=1.5)
+    text = describe_largest_size(config, progress=False)
+    height, width = largest_size(model, 12, aspect=1.5)
+    assert text.startswith(f"{height}x{width} pixels") and "12 ms" in text
+    rows = [line.split() for line in text.splitlines()[3:]]
+    by_size = {row[0]: row for row in rows}
+    assert by_size[f"{height}x{width}"][-1] == "fits" and rows[-1][-1] != "fits" and len(rows) == 7
+    assert float(by_size[f"{height}x{width}"][1]) == pytest.approx(
+        costs_of(model.config).milliseconds((1, height, width)), abs=0.06
+    )
+
+
+@pytest.mark.parametrize(
+    "options", [{"milliseconds": 1}, {"model": "a", "run": "b", "milliseconds": 1}, {"model": "a"},
+                {"model": "a", "milliseconds": 1, "threads": 0}],
+)  # fmt: skip
+def test_a_bad_command_is_refused_before_anything_is_loaded(options):
+    with pytest.raises(ValueError, match="allowed"):
+        LargestSizeConfig(**options)
