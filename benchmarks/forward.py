@@ -1,15 +1,17 @@
-"""ViTAR-B/16 against timm's ViT-B/16, batch 1, and both against a measured matrix-product ceiling, in one run.
+"""ViTAR-B/16 against timm's ViT-B/16, and both against a measured matrix-product ceiling, in one run.
 
     python benchmarks/forward.py [--quick] [--threads 2] [--out benchmarks/results/forward.json]
 
 The two models of a size run alternately (A B A B ...), after a warm-up of each. Times are medians with minimum and
 maximum; the ratio is the median over the pairs. The ceiling is a 3136x768x3072 product in the same precision, measured
-before each size; a model's share of it is its executed multiply-accumulates x 2 / time / ceiling. Takes about ten
-minutes on two cores.
+before each size; the share of it is the multiply-accumulates of the plain structure (`convention="plain"`) x 2 / time /
+ceiling. Memory is the most bytes of tensors alive at once beyond weights and image. Takes about fifteen minutes on two
+cores.
 """
 
 import argparse
 import json
+import math
 import platform
 import statistics
 import time
@@ -20,9 +22,12 @@ import timm
 import torch
 
 import anyres
+from anyres.evaluation.memory import peak_tensor_bytes
 
 AGAINST_TIMM = (224, 448, 896, 1120)
 ALONE = (1792, 2240, 2800, 3360, 4032)
+BATCHED = (224, 448, 896)
+BATCH = 8
 
 
 def seconds(function: Callable[[], object]) -> float:
@@ -44,9 +49,9 @@ def spread(times: list[float]) -> dict[str, float]:
 
 @torch.inference_mode()
 def compare(
-    side: int, dtype: torch.dtype, ours: torch.nn.Module, theirs: torch.nn.Module | None, budget: float
+    side: int, batch: int, dtype: torch.dtype, ours: anyres.ViTAR, theirs: torch.nn.Module | None, budget: float
 ) -> dict:
-    image = torch.randn(1, 3, side, side, dtype=dtype)
+    image = torch.randn(batch, 3, side, side, dtype=dtype)
     peak = ceiling(dtype)
     first = seconds(lambda: ours(image)) + (seconds(lambda: theirs(image)) if theirs is not None else 0)
     pairs = max(3, min(40, int(budget / first)))
@@ -55,26 +60,56 @@ def compare(
         mine.append(seconds(lambda: ours(image)))
         if theirs is not None:
             others.append(seconds(lambda: theirs(image)))
-    macs = anyres.cost(ours, (side, side), "plain").macs
-    row = {"side": side, "precision": str(dtype).removeprefix("torch."), "runs": pairs, "vitar": spread(mine)}
+    macs = batch * anyres.cost(ours, (side, side), "plain").macs
+    row = {
+        "side": side,
+        "batch": batch,
+        "precision": str(dtype).removeprefix("torch."),
+        "runs": pairs,
+        "vitar": spread(mine),
+    }
     row |= {"gmacs": macs / 1e9, "ceiling_gflops": peak / 1e9, "share": 2 * macs / statistics.median(mine) / peak}
+    row["megabytes"] = peak_tensor_bytes(lambda: ours(image)) / 1e6
     if theirs is not None:
-        row["timm"] = spread(others)
+        row["timm"], row["timm_megabytes"] = spread(others), peak_tensor_bytes(lambda: theirs(image)) / 1e6
         row["ratio"] = spread([other / own for own, other in zip(mine, others, strict=True)])
     return row
 
 
 def show(row: dict) -> str:
     own = row["vitar"]
-    text = (
-        f"{row['precision']:>9} {row['side']:>5} px  vitar {own['median']:.3f} s ({own['min']:.3f} to {own['max']:.3f})"
-    )
+    text = f"{row['precision']:>9} {row['batch']} x {row['side']:>4} px"
+    text += f"  vitar {own['median']:.3f} s ({own['min']:.3f} to {own['max']:.3f})"
     text += f"  share of ceiling {row['share']:.2f}"
     if "timm" in row:
         ratio = row["ratio"]
         text += f"  timm {row['timm']['median']:.3f} s"
         text += f"  timm/vitar {ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f})"
     return text
+
+
+def growth(rows: list[dict], precision: str) -> dict[str, float]:
+    """Exponents of time and memory against pixels, between the smallest and the largest size measured alone."""
+    few = [row for row in rows if row["precision"] == precision and row["batch"] == 1 and row["side"] in ALONE]
+    if len(few) < 2:
+        return {}
+    pixels = 2 * math.log(few[-1]["side"] / few[0]["side"])
+    seconds = math.log(few[-1]["vitar"]["median"] / few[0]["vitar"]["median"])
+    return {"time": seconds / pixels, "memory": math.log(few[-1]["megabytes"] / few[0]["megabytes"]) / pixels}
+
+
+def equal_latency(rows: list[dict], precision: str) -> list[dict]:
+    """For each size of timm's model the size that ViTAR sees in the same time, interpolated between those measured."""
+    single = [row for row in rows if row["precision"] == precision and row["batch"] == 1]
+    points = [(math.log(row["vitar"]["median"]), math.log(row["side"])) for row in single]
+    found = []
+    for row in single:
+        wanted = math.log(row["timm"]["median"]) if "timm" in row else math.inf
+        for (t0, s0), (t1, s1) in zip(points, points[1:], strict=False):
+            if t0 <= wanted <= t1:
+                side = math.exp(s0 + (s1 - s0) * (wanted - t0) / (t1 - t0))
+                found.append({"timm_side": row["side"], "vitar_side": side, "pixels": (side / row["side"]) ** 2})
+    return found
 
 
 def main() -> None:
@@ -91,12 +126,19 @@ def main() -> None:
         ours = anyres.create_model("vitar_base_patch16").eval().to(dtype)
         theirs = timm.create_model("vit_base_patch16_224", dynamic_img_size=True).eval().to(dtype)
         for side in against + alone:
-            rows.append(compare(side, dtype, ours, theirs if side in against else None, budget=options.seconds))
+            rows.append(compare(side, 1, dtype, ours, theirs if side in against else None, options.seconds))
+            print(show(rows[-1]), flush=True)
+        for side in BATCHED[:2] if options.quick else BATCHED:
+            rows.append(compare(side, BATCH, dtype, ours, theirs, options.seconds))
             print(show(rows[-1]), flush=True)
     machine = {"processor": platform.processor() or platform.machine(), "threads": options.threads}
     machine |= {"torch": torch.__version__, "timm": timm.__version__}
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+    found: dict = {"machine": machine, "rows": rows}
+    for precision in ("bfloat16", "float32"):
+        found[precision] = {"growth": growth(rows, precision), "equal_latency": equal_latency(rows, precision)}
+        print(precision, found[precision])
+    options.out.write_text(json.dumps(found, indent=1) + "\n")
     print(options.out)
 
 

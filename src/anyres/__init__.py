@@ -1,6 +1,7 @@
 """anyres: vision transformers for images of any resolution (ViTAR, arXiv 2403.18361)."""
 
 from anyres.evaluation.cost import Cost, cost
+from anyres.evaluation.largest import largest_size
 from anyres.models.presets import create_model, list_models
 from anyres.models.vitar import Features, ViTAR, ViTARConfig
 from anyres.models.weights import load_model, save_model
@@ -14,6 +15,7 @@ __all__ = [
     "bright_background",
     "cost",
     "create_model",
+    "largest_size",
     "list_models",
     "load_model",
     "save_model",

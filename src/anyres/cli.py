@@ -15,6 +15,7 @@ from anyres.data.decode import read_image
 from anyres.deploy.encode import EncodeConfig, encode
 from anyres.deploy.predict import PredictConfig, predict
 from anyres.evaluation.cost import Convention, cost
+from anyres.evaluation.largest import LargestSizeConfig, describe_largest_size
 from anyres.evaluation.plan_image import draw_plan
 from anyres.evaluation.sweep import SweepConfig, sweep
 from anyres.layers.stem import token_grid
@@ -143,6 +144,11 @@ def _cost(config: CostOf) -> int:
     return 0
 
 
+def _largest_size(config: LargestSizeConfig) -> int:
+    print(describe_largest_size(config))
+    return 0
+
+
 def _plan_image(config: PlanImage) -> int:
     model = get_config(config.model)
     if config.height < 1 or config.width < 1:
@@ -183,6 +189,7 @@ COMMANDS: dict[str, tuple[type, Any, str]] = {
     "encode": (EncodeConfig, _encode, "Write the features of images of any size, huge ones too, to disk."),
     "models": (Models, _models, "List the named models."),
     "cost": (CostOf, _cost, "Say what one image costs."),
+    "largest-size": (LargestSizeConfig, _largest_size, "Say which is the largest size that fits a budget."),
     "plan-image": (PlanImage, _plan_image, "Draw how the patches of an image are merged."),
     "synthesize": (Synthesize, _synthesize, "Write a synthetic set of image files."),
     "ablate": (AblateConfig, _ablate, "Train and measure the variants of a study: the paper's tables in miniature."),

@@ -143,3 +143,50 @@ def test_missing_inputs_and_models(run, images, tmp_path):
         call(run, [images / "absent.png"])
     with pytest.raises(ValueError, match="no saved model"):
         call(tmp_path, [images])
+
+
+class Budget:
+    """In the place of a calibrated machine: any image of at most so many pixels fits."""
+
+    def __init__(self, limits, most):
+        self.limits, self.most = limits, most
+
+    def reduced(self, size):
+        scale = min(1.0, (self.most / (size[0] * size[1])) ** 0.5)
+        return (max(1, int(size[0] * scale)), max(1, int(size[1] * scale))) if scale < 1 else size
+
+
+@pytest.fixture
+def budget(monkeypatch):
+    monkeypatch.setattr("anyres.deploy.predict.sizer", lambda model, limits, **options: Budget(limits, 300))
+
+
+def test_images_over_the_budget_are_reduced(run, images, budget, monkeypatch):
+    plain, _ = call(run, [images])
+    shapes = []
+    forward = type(load_model(run)[0]).forward
+    monkeypatch.setattr(
+        "anyres.models.vitar.ViTAR.forward", lambda self, x: shapes.append(tuple(x.shape)) or forward(self, x)
+    )
+    results, text = call(run, [images], max_milliseconds=10, batch_size=4)
+    assert sorted(shapes) == sorted([(1, 3, 9, 30), (1, 3, 17, 17), (1, 3, 22, 13), (1, 3, 17, 17), (1, 3, 1, 1),
+                                     (1, 3, 61, 4)])  # fmt: skip
+    assert [result.get("reduced") for result in results] == [None, None, [22, 13], None, None, [61, 4]]
+    assert [(result["height"], result["width"]) for result in results] == SIZES
+    assert "2 of 6 images were reduced" in text
+    for index in (0, 1, 3, 4):
+        assert results[index]["top"][0]["probability"] == pytest.approx(plain[index]["top"][0]["probability"], rel=1e-5)
+
+
+def test_images_over_the_budget_are_refused_by_name(run, images, budget):
+    results, text = call(run, [images], max_gigabytes=0.5, over_budget="refuse")
+    refused = [index for index, result in enumerate(results) if "error" in result]
+    assert refused == [2, 5]
+    assert "2[x].png: 40x23 pixels exceed 0.5 GB; within it: at most 22x13" in results[2]["error"]
+    assert "2 of 6 files could not be read or were refused" in text
+
+
+def test_impossible_budgets_are_refused_before_anything_is_read(run, images, tmp_path):
+    for options in ({"over_budget": "refuse"}, {"max_gigabytes": 0}, {"max_milliseconds": 5, "over_budget": "drop"}):
+        with pytest.raises(ValueError, match="[Aa]llowed"):
+            PredictConfig(run=tmp_path / "absent", inputs=(images,), **options)

@@ -9,7 +9,7 @@ from anyres.models.config import ViTARConfig
 from anyres.models.vitar import ViTAR
 
 SECONDS = {"call": 2e-3, "levels": 1e-5, "pixels": 3e-9, "stem": 2e-9, "merger": 4e-9, "trunk": 1e-9, "attention": 0}
-BYTES = {"call": 0.05, "tokens": 2.0, "pieces": 1.5, "cells": 4.0, "gathered": 1.0, "trunk": 9.0}
+BYTES = {"call": 0.05, "tokens": 2.0, "pieces": 1.5, "cells": 4.0, "gathered": 1.0, "trunk": 9.0, "completed": 0.5}
 SETTINGS = {"patch_size": 4, "grid": (3, 3), "width": 24, "depth": 1, "heads": 2, "num_classes": 3}
 
 

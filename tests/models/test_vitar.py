@@ -262,3 +262,26 @@ def test_timms_word_for_mean_pooling():
     model = make(prefix_tokens=1, pool="token")
     model.reset_classifier(4, "avg")
     assert model.config.pool == "mean" and model(torch.randn(1, 3, 9, 9)).shape == (1, 4)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"prefix_tokens": 2, "pool": "token"}, {"merger": "none", "position": "learned"}]
+)
+def test_lists_share_one_padded_batch_of_the_trunk(options, monkeypatch):
+    """Different final grids, one pass of every block; extreme shapes go in batches of their own."""
+    model = anyres.create_model(
+        "vitar_tiny_patch16", num_classes=5, patch_size=4, width=16, heads=4, depth=2, grid=(4, 5), **options
+    ).eval()
+    images = [torch.randn(3, height, width) for height, width in [(16, 20), (13, 20), (16, 17), (40, 16)]]
+    calls = []
+    block = model.blocks[0]
+    monkeypatch.setattr(block, "forward", lambda x, *a, old=block.forward: (calls.append(len(x)), old(x, *a))[1])
+    together = model(images)
+    assert calls == [4] or options.get("merger") == "none"
+    for image, row in zip(images, together, strict=True):
+        torch.testing.assert_close(row, model(image[None])[0], rtol=1e-5, atol=1e-6)
+    calls.clear()
+    model([torch.randn(3, 16, 20), *[torch.randn(3, 4, 4 + 4 * n) for n in range(4)]])
+    assert len(calls) == 5  # padding would be most of it
+    together.square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())

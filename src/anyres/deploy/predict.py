@@ -68,7 +68,7 @@ class PredictConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} given: allowed is 1 and more")
         check_max_pixels(self.max_pixels)
-        if self.limits is None and self.over_budget is not None:
+        if self.limits is None and self.over_budget is not None:  # `limits` itself refuses impossible ones
             raise ValueError("over_budget is given without a budget; allowed with max_milliseconds or max_gigabytes")
         if self.over_budget is not None:
             check_choice("over_budget", self.over_budget, get_args(OverBudget))

@@ -3,7 +3,8 @@
     seconds = sum over terms of constant x count: one call, passes of levels, pixels moved, and multiply-accumulates of
               stem, merger, trunk and its attention, which reach different shares of the machine's speed
     bytes   = images + sum over terms of constant x bytes: one call, the tokens at work before the trunk (all of them,
-              or those of a piece where the model merges in pieces), the cells that they become, the trunk's tokens
+              or those of a piece where the model merges in pieces), the cells that they become, the trunk's tokens,
+              and the copy of images whose last patches must be completed
 
 The constants come from measurements (`calibrate`), by least squares of the relative error with no constant negative.
 """
@@ -56,7 +57,9 @@ class Counts:
         batch, height, width = shape
         grid = token_grid(height, width, self.config.patch_size)
         size = batch * self.config.width * self.item
-        return {"call": 1e6, **{name: count * size for name, count in _at_work(self, grid, batch).items()}}
+        terms = {"call": 1e6, **{name: count * size for name, count in _at_work(self, grid, batch).items()}}
+        is_copied = (height % self.config.patch_size or width % self.config.patch_size) and not terms["pieces"]
+        return {**terms, "completed": self.image_bytes(shape) if is_copied else 0}
 
 
 @lru_cache(maxsize=_CACHED)

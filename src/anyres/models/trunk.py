@@ -47,19 +47,22 @@ class TrunkBlock(Block):
         if self.position is not None:
             self.position.init_weights()
 
-    def forward(self, x: Tensor, grid: Grid, rotation: Tensor | None = None) -> Tensor:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        self, x: Tensor, grid: Grid, rotation: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """x (B, P + rows * cols, D), whose last tokens form `grid`, to the same shape.
 
         Args:
             x: prefix tokens, then grid tokens row by row.
             grid: (rows, cols).
             rotation: cosines and sines of `RotaryPosition`, for rotary attention only.
+            mask: (B, 1, 1, P + N), added to attention's logits, for padded batches and blocks that know no grid only.
         """
         if isinstance(self.attn, PositionedAttention):
             x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x), grid, rotation)))
             x = x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
         else:
-            x = super().forward(x)
+            x = super().forward(x, mask)
         if self.position is None:
             return x
         prefix, tokens = x.split([x.shape[1] - grid[0] * grid[1], grid[0] * grid[1]], dim=1)

@@ -35,6 +35,8 @@ from anyres.models.parts import (
 )
 from anyres.models.trunk import TrunkBlock
 
+_PADDING = 1.5  # times the tokens of a list that a padded batch may have: beyond that, batches of equal grids
+
 
 @dataclass(frozen=True)
 class Features:
@@ -124,12 +126,19 @@ class ViTAR(nn.Module):
         return self.forward_head(self.forward_features(images, jitter_keys))
 
     def forward_features(self, images: Images, jitter_keys: Tensor | None = None) -> Features:
-        """Stem, positions, merger, trunk and final norm. For a list the trunk runs once per distinct final grid."""
+        """Stem, positions, merger, trunk and final norm. A list goes through the trunk as one padded batch, or once
+        per distinct final grid where the trunk needs the grid or padding would be most of it."""
         if isinstance(images, Tensor):
             return self.forward_merged(*self._merged(images, jitter_keys), jitter_keys)
         merged, keys = self._merged_list(images, jitter_keys)
         found: list[Any] = [None] * len(merged)
-        for members in group_by(tuple(tokens.shape) for tokens, _ in merged):
+        grids_of = [plan.grid for _, plan in merged]
+        if self._pads(grids_of):
+            outputs = self.norm(self._padded_trunk([tokens for tokens, _ in merged]))  # (B, P + N, D)
+            for i, (grid, x) in enumerate(zip(grids_of, outputs, strict=True)):
+                tokens, prefix = self._split(x[None, : self.num_prefix_tokens + grid[0] * grid[1]], grid)
+                found[i] = (tokens[0], prefix[0])
+        for members in [] if found[0] is not None else group_by(grids_of):
             batch = torch.stack([merged[i][0] for i in members])  # (b, rows, cols, D)
             x = self.norm(self._trunk(batch, _take(keys, members)))
             tokens, prefix = self._split(x, (batch.shape[1], batch.shape[2]))
@@ -240,6 +249,29 @@ class ViTAR(nn.Module):
             x = self._run_block(block, x, *places)
         return _unmerged(x)
 
+    def _pads(self, grids: Sequence[Grid]) -> bool:
+        """Whether images of these final grids go through the trunk together: no block may need the grid itself."""
+        counts = [rows * cols for rows, cols in grids]
+        knows_grid = self.rotary is not None or self.config.position == "relative_bias" or bool(self.config.tome)
+        if len(set(grids)) == 1 or knows_grid or self.config.local_placement == "trunk":
+            return False
+        return len(grids) * max(counts) <= _PADDING * sum(counts)
+
+    def _padded_trunk(self, tokens: Sequence[Tensor]) -> Tensor:
+        """Images' tokens (rows_i, cols_i, D) as one batch (B, P + N, D), whose padding is never a key."""
+        lengths = torch.tensor([len(self._row(grid)) for grid in tokens], device=tokens[0].device)
+        x = torch.nn.utils.rnn.pad_sequence([self._row(grid) for grid in tokens], batch_first=True)
+        is_padding = torch.arange(x.shape[1], device=x.device) >= lengths[:, None]  # (B, P + N)
+        mask = torch.zeros_like(is_padding, dtype=x.dtype).masked_fill(is_padding, float("-inf"))[:, None, None]
+        for block in self.blocks:
+            x = self._run_block(block, x, (0, 0), None, mask)
+        return x
+
+    def _row(self, tokens: Tensor) -> Tensor:
+        """One image's prefix and grid tokens, (P + N, D)."""
+        flat = tokens.flatten(0, 1)
+        return flat if self.prefix is None else torch.cat([self.prefix.to(flat.dtype), flat])
+
     def _start(self, tokens: Tensor, keys: Tensor | None) -> tuple[Tensor | Merged, tuple[Grid, Tensor | None]]:
         """What the first block gets: prefix and grid tokens (B, P + N, D), and the places that all blocks are told."""
         rotation = None if self.rotary is None else self.rotary(tokens, keys)
@@ -248,8 +280,10 @@ class ViTAR(nn.Module):
             x = torch.cat([self.prefix.to(x.dtype).expand(len(x), -1, -1), x], dim=1)
         return Merged(x) if self.config.tome else x, ((tokens.shape[1], tokens.shape[2]), rotation)
 
-    def _run_block(self, block: nn.Module, x: Tensor | Merged, grid: Grid, rotation: Tensor | None) -> Any:
-        arguments = (x,) if isinstance(x, Merged) else (x, grid, rotation)
+    def _run_block(
+        self, block: nn.Module, x: Tensor | Merged, grid: Grid, rotation: Tensor | None, mask: Tensor | None = None
+    ) -> Any:
+        arguments = (x,) if isinstance(x, Merged) else (x, grid, rotation, mask)
         if self.grad_checkpointing and torch.is_grad_enabled():
             return checkpoint(block, *arguments)
         return block(*arguments)

@@ -1,0 +1,42 @@
+"""Compiled parts give the same, and a bounded number of graphs serves all sizes."""
+
+import copy
+
+import torch
+from torch._dynamo.testing import CompileCounter
+
+import anyres
+
+
+def make_model():
+    return anyres.create_model(
+        "vitar_tiny_patch16", num_classes=5, patch_size=4, width=16, heads=4, depth=2, grid=(3, 4)
+    ).eval()
+
+
+def test_few_graphs_for_many_sizes_and_the_same_results():
+    plain = make_model()
+    counter = CompileCounter()
+    compiled = copy.deepcopy(plain)
+    compiled.compile_parts(backend=counter)
+    generator = torch.Generator().manual_seed(0)
+    sizes = torch.randint(1, 160, (50, 2), generator=generator).tolist()
+    halfway = 0
+    with torch.no_grad():
+        for number, (height, width) in enumerate(sizes):
+            images = torch.randn(1 + number % 3, 3, height, width)
+            torch.testing.assert_close(compiled(images), plain(images), rtol=1e-4, atol=1e-5)
+            halfway = counter.frame_count if number == 24 else halfway
+    assert 0 < counter.frame_count <= 14
+    assert counter.frame_count - halfway <= 2  # a new size is not a new graph
+
+
+def test_training_compiled():
+    plain = make_model().train()
+    compiled = copy.deepcopy(plain)
+    compiled.compile_parts(backend="eager")
+    images, keys = torch.randn(2, 3, 61, 90), torch.tensor([1, 2])
+    for model in (plain, compiled):
+        model(images, keys).square().sum().backward()
+    for (name, one), (_, other) in zip(plain.named_parameters(), compiled.named_parameters(), strict=True):
+        torch.testing.assert_close(other.grad, one.grad, rtol=1e-4, atol=1e-6, msg=name)
