@@ -161,15 +161,17 @@ def _encode(work: _Work, state: _State | None, progress: bool) -> None:
     if state is not None:
         state.load()
     todo = merging.remaining()
-    whole = size[0] * size[1] / 1e6
-    bar = tqdm(total=round(whole, 1), unit="Mpx", desc=work.reader.name[-40:], disable=not progress, file=sys.stderr)
-    bar.update(round(whole * merging.done / len(merging.pieces), 1))
+    pixels_done = [size[0] * size[1] * n // len(merging.pieces) for n in range(len(merging.pieces) + 1)]
+    bar = tqdm(
+        total=pixels_done[-1], initial=pixels_done[merging.done], unit="px", unit_scale=True,
+        desc=work.reader.name[-40:], disable=not progress, file=sys.stderr,
+    )  # fmt: skip
     saved = time.monotonic()
     try:
         with bar, closing(_read_ahead(work.read, todo)) as found:
             for is_skipped, pixels in found:
                 work.compute(is_skipped, pixels)
-                bar.update(whole / len(merging.pieces))
+                bar.update(pixels_done[merging.done] - bar.n)
                 if state is not None:
                     state.note()
                 if state is not None and time.monotonic() - saved > _SAVE_EVERY:
