@@ -26,7 +26,7 @@ Region = tuple[int, int, int, int]
 
 _CACHE_BYTES = 2**25  # where the machine does not say
 _ON_A_GPU = 2**29  # no cache to stay in: large enough to fill the device, small beside its memory
-_WORKING_SET = 5  # times the bytes of a piece's tokens: normalised, keys, values, and half a feed-forward network
+_WORKING_SET = 2.5  # times the bytes of a piece's tokens: larger pieces mean fewer, larger products (docs/log.md)
 
 
 @cache
@@ -40,7 +40,7 @@ def _cache_bytes() -> int:
 def piece_positions(width: int, like: Tensor) -> int:
     """How many patches of width D make a piece whose work stays in cache; `like` has the type and device of tokens."""
     size = _cache_bytes() if like.device.type == "cpu" else _ON_A_GPU
-    return max(size // (_WORKING_SET * width * like.element_size()), 64)
+    return max(int(size / (_WORKING_SET * width * like.element_size())), 64)
 
 
 class Merger(Protocol):
