@@ -217,7 +217,7 @@ class ViTAR(nn.Module):
         """Whether merging in pieces, which gives the same, is faster or needs far less memory."""
         if self.merger is None or self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return False
-        fits = 2 * piece_positions(self.config.width, self.norm.weight)
+        fits = piece_positions(self.config.width, self.norm.weight)
         return images.device.type in ("cpu", "cuda") and len(images) * plan.size[0] * plan.size[1] > fits
 
     def _merged_list(
