@@ -2,7 +2,8 @@
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TextIO
@@ -12,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 from tyro.conf import Positional, arg
 
+from anyres.data.ahead import read_ahead
 from anyres.data.decode import MAX_PIXELS
 from anyres.data.schedule import Size, parse_size
 from anyres.deploy.encode_inputs import Input, Seen, digest, find_inputs, first_window
@@ -174,10 +176,17 @@ class _Encoder:
             bar.update()
             return found
         results: list[Record | str] = [item.error or "" for item in window]
-        for group in self.prepare.groups([item.size for item in window], self.config.batch_size):
-            self._encode_group(group, window, results)
-            bar.update(len(group))
+        groups = self.prepare.groups([item.size for item in window], self.config.batch_size)
+        with closing(read_ahead(lambda group: self._load(group, window), groups)) as ahead:
+            for group, loaded in ahead:
+                self._encode_group(loaded, window, results)
+                bar.update(len(group))
         return results
+
+    def _load(self, group: Sequence[int], window: Sequence[Seen]) -> dict[int, tuple[Tensor, Size] | Exception]:
+        """Images of a group by their index, or why they cannot be read; those that are known to be bad are left out."""
+        good = [index for index in group if window[index].error is None]
+        return dict(zip(good, self.prepare.load([window[index].path for index in good]), strict=True))
 
     def _stream(self, item: Seen, unfinished: Path) -> Record | str:
         try:
@@ -188,18 +197,20 @@ class _Encoder:
             unfinished.unlink(missing_ok=True)
             return str(error)
 
-    def _encode_group(self, group: Sequence[int], window: Sequence[Seen], results: list[Record | str]) -> None:
+    def _encode_group(
+        self,
+        loaded: Mapping[int, tuple[Tensor, Size] | Exception],
+        window: Sequence[Seen],
+        results: list[Record | str],
+    ) -> None:
         """Fill in the results of a group."""
         images: list[Tensor] = []
         readable: list[tuple[int, Size]] = []
-        for index in group:
-            if window[index].error is not None:
+        for index, found in loaded.items():
+            if isinstance(found, Exception):
+                results[index] = str(found)
                 continue
-            try:
-                image, size = self.prepare(window[index].path)
-            except UnreadableImageError as error:
-                results[index] = str(error)
-                continue
+            image, size = found
             images.append(image.to(next(self.model.parameters()).device))
             readable.append((index, size))
         if not readable:

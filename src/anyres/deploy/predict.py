@@ -5,6 +5,7 @@ import io
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TextIO, get_args
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from anyres.data.ahead import read_ahead
 from anyres.data.decode import MAX_PIXELS, check_max_pixels, stored_size
 from anyres.data.folder import find_images
 from anyres.data.schedule import Size, parse_size
@@ -119,9 +121,11 @@ def predict(config: PredictConfig, *, file: TextIO | None = None, progress: bool
     results: list[dict[str, Any]] = [{} for _ in paths]
     bar = tqdm(total=len(paths), desc="predict", unit="image", file=sys.stderr, disable=not progress)
     with bar, torch.inference_mode():
-        for group in prepare.groups(_stored_sizes(paths, config), 1 if budget else config.batch_size):
-            _predict_group(group, paths, prepare, model, info, config, budget, results)
-            bar.update(len(group))
+        groups = prepare.groups(_stored_sizes(paths, config), 1 if budget else config.batch_size)
+        with closing(read_ahead(lambda group: prepare.load([paths[i] for i in group]), groups)) as found:
+            for group, loaded in found:
+                _predict_group(group, loaded, paths, model, info, config, budget, results)
+                bar.update(len(group))
     if config.output is not None:
         _write(config.output, results)
     _show(results, config.output, file or sys.stdout)
@@ -151,8 +155,8 @@ def _stored_sizes(paths: Sequence[Path], config: PredictConfig) -> list[Size]:
 
 def _predict_group(
     group: Sequence[int],
+    loaded: Sequence[tuple[Tensor, Size] | UnreadableImageError],
     paths: Sequence[Path],
-    prepare: Preparation,
     model: ViTAR,
     info: ModelInfo,
     config: PredictConfig,
@@ -162,14 +166,13 @@ def _predict_group(
     """Fill in the results of a group."""
     images: list[Tensor] = []
     readable: list[int] = []
-    for index in group:
-        try:
-            image, (height, width) = prepare(paths[index])
-        except UnreadableImageError as error:
+    for index, found in zip(group, loaded, strict=True):
+        if isinstance(found, UnreadableImageError):
             if config.strict:
-                raise
-            results[index] = {"path": str(paths[index]), "error": str(error)}
+                raise found
+            results[index] = {"path": str(paths[index]), "error": str(found)}
             continue
+        image, (height, width) = found
         results[index] = {"path": str(paths[index]), "height": height, "width": width}
         if budget is not None and (fitted := budget.reduced((image.shape[1], image.shape[2]))) != image.shape[1:]:
             if config.over_budget == "refuse":

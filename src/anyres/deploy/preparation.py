@@ -11,6 +11,7 @@ from torch import Tensor
 from anyres.data.decode import read_image
 from anyres.data.schedule import Size, parse_size
 from anyres.data.transforms import eval_transform, to_tensor
+from anyres.errors import UnreadableImageError
 from anyres.models.config import ViTARConfig
 from anyres.models.images import Images
 
@@ -51,6 +52,16 @@ class Preparation:
         exact = self.is_exact
         transform = eval_transform(parse_size(self.size), mean, std, squash=exact, keep_aspect=not exact)
         return transform(image), (image.height, image.width)
+
+    def load(self, paths: Sequence[Path]) -> list[tuple[Tensor, Size] | UnreadableImageError]:
+        """What calling this gives for each path, or why it cannot."""
+        found: list[tuple[Tensor, Size] | UnreadableImageError] = []
+        for path in paths:
+            try:
+                found.append(self(path))
+            except UnreadableImageError as error:
+                found.append(error)
+        return found
 
     def groups(self, sizes: Sequence[Size], batch_size: int) -> Iterator[list[int]]:
         """Indices of files for one call each, by their stored sizes: equal ones side by side, few where large."""

@@ -5,13 +5,10 @@ from __future__ import annotations
 import hashlib
 import sys
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 
+from anyres.data.ahead import read_ahead
 from anyres.files import write_atomically
 from anyres.layers.recompute import merge_recomputing
 from anyres.layers.stages import Piece
@@ -32,7 +30,6 @@ from anyres.streaming.sources import Source, open_source
 IsBackground = Callable[[Tensor], Tensor]
 """Patches (rows, cols, p, p, C) with values between 0 and 1 -> (rows, cols) bool, those that may be skipped."""
 
-_AHEAD = 2  # pieces that are read while one is computed
 _SAVE_EVERY = 60.0  # seconds between two states, where one is asked for
 
 
@@ -168,8 +165,8 @@ def _encode(work: _Work, state: _State | None, progress: bool) -> None:
     )  # fmt: skip
     saved = time.monotonic()
     try:
-        with bar, closing(_read_ahead(work.read, todo)) as found:
-            for is_skipped, pixels in found:
+        with bar, closing(read_ahead(work.read, todo)) as found:
+            for _, (is_skipped, pixels) in found:
                 work.compute(is_skipped, pixels)
                 bar.update(pixels_done[merging.done] - bar.n)
                 if state is not None:
@@ -183,21 +180,6 @@ def _encode(work: _Work, state: _State | None, progress: bool) -> None:
         raise
     if state is not None:
         state.path.unlink(missing_ok=True)
-
-
-def _read_ahead(read: Callable[[Piece], Any], pieces: Sequence[Piece]) -> Generator[Any, None, None]:
-    """What is read of the pieces, in order, some of them ahead of time in another thread."""
-    waiting: deque[Future] = deque()
-    pool = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
-    try:
-        for piece in pieces:
-            waiting.append(pool.submit(read, piece))
-            if len(waiting) > _AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 class _State:
