@@ -12,6 +12,10 @@ class SourceError(ValueError):
     """A part of an image that cannot be read, or is not what it was said to be. The message names source and region."""
 
 
+class OtherWorkError(ValueError):
+    """Unfinished work on disk that is not the work to be done. The message names the file and what differs."""
+
+
 def unknown(kind: str, given: object, allowed: Iterable[object]) -> ValueError:
     """The error to raise for a name that is not among the allowed ones, with the nearest of them suggested."""
     names = [str(name) for name in allowed]

@@ -43,9 +43,13 @@ def whole(model, images):
     return model.merger(tokens, model.config.plan((tokens.shape[1], tokens.shape[2])))
 
 
+def read_from(images):
+    return lambda regions: (pixels_of(images, region) for region in regions)
+
+
 def in_pieces(model, images, positions):
     merging = model.pieces(*images.shape[-2:], positions=positions)
-    return merge_in_pieces(merging, lambda region: pixels_of(images, region))
+    return merge_in_pieces(merging, read_from(images))
 
 
 def assert_equal(found, expected):
@@ -195,12 +199,12 @@ def test_skipped_patches_do_not_matter(options):
 def test_the_state_goes_on_elsewhere():
     model = make_model("conv", cells="balanced")
     images = torch.randn(1, 3, 161, 90)
-    read = lambda region: pixels_of(images, region)  # noqa: E731
+    read = read_from(images)
     count = len(model.pieces(161, 90, positions=9).pieces)
     for stop in range(0, count + 1, 5):
         first = model.pieces(161, 90, positions=9)
         for piece in list(first.remaining())[:stop]:
-            first.add(read(first.region(piece)))
+            first.add(pixels_of(images, first.region(piece)))
         second = model.pieces(161, 90, positions=9)
         second.load_state_dict({key: value.clone() for key, value in first.state_dict().items()})
         assert second.done == stop
@@ -213,6 +217,9 @@ def test_too_early_a_result_and_a_model_without_merger():
         merging.result()
     with pytest.raises(ValueError, match='merger is "none"'):
         make_model(position="learned", merger="none").pieces(100, 100)
+    for positions in (0, -5):
+        with pytest.raises(ValueError, match="allowed: 1 and more"):
+            make_model().pieces(100, 100, positions=positions)
     with pytest.raises(ValueError, match='padding is "zeros" and patches are skipped'):
         merging = make_model(padding="zeros").pieces(100, 100, positions=5000)
         merging.add(torch.zeros(1, 3, 100, 100), torch.zeros(25, 25, dtype=torch.bool))
@@ -252,7 +259,7 @@ def test_gradients_equal_ordinary_ones(stem, position, options):
         weights = torch.randn(2, *model.plan(*size).grid, 16)
         expected = gradients(model, model.grid_tokens(images, keys), weights)
         merging = model.pieces(*size, keys=keys, positions=positions)
-        found = gradients(model, merge_recomputing(merging, lambda r, images=images: pixels_of(images, r)), weights)
+        found = gradients(model, merge_recomputing(merging, read_from(images)), weights)
         assert found.keys() == expected.keys()
         for name, value in expected.items():
             assert (found[name] - value).norm() <= 1e-4 * value.norm() + 1e-6, name
@@ -310,3 +317,32 @@ def test_recomputing_keeps_no_activations():
 
     assert saved(480, False) > 6 * saved(120, False)
     assert saved(480, True) < 1.5 * saved(120, True)
+
+
+def test_gradients_of_a_bfloat16_model_are_summed_exactly():
+    """Thousands of pieces: the error stays that of the precision."""
+    model = make_model().bfloat16().train()
+    images, keys = torch.randn(1, 3, 256, 256, dtype=torch.bfloat16), torch.tensor([1])
+    weights = torch.randn(1, 3, 5, 16, dtype=torch.bfloat16)
+    rough = gradients(model, model.grid_tokens(images, keys), weights)
+    merging = model.pieces(256, 256, keys=keys, positions=1)
+    found = gradients(model, merge_recomputing(merging, read_from(images)), weights)
+    model.float()
+    exact = gradients(model, model.grid_tokens(images.float(), keys), weights.float())
+    for name, value in exact.items():
+        error, own = (found[name].float() - value).norm(), (rough[name].float() - value).norm()
+        assert error <= 2 * own + 0.02 * value.norm(), name
+
+
+def test_frozen_parts_below_plain_means():
+    model = make_model(learned_levels=1).train()
+    model.stem.requires_grad_(False)
+    model.position.requires_grad_(False)
+    images, keys = torch.randn(1, 3, 131, 203), torch.tensor([1])
+    weights = torch.randn(1, 3, 5, 16)
+    expected = gradients(model, model.grid_tokens(images, keys), weights)
+    merging = model.pieces(131, 203, keys=keys, positions=9)
+    found = gradients(model, merge_recomputing(merging, read_from(images)), weights)
+    assert found.keys() == expected.keys() and found
+    for name, value in expected.items():
+        assert (found[name] - value).norm() <= 1e-4 * value.norm() + 1e-6, name

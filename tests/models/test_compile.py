@@ -1,6 +1,7 @@
 """Compiled parts give the same, and a bounded number of graphs serves all sizes."""
 
 import copy
+import pickle
 
 import torch
 from torch._dynamo.testing import CompileCounter
@@ -40,3 +41,17 @@ def test_training_compiled():
         model(images, keys).square().sum().backward()
     for (name, one), (_, other) in zip(plain.named_parameters(), compiled.named_parameters(), strict=True):
         torch.testing.assert_close(other.grad, one.grad, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_a_copy_computes_with_its_own_weights():
+    model = make_model()
+    model.compile_parts(backend="eager")
+    copied = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in copied.parameters():
+            parameter.mul_(0.5)
+        fresh = make_model()
+        fresh.load_state_dict(copied.state_dict())
+        images = torch.randn(1, 3, 61, 90)
+        torch.testing.assert_close(copied(images), fresh(images))
+    pickle.loads(pickle.dumps(model))  # what processes do with it

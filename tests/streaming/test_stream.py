@@ -7,7 +7,8 @@ from PIL import Image
 
 import anyres
 from anyres.data.transforms import to_tensor
-from anyres.errors import SourceError
+from anyres.errors import OtherWorkError, SourceError
+from anyres.streaming.sources import open_source
 from anyres.streaming.stream import bright_background, stream
 
 
@@ -124,6 +125,7 @@ def test_finished_pieces_are_kept(tmp_path, error):
         assert "disk on fire" in str(raised.value) and "rows" in str(raised.value)
     assert state.exists()
     second = Failing(pixels, 1000)
+    settings.pop("positions")  # it is that of the work on disk
     assert_same(stream(model, second, **settings), expected)
     pieces = len(model.pieces(400, 500, positions=60).pieces)
     assert len(second.reads) <= pieces - 20 + 4  # what was read ahead is read again
@@ -131,16 +133,21 @@ def test_finished_pieces_are_kept(tmp_path, error):
 
 
 def test_unfinished_work_of_another_kind_is_refused(tmp_path):
-    model, pixels, state = make_model(), picture(400, 500), tmp_path / "state"
+    model, other, pixels, state = make_model(), make_model(), picture(400, 500), tmp_path / "state"
     settings = {"positions": 60, "retries": 0, "progress": False, "resume": state}
     with pytest.raises(SourceError):
         stream(model, Failing(pixels, 9), **settings)
     with pytest.raises(ValueError, match="holds other work: its model differ"):
-        stream(make_model(), pixels, **settings)
+        stream(other, pixels, **settings)
     with pytest.raises(ValueError, match="holds other work: its size, plan"):
         stream(model, pixels[:300], **settings)
-    with pytest.raises(ValueError, match="skip"):
-        stream(model, pixels, skip=np.zeros((50, 63), bool), **settings)
+    for skip in (np.zeros((50, 63), bool), bright_background()):
+        with pytest.raises(OtherWorkError, match="its skip differ"):
+            stream(model, pixels, skip=skip, **settings)
+    with pytest.raises(OtherWorkError, match="its source differ"):
+        stream(model, 255 - pixels, **settings)
+    with pytest.raises(OtherWorkError, match="its pieces differ"):
+        stream(model, pixels, **{**settings, "positions": 200})
     assert_same(stream(model, pixels, **settings), whole(model, pixels))
     state.write_bytes(b"nonsense")
     with pytest.raises(ValueError, match="is not unfinished work"):
@@ -178,3 +185,43 @@ def test_gradients_of_an_image_on_disk_equal_ordinary_ones(tmp_path):
         assert (p.grad - expected[name]).norm() <= 1e-4 * expected[name].norm() + 1e-7, name
     with pytest.raises(ValueError, match="with gradients"):
         stream(model, pixels, resume=tmp_path / "state", progress=False)
+
+
+def test_gradients_of_a_tiff_that_does_not_fit_its_cache(tmp_path, monkeypatch):
+    """The source stays open as long as the graph needs it, and no longer."""
+    tifffile = pytest.importorskip("tifffile")
+    monkeypatch.setattr("anyres.streaming.sources.CACHE_BYTES", 20_000)
+    model, pixels = make_model().train(), picture(331, 197)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, tile=(64, 64), photometric="rgb", compression="deflate")
+    for source in (tmp_path / "a.tif", pixels):
+        torch.manual_seed(3)
+        model.zero_grad()
+        stream(model, source, positions=40, progress=False).pooled.square().sum().backward()
+        found = model.stem.proj.weight.grad.clone() if source is not pixels else found  # noqa: F821
+    torch.testing.assert_close(found, model.stem.proj.weight.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_what_the_caller_opened_stays_open(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    model, pixels = make_model(), picture(100, 90)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, tile=(64, 64), photometric="rgb")
+    with open_source(tmp_path / "a.tif") as source:
+        for _ in range(2):
+            assert_same(stream(model, source, progress=False), whole(model, pixels))
+
+
+def test_a_trunk_that_fails_does_not_cost_the_pieces(tmp_path, monkeypatch):
+    model, pixels, state = make_model(merger="average").bfloat16(), picture(200, 300), tmp_path / "state"
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(model, "forward_merged", lambda *_: (_ for _ in ()).throw(MemoryError()))
+        stream(model, pixels, resume=state, progress=False)
+    source = Failing(pixels, 2)  # of which two corners are read to know it by
+    found = stream(model, source, resume=state, retries=0, progress=False)
+    assert_same(found, stream(model, pixels, progress=False))
+
+
+def test_a_function_that_gives_no_mask():
+    with pytest.raises(ValueError, match="allowed is a bool tensor"):
+        stream(make_model(), picture(99, 99), skip=lambda patches: patches.mean((-3, -2, -1)), progress=False)
+    with pytest.raises(ValueError, match='allowed is padding="masked"'):
+        stream(make_model(padding="zeros"), picture(99, 99), skip=bright_background(), progress=False)

@@ -24,7 +24,8 @@ content-adaptive rival, ToMe, merges inside the trunk: `token_merging`.
 """
 
 import math
-from typing import Literal, get_args
+from collections.abc import Callable
+from typing import Any, Literal, get_args
 
 import torch
 from timm.layers import Mlp
@@ -83,7 +84,15 @@ class GridAttention(nn.Module):
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
         self.mlp = Mlp(width, int(width * mlp_ratio))
         self.scale = nn.Linear(2, width, bias=False) if scale_query else None
+        self._compiled: Callable[..., Tensor] | None = None
         self.init_weights()
+
+    def compile_cells(self, **options: Any) -> None:
+        """Compiles `merge_cells`, with options of `torch.compile`. Copies of the module are not compiled."""
+        self._compiled = torch.compile(GridAttention.merge_cells, **options)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_compiled": None}
 
     @torch.no_grad()
     def init_weights(self) -> None:
@@ -131,7 +140,8 @@ class GridAttention(nn.Module):
         if is_absent is not None:
             is_absent = is_absent[:, :, 0].expand(*tokens.shape[:-1]).flatten(0, 2)
         coarseness = None if extent is None else x.new_tensor([math.log2(patches) for patches in extent])
-        return self.merge_cells(tokens.flatten(0, 2), is_absent, coarseness).unflatten(0, tokens.shape[:3])
+        merge = GridAttention.merge_cells if self._compiled is None else self._compiled
+        return merge(self, tokens.flatten(0, 2), is_absent, coarseness).unflatten(0, tokens.shape[:3])
 
     def merge_cells(self, tokens: Tensor, is_absent: Tensor | None, coarseness: Tensor | None) -> Tensor:
         """Equation 1 and the feed-forward network for n cells that have been taken apart.

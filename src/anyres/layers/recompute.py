@@ -6,18 +6,18 @@ the image, except for the tokens between the stages: about a thousandth of the p
 the forward pass, because the offsets are a function of key and place.
 """
 
-import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from anyres.layers.stages import Piece, Stage
+from anyres.layers.stages import Stage
 from anyres.layers.strips import PieceMerger, Region
 
-Read = Callable[[Region], Tensor]
+Read = Callable[[Sequence[Region]], Iterator[Tensor]]
+"""Regions -> the pixels (B, C, h, w) of each, in order."""
 
 
 def merge_recomputing(merging: PieceMerger, read: Read) -> Tensor:
@@ -40,8 +40,8 @@ class _Merging(torch.autograd.Function):
         for stage in merging.stages:
             if x is not None:
                 ctx.inputs.append(x)
-            cut = functools.partial(_cut, x)
-            bands = [[_run(merging, read, stage, piece, cut(piece)) for piece in band] for band in stage.bands]
+            given = _tokens(merging, read, stage, x)
+            bands = [[merging.merge(stage, piece, next(given))[0] for piece in band] for band in stage.bands]
             x = torch.cat([torch.cat(band, dim=2) for band in bands], dim=1)
         assert x is not None
         ctx.autocast = _autocast_now(x.device.type)
@@ -54,33 +54,36 @@ class _Merging(torch.autograd.Function):
         gradient = merging.merger.finish(gradient, merging.plan)  # a factor for each cell, its own transpose
         for stage, x in zip(reversed(merging.stages), [*reversed(ctx.inputs), None], strict=True):
             below = None if x is None else torch.zeros_like(x)
+            given = _tokens(merging, ctx.read, stage, x)
             for piece in stage.pieces:
-                rows, cols = (slice(cells.start, cells.stop) for cells in piece.cells)
-                tokens = _cut(x, piece)
-                leaf = None if tokens is None else tokens.detach().requires_grad_()
                 with torch.enable_grad(), ctx.autocast():
-                    out = _run(merging, ctx.read, stage, piece, leaf)
-                wanted = [*parameters, *([] if leaf is None else [leaf])]
+                    tokens = next(given)
+                    out, _ = merging.merge(stage, piece, tokens)
+                if not out.requires_grad:  # plain means of frozen embeddings
+                    continue
+                rows, cols = (slice(cells.start, cells.stop) for cells in piece.cells)
+                wanted = [*parameters, *([] if below is None else [tokens])]
                 found = torch.autograd.grad(out, wanted, gradient[:, rows, cols].to(out.dtype), allow_unused=True)
                 for index, part in enumerate(found[: len(parameters)]):
-                    if part is not None:
-                        sums[index] = part if sums[index] is None else sums[index].add_(part)
+                    if part is not None:  # summed exactly: there may be thousands of pieces
+                        exact = part.to(torch.promote_types(part.dtype, torch.float32))
+                        sums[index] = exact if sums[index] is None else sums[index].add_(exact)
                 if below is not None:
                     below[:, piece.window.rows, piece.window.cols] = found[-1]
             gradient = below
         by_parameter = iter(sums)
-        return None, None, *[next(by_parameter) if p.requires_grad else None for p in ctx.parameters]
+        gradients = [next(by_parameter) if p.requires_grad else None for p in ctx.parameters]
+        return None, None, *[g if g is None else g.to(p.dtype) for g, p in zip(gradients, ctx.parameters, strict=True)]
 
 
-def _cut(x: Tensor | None, piece: Piece) -> Tensor | None:
-    return None if x is None else x[:, piece.window.rows, piece.window.cols]
-
-
-def _run(merging: PieceMerger, read: Read, stage: Stage, piece: Piece, tokens: Tensor | None) -> Tensor:
-    """A stage on one of its pieces, from its tokens (B, rows, cols, D) or, for the first stage, from pixels."""
-    if tokens is None:
-        tokens = merging.embed(piece, read(merging.region(piece)))
-    return merging.merge(stage, piece, tokens)[0]
+def _tokens(merging: PieceMerger, read: Read, stage: Stage, x: Tensor | None) -> Iterator[Tensor]:
+    """The tokens (B, rows, cols, D) of a stage's pieces: cut from the stage's input, or embedded from pixels."""
+    if x is None:
+        for piece, pixels in zip(stage.pieces, read([merging.region(p) for p in stage.pieces]), strict=True):
+            yield merging.embed(piece, pixels)
+        return
+    for piece in stage.pieces:
+        yield x[:, piece.window.rows, piece.window.cols].detach().requires_grad_(torch.is_grad_enabled())
 
 
 def _autocast_now(device: str) -> Callable[[], AbstractContextManager]:

@@ -9,7 +9,7 @@ held is one piece and at most one band of pieces per stage, whatever the image's
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, Protocol
 
@@ -27,6 +27,9 @@ Region = tuple[int, int, int, int]
 _CACHE_BYTES = 2**25  # where the machine does not say
 _ON_A_GPU = 2**29  # no cache to stay in: large enough to fill the device, small beside its memory
 _WORKING_SET = 2.5  # times the bytes of a piece's tokens: larger pieces mean fewer, larger products (docs/log.md)
+
+
+_CHEAP = 16  # patches in a cell, of which one is computed alone
 
 
 @cache
@@ -81,9 +84,10 @@ class PieceMerger:
         keys: Tensor | None = None,
     ) -> None:
         self.stem, self.position, self.merger = stem, position, merger
-        self.plan, self.size, self.keys = plan, size, keys
+        self.plan, self.size, self.keys, self.positions = plan, size, keys, positions
         self.stages = make_stages(plan, positions)
         self.pieces = self.stages[0].pieces
+        self._edges = stage_cells(plan, 0, self.stages[0].last)
         self.done = 0  # pieces of the first stage
         self.dtype: torch.dtype | None = None  # of patch tokens; what is held may be more exact
         self._queues = [_Queue(stage) for stage in self.stages[1:]]
@@ -125,6 +129,11 @@ class PieceMerger:
             x, counts = self.merger.step(x, self.plan, index, part, counts)
         return x, counts
 
+    def skips_cheaply(self, piece: Piece) -> bool:
+        """Whether a piece without any patch that counts is better added by `add_empty`: its cells are large enough."""
+        cells = len(piece.cells[0]) * len(piece.cells[1])
+        return piece.window.size[0] * piece.window.size[1] >= _CHEAP * cells
+
     def empty_regions(self, piece: Piece) -> list[Region]:
         """The pixels that a piece without any patch that counts needs: those of the first patch of each cell."""
         return [self.region(single) for single in self._firsts(piece)]
@@ -147,8 +156,7 @@ class PieceMerger:
 
     def _firsts(self, piece: Piece) -> list[Piece]:
         """The first patch of every cell of a piece of the first stage, as pieces of their own."""
-        rows, cols = stage_cells(self.plan, 0, self.stages[0].last)
-        size = self.plan.size
+        (rows, cols), size = self._edges, self.plan.size
         return [
             Piece((range(row, row + 1), range(col, col + 1)), Window((rows[row], cols[col]), (1, 1), size))
             for row in piece.cells[0]
@@ -189,6 +197,8 @@ class PieceMerger:
     def state_dict(self) -> dict[str, Tensor]:
         """All that is held, as tensors by name, so that the work can go on later or elsewhere from the next piece."""
         state = {"done": torch.tensor(self.done), "next": torch.tensor([queue.next for queue in self._queues])}
+        if self.dtype is not None:
+            state["like"] = torch.empty(0, dtype=self.dtype)
         for name, held in self._held().items():
             for index, (tokens, counts) in enumerate(held):
                 state[f"{name}.{index}.tokens"] = tokens.contiguous()
@@ -199,6 +209,7 @@ class PieceMerger:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Goes on from a state of the same image, plan and model, cut into the same pieces."""
         self.done = int(state["done"])
+        self.dtype = state["like"].dtype if "like" in state else None
         for queue, following in zip(self._queues, state["next"].tolist(), strict=True):
             queue.next = following
         for name, held in self._held().items():
@@ -270,8 +281,8 @@ def pixels_of(images: Tensor, region: Region) -> Tensor:
     return images[..., y : y + height, x : x + width]
 
 
-def merge_in_pieces(merging: PieceMerger, read: Callable[[Region], Tensor]) -> Tensor:
+def merge_in_pieces(merging: PieceMerger, read: Callable[[Sequence[Region]], Iterable[Tensor]]) -> Tensor:
     """Reads and adds all pieces; the merged tokens (B, *plan.grid, D)."""
-    for piece in merging.remaining():
-        merging.add(read(merging.region(piece)))
+    for pixels in read([merging.region(piece) for piece in merging.remaining()]):
+        merging.add(pixels)
     return merging.result()

@@ -173,12 +173,11 @@ class ViTAR(nn.Module):
         check_images(images, 4, self.config.in_channels, self.norm.weight.dtype)
         height, width = images.shape[-2:]
         plan = self.plan(height, width)
-        in_pieces = (
-            merge_recomputing if self._recomputes() else merge_in_pieces if self._is_large(images, plan) else None
-        )
-        if in_pieces is not None:
+        recomputes = self.grad_pieces and self.training and torch.is_grad_enabled()
+        if recomputes or self._is_large(images, plan):
             merging = self.pieces(height, width, batch=len(images), keys=keys)
-            return in_pieces(merging, lambda region: pixels_of(images, region)), merging.plan
+            merge = merge_recomputing if recomputes else merge_in_pieces
+            return merge(merging, lambda regions: (pixels_of(images, region) for region in regions)), merging.plan
         tokens = self.position(self.stem(images), keys)  # (B, rows, cols, D)
         if self.merger is None:
             return tokens, plan
@@ -203,15 +202,14 @@ class ViTAR(nn.Module):
             raise ValueError(
                 f'merger is "none", so nothing makes {height}x{width} pixels fit; allowed: a model with a merger.'
             )
-        positions = positions or max(piece_positions(self.config.width, self.norm.weight) // batch, 1)
+        if positions is None:
+            positions = max(piece_positions(self.config.width, self.norm.weight) // batch, 1)
+        if positions < 1:
+            raise ValueError(f"a piece of {positions} patches was asked for; allowed: 1 and more, or None.")
         plan = self._deepened(self.plan(height, width))
         if self.training and keys is None:  # all pieces of an image must have the same
             keys = torch.randint(2**62, (batch,), device=self.norm.weight.device)
         return PieceMerger(self.stem, self.position, self.merger, plan, (height, width), positions=positions, keys=keys)
-
-    def _recomputes(self) -> bool:
-        """Whether gradients are to come from a second computation of every piece: see `set_grad_pieces`."""
-        return self.grad_pieces and self.training and torch.is_grad_enabled()
 
     def _is_large(self, images: Tensor, plan: MergePlan) -> bool:
         """Whether merging in pieces, which gives the same, is faster or needs far less memory."""
@@ -398,12 +396,13 @@ class ViTAR(nn.Module):
         Compiling the model as a whole would begin anew with every size. Here the tokens of a pass are taken apart
         outside, and what is compiled sees the number of cells as a symbol: a handful of graphs serves all sizes.
 
+        Copies of the model are not compiled.
+
         Args:
             options: of `torch.compile`, such as `mode` or `backend`.
         """
         if isinstance(self.merger, AdaptiveTokenMerger):
-            block = self.merger.block
-            block.merge_cells = torch.compile(block.merge_cells, dynamic=True, **options)  # type: ignore[method-assign]
+            self.merger.block.compile_cells(dynamic=True, **options)
         for trunk_block in self.blocks:
             trunk_block.compile(dynamic=True, **options)
 

@@ -5,27 +5,26 @@ from __future__ import annotations
 import hashlib
 import sys
 import time
-from collections.abc import Callable
-from contextlib import closing
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 
 from anyres.data.ahead import read_ahead
-from anyres.files import write_atomically
 from anyres.layers.recompute import merge_recomputing
 from anyres.layers.stages import Piece
 from anyres.layers.stem import complete_patches
-from anyres.layers.strips import PieceMerger, pixels_of
+from anyres.layers.strips import PieceMerger, Region, pixels_of
 from anyres.models.vitar import Features, ViTAR
 from anyres.streaming.reader import Reader
 from anyres.streaming.sources import Source, open_source
+from anyres.streaming.unfinished import Unfinished, identify
 
 IsBackground = Callable[[Tensor], Tensor]
 """Patches (rows, cols, p, p, C) with values between 0 and 1 -> (rows, cols) bool, those that may be skipped."""
@@ -60,7 +59,7 @@ def stream(
             not computed and, with an array, not read.
         resume: a file in which unfinished work is kept when reading fails or the process is stopped, and every
             minute; the next call with it goes on from there. It is removed at the end.
-        positions: patches in a piece; by default as many as stay in cache.
+        positions: patches in a piece; by default as many as stay in cache, or as the unfinished work has.
         retries: further attempts to read a region.
         progress: show a progress bar.
 
@@ -68,25 +67,50 @@ def stream(
         `Features` of a batch of one; `.counts` says how many patches each cell was made of if some were skipped.
 
     Raises:
-        ValueError: a source, model or setting that cannot be, before any work; a `resume` file of other work.
+        ValueError: a source, model or setting that cannot be, before any work.
+        OtherWorkError: a `resume` file of another source, model, mask or size of pieces; a ValueError.
         SourceError: a region that cannot be read, naming it.
     """
-    with open_source(source, level=level) as opened:
-        config = model.config
+    config, with_graph = model.config, model.training and torch.is_grad_enabled()
+    if with_graph and (skip is not None or resume is not None):
+        raise ValueError("skip or resume given with gradients; allowed is either in evaluation mode only")
+    if skip is not None and config.merger == "grid_attention" and config.padding == "zeros":
+        raise ValueError('skip is given to a model with padding="zeros"; allowed is padding="masked"')
+    with ExitStack() as stack:
+        opened = open_source(source, level=level)
+        if opened is not source:  # what the caller has opened stays open
+            stack.callback(opened.close)
         reader = Reader(opened, mean=config.mean, std=config.std, channels=config.in_channels, retries=retries)
-        merging = model.pieces(*reader.size, positions=positions)
-        if model.training and torch.is_grad_enabled():
-            if skip is not None or resume is not None:
-                raise ValueError("skip or resume given with gradients; allowed is either in evaluation mode only")
-            tokens = merge_recomputing(merging, lambda region: _prepared(reader.read(*region), model))
-            return model.forward_merged(tokens, merging.plan, merging.keys)
+        if with_graph:
+            weakref.finalize(reader, stack.pop_all().close)  # the graph reads again, and lives as long as it likes
+            return _with_graph(model, reader, positions, progress)
         with torch.no_grad():
+            state = None if resume is None else Unfinished(Path(resume))
+            if positions is None and state is not None:
+                positions = state.positions  # of the machine that began, whatever the cache of this one
+            merging = model.pieces(*reader.size, positions=positions)
             mask = None if skip is None or callable(skip) else _check_mask(skip, merging.plan.size)
-            state = None if resume is None else _State(Path(resume), model, merging, mask)
-            work = _Work(model, merging, reader, mask, skip if callable(skip) else None)
-            _encode(work, state, progress)
+            if state is not None:
+                marks = {"source": identify(source, opened, level), "skip": _identify_skip(skip, mask)}
+                state.begin(model, merging, marks)
+            _encode(_Work(model, merging, reader, mask, skip if callable(skip) else None), state, progress)
             features = model.forward_merged(merging.result(), merging.plan, merging.keys)
+            if state is not None:
+                state.finish()
             return replace(features, counts=merging.counts())
+
+
+def _with_graph(model: ViTAR, reader: Reader, positions: int | None, progress: bool) -> Features:
+    """Features whose `backward()` reads the image once more."""
+    merging = model.pieces(*reader.size, positions=positions)
+
+    def read(regions: Sequence[Region]) -> Iterator[Tensor]:
+        bar = tqdm(regions, unit="piece", desc=reader.name[-40:], disable=not progress, file=sys.stderr)
+        with bar, closing(read_ahead(lambda region: reader.read(*region), bar)) as found:
+            for _, pixels in found:
+                yield _prepared(pixels, model)
+
+    return model.forward_merged(merge_recomputing(merging, read), merging.plan, merging.keys)
 
 
 def bright_background(threshold: float = 0.9) -> IsBackground:
@@ -113,12 +137,15 @@ class _Work:
     def read(self, piece: Piece) -> tuple[Tensor | None, Tensor | list[Tensor]]:
         """A piece's skipped patches (rows, cols), if any may be, and its pixels; runs in another thread."""
         is_skipped = None if self.mask is None else self.mask[piece.window.rows, piece.window.cols]
-        if is_skipped is not None and is_skipped.all():
+        if is_skipped is not None and is_skipped.all() and self.merging.skips_cheaply(piece):
             return is_skipped, [self.reader.read(*region) for region in self.merging.empty_regions(piece)]
         pixels = self.reader.read(*self.merging.region(piece))  # (1, C, h, w)
         if self.is_background is not None:
             is_skipped = self.is_background(self._patches(piece, pixels))
-            if is_skipped.all():
+            given = (is_skipped.dtype, is_skipped.shape) if isinstance(is_skipped, Tensor) else None
+            if given != (torch.bool, piece.window.size):
+                raise ValueError(f"skip gave {is_skipped!r:.80}; allowed is a bool tensor of shape {piece.window.size}")
+            if is_skipped.all() and self.merging.skips_cheaply(piece):
                 y, x, _, _ = self.merging.region(piece)
                 regions = [(r[0] - y, r[1] - x, r[2], r[3]) for r in self.merging.empty_regions(piece)]
                 return is_skipped, [pixels_of(pixels, region) for region in regions]
@@ -152,11 +179,14 @@ def _check_mask(skip: np.ndarray, grid: tuple[int, int]) -> Tensor:
     return torch.from_numpy(mask.copy())
 
 
-def _encode(work: _Work, state: _State | None, progress: bool) -> None:
+def _identify_skip(skip: np.ndarray | IsBackground | None, mask: Tensor | None) -> str:
+    """A function cannot be told from another; whether there is one can."""
+    return "" if skip is None else "function" if mask is None else hashlib.sha256(mask.numpy().tobytes()).hexdigest()
+
+
+def _encode(work: _Work, state: Unfinished | None, progress: bool) -> None:
     """Reads ahead, computes, shows how far it is, and keeps what is done if that ends early."""
     merging, size = work.merging, work.merging.size
-    if state is not None:
-        state.load()
     todo = merging.remaining()
     pixels_done = [size[0] * size[1] * n // len(merging.pieces) for n in range(len(merging.pieces) + 1)]
     bar = tqdm(
@@ -179,51 +209,4 @@ def _encode(work: _Work, state: _State | None, progress: bool) -> None:
             state.save()
         raise
     if state is not None:
-        state.path.unlink(missing_ok=True)
-
-
-class _State:
-    """Unfinished work on disk, and what tells it from other work."""
-
-    def __init__(self, path: Path, model: ViTAR, merging: PieceMerger, mask: Tensor | None) -> None:
-        if not path.absolute().parent.is_dir():
-            raise ValueError(f"resume is {path}, but there is no folder {path.absolute().parent}; give one that exists")
-        self.path, self.merging, self.device = path, merging, model.norm.weight.device
-        first = merging.pieces[0].window.size
-        self.identity = {
-            "size": str(merging.size), "plan": str(merging.plan), "piece": str(first),
-            "model": _digest(model), "skip": "" if mask is None else hashlib.sha256(mask.numpy().tobytes()).hexdigest(),
-        }  # fmt: skip
-        self.note()
-
-    def note(self) -> None:
-        """To be called between two pieces: what an interruption in the middle of one may not spoil."""
-        self.noted = self.merging.state_dict()
-
-    def save(self) -> None:
-        data = save(self.noted, metadata=self.identity)
-        write_atomically(self.path, lambda file: file.write(data))
-
-    def load(self) -> None:
-        if not self.path.exists():
-            return
-        try:
-            with safe_open(self.path, framework="pt", device=str(self.device)) as file:
-                found = file.metadata() or {}
-                state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        except Exception as error:  # safetensors raises its own, unexported kind
-            raise ValueError(f"{self.path} is not unfinished work of anyres: {error}; give another file") from error
-        other = [name for name, value in self.identity.items() if found.get(name) != value]
-        if other:
-            raise ValueError(f"{self.path} holds other work: its {', '.join(other)} differ; give another file")
-        self.merging.load_state_dict(state)
-        self.note()
-
-
-def _digest(model: ViTAR) -> str:
-    """Of all that acts before the trunk."""
-    digest = hashlib.sha256(repr(model.config).encode())
-    for name, value in model.state_dict().items():
-        if name.startswith(("stem", "position", "merger")):
-            digest.update(value.detach().float().cpu().numpy().tobytes())
-    return digest.hexdigest()
+        state.save()  # the trunk may not find room
