@@ -2,32 +2,27 @@
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TextIO
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 from tyro.conf import Positional, arg
 
-from anyres.data.ahead import read_ahead
 from anyres.data.decode import MAX_PIXELS
-from anyres.data.schedule import Size, parse_size
-from anyres.deploy.encode_inputs import Input, Seen, digest, find_inputs, first_window
-from anyres.deploy.preparation import Preparation, as_images
+from anyres.data.schedule import parse_size
+from anyres.deploy.encode_inputs import Input, digest, find_inputs, first_window
+from anyres.deploy.encoder import Encoder
+from anyres.deploy.preparation import Preparation
 from anyres.devices import resolve_device
-from anyres.errors import SourceError, UnreadableImageError, check_choice
+from anyres.errors import check_choice
 from anyres.layers.merge_plan import Grid
 from anyres.layers.stem import token_grid
-from anyres.models.vitar import ViTAR
 from anyres.models.weights import load_model, model_digest
 from anyres.streaming.record_writer import RecordWriter
-from anyres.streaming.records import DTYPES, FAILURES, Record
-from anyres.streaming.sources import open_source
-from anyres.streaming.stream import stream
+from anyres.streaming.records import DTYPES, INDEX, Record
 
 _STREAM_PIXELS = 2**26
 _SHARD_BYTES, _MOST_RECORDS = 2**28, 4096  # of a shard, by default
@@ -38,7 +33,7 @@ class EncodeConfig:
     """Write the features of images to a folder of records, or go on where it was stopped."""
 
     inputs: Positional[tuple[Path, ...]] = ()
-    """image files, huge ones too, and folders that are searched for images"""
+    """image files, huge ones too, and folders that are searched for images, slides and .npy files"""
     run: Path
     """folder of the trained model"""
     out: Path
@@ -52,7 +47,7 @@ class EncodeConfig:
     shard_records: int | None = None
     """records per file; by default as many as have 256 MB together, at most 4096"""
     stream_pixels: int = _STREAM_PIXELS
-    """images with more pixels are encoded piece by piece, never held whole"""
+    """images with more pixels are encoded piece by piece; TIFF, slides and .npy are then never held whole"""
     batch_size: int = 16
     """most images in one call of the model"""
     device: str = "auto"
@@ -93,13 +88,18 @@ def encode(config: EncodeConfig, *, file: TextIO | None = None, progress: bool =
     """Encode every image once, in the order of the inputs, and write its grid tokens as a record (see `Records`).
 
     A folder that holds a part of these records already is completed; shards that are full are not touched, and a huge
-    image goes on where it was stopped. What is written does not depend on where that was. Progress goes to stderr,
+    image goes on where it was stopped. What is written does not depend on where that was. Inputs that could not be
+    read in an earlier run are tried again at the end, and their records are the last then. Progress goes to stderr,
     the summary to stdout (or `file`).
+
+    TIFF, slides, .npy files and what only libvips knows are read as `open_source` says, whatever their size: integers
+    scaled by their type, floats as they are. JPEG, PNG, WebP, BMP and GIF up to `MAX_PIXELS` are decoded whole, also
+    where they are merged in pieces.
 
     Raises:
         ValueError: bad settings, missing inputs, an unreadable model, a model whose grid has no fixed size, or other
             records in `out`, before any image is read.
-        ImportError: a huge image of a kind that needs an extra which is not installed.
+        OSError: records or unfinished work cannot be written.
     """
     inputs = find_inputs(config.inputs, config.list_file)
     model, _ = load_model(config.run)
@@ -107,21 +107,32 @@ def encode(config: EncodeConfig, *, file: TextIO | None = None, progress: bool =
     prepare = Preparation(model=model.config, size=config.size, max_pixels=stream_pixels or MAX_PIXELS)
     prepare.check(config.run)
     writer = RecordWriter(config.out, _settings(config, inputs, prepare), config.run)
-    encoder = _Encoder(config, model.to(resolve_device(config.device)).float().eval(), prepare, progress)
-    bar = tqdm(
-        total=len(inputs), initial=writer.done, desc="encode", unit="image", file=sys.stderr, disable=not progress
+    encoder = Encoder(
+        model.to(resolve_device(config.device)).float().eval(),
+        prepare,
+        config.batch_size,
+        DTYPES[config.dtype],
+        progress,
     )
+    first_time: Sequence[int] = range(writer.done, len(inputs))
+    again = [failure["input"] for failure in writer.failures]
+    done = len(inputs) - len(first_time) - len(again)
+    bar = tqdm(total=len(inputs), initial=done, desc="encode", unit="image", file=sys.stderr, disable=not progress)
     with bar, torch.inference_mode():
-        while writer.done < len(inputs):
-            window = first_window(inputs[writer.done : writer.done + writer.room], stream_pixels)
-            found = encoder.encode(window, config.out / f".unfinished-{writer.done}", bar)
-            records = [result for result in found if isinstance(result, Record)]
-            failures = [
-                {"input": writer.done + place, "source": str(window[place].path), "error": result}
-                for place, result in enumerate(found)
-                if isinstance(result, str)
-            ]
-            writer.add(records, failures, len(window))
+        for places in (first_time, again):
+            while places:
+                window = first_window([inputs[place] for place in places[: writer.room]], stream_pixels)
+                found = encoder.encode(window, writer.unfinished(window[0].path), bar)
+                taken, places = places[: len(window)], places[len(window) :]
+                writer.add(
+                    taken,
+                    [result for result in found if isinstance(result, Record)],
+                    [
+                        {"input": place, "source": str(item.path), "error": result}
+                        for place, item, result in zip(taken, window, found, strict=True)
+                        if isinstance(result, str)
+                    ],
+                )
     result = EncodeResult(
         config.out, writer.count, writer.shards, [(failure["source"], failure["error"]) for failure in writer.failures]
     )
@@ -163,77 +174,13 @@ def _record_grid(config: EncodeConfig, prepare: Preparation) -> Grid:
     )
 
 
-class _Encoder:
-    """A model at work on a few inputs at a time."""
-
-    def __init__(self, config: EncodeConfig, model: ViTAR, prepare: Preparation, progress: bool) -> None:
-        self.config, self.model, self.prepare, self.progress = config, model, prepare, progress
-
-    def encode(self, window: Sequence[Seen], unfinished: Path, bar: Any) -> list[Record | str]:
-        """A record for every input, or why there is none; `unfinished` keeps what is done of a huge image."""
-        if window[0].is_huge:
-            found: list[Record | str] = [self._stream(window[0], unfinished)]
-            bar.update()
-            return found
-        results: list[Record | str] = [item.error or "" for item in window]
-        groups = self.prepare.groups([item.size for item in window], self.config.batch_size)
-        with closing(read_ahead(lambda group: self._load(group, window), groups)) as ahead:
-            for group, loaded in ahead:
-                self._encode_group(loaded, window, results)
-                bar.update(len(group))
-        return results
-
-    def _load(self, group: Sequence[int], window: Sequence[Seen]) -> dict[int, tuple[Tensor, Size] | Exception]:
-        """Images of a group by their index, or why they cannot be read; those that are known to be bad are left out."""
-        good = [index for index in group if window[index].error is None]
-        return dict(zip(good, self.prepare.load([window[index].path for index in good]), strict=True))
-
-    def _stream(self, item: Seen, unfinished: Path) -> Record | str:
-        try:
-            with open_source(item.path) as source:
-                features = stream(self.model, source, resume=unfinished, progress=self.progress)
-                return self._record(item, features.tokens[0], source.size)
-        except (UnreadableImageError, SourceError, OSError) as error:
-            unfinished.unlink(missing_ok=True)
-            return str(error)
-
-    def _encode_group(
-        self,
-        loaded: Mapping[int, tuple[Tensor, Size] | Exception],
-        window: Sequence[Seen],
-        results: list[Record | str],
-    ) -> None:
-        """Fill in the results of a group."""
-        images: list[Tensor] = []
-        readable: list[tuple[int, Size]] = []
-        for index, found in loaded.items():
-            if isinstance(found, Exception):
-                results[index] = str(found)
-                continue
-            image, size = found
-            images.append(image.to(next(self.model.parameters()).device))
-            readable.append((index, size))
-        if not readable:
-            return
-        tokens = self.model.forward_features(as_images(images)).tokens  # of each image (rows, cols, D)
-        for (index, size), grid in zip(readable, tokens, strict=True):
-            results[index] = self._record(window[index], grid, size)
-
-    def _record(self, item: Input, tokens: Tensor, size: Size) -> Record | str:
-        """The record of an image, unless its tokens leave the range of the type on disk."""
-        stored = tokens.to(DTYPES[self.config.dtype]).cpu()
-        if not stored.isfinite().all():
-            largest = tokens.abs().max().item()
-            return (
-                f"{item.path}: its tokens, up to {largest:g}, are not finite in {self.config.dtype}; "
-                "bfloat16 has the range of float32"
-            )
-        return Record(tokens=stored, source=str(item.path), label=item.label, size=size)
-
-
 def _show(result: EncodeResult, inputs: int, file: TextIO) -> None:
     print(f"{result.records} records in {result.shards} shards in {result.folder}", file=file)
     if result.failures:
-        print(f"{len(result.failures)} of {inputs} files could not be read ({result.folder / FAILURES}):", file=file)
+        print(
+            f"{len(result.failures)} of {inputs} files could not be read ({result.folder / INDEX}); "
+            "the same command tries them again:",
+            file=file,
+        )
         for _, error in result.failures:
             print(f"  {error}", file=file)

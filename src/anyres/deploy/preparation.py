@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from anyres.data.decode import read_image
@@ -14,6 +15,8 @@ from anyres.data.transforms import eval_transform, to_tensor
 from anyres.errors import UnreadableImageError
 from anyres.models.config import ViTARConfig
 from anyres.models.images import Images
+from anyres.streaming.reader import Reader
+from anyres.streaming.sources import open_source
 
 _BATCH_PIXELS = 2**24  # a group is closed early at this many stored pixels, so that large files do not pile up
 
@@ -52,6 +55,23 @@ class Preparation:
         exact = self.is_exact
         transform = eval_transform(parse_size(self.size), mean, std, squash=exact, keep_aspect=not exact)
         return transform(image), (image.height, image.width)
+
+    def from_source(self, path: Path) -> tuple[Tensor, Size]:
+        """The same for a file that `open_source` reads, with the values that `stream` gives the model.
+
+        Raises what `open_source` does, and SourceError.
+        """
+        with open_source(path) as source:
+            height, width = source.size
+            reader = Reader(source, mean=self.model.mean, std=self.model.std, channels=self.model.in_channels)
+            image = reader.read(0, 0, height, width)  # (1, C, H, W)
+        if self.size is not None:
+            short = min(parse_size(self.size))
+            scale = short / min(height, width)
+            kept = max(short, round(height * scale)), max(short, round(width * scale))
+            asked = parse_size(self.size) if self.is_exact else kept
+            image = F.interpolate(image, asked, mode="bicubic", antialias=True)
+        return image[0], (height, width)
 
     def load(self, paths: Sequence[Path]) -> list[tuple[Tensor, Size] | UnreadableImageError]:
         """What calling this gives for each path, or why it cannot."""

@@ -26,8 +26,8 @@ from anyres.errors import check_choice
 from anyres.files import write_atomically
 from anyres.layers.merge_plan import Grid
 
-INDEX, FAILURES = "records.json", "failures.json"
-FORMAT = 1
+INDEX = "records.json"
+FORMAT = 2
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 _HEADER = "anyres"  # one key only: safetensors writes several in no particular order
 
@@ -95,15 +95,6 @@ def read_index(folder: Path) -> dict[str, Any] | None:
     return dict(index)
 
 
-def read_failures(folder: Path) -> list[dict[str, Any]]:
-    """The inputs that could not be read: {"input": its place, "source", "error"}. ValueError for a damaged file."""
-    path = folder / FAILURES
-    try:
-        return [dict(failure) for failure in json.loads(path.read_text(encoding="utf-8"))]
-    except (ValueError, TypeError, OSError) as error:
-        raise ValueError(f"{path} is damaged or missing ({error}); put a backup in place") from error
-
-
 class Shard:
     """One file of records, opened without reading its tokens. ValueError naming it if it is missing or damaged."""
 
@@ -150,6 +141,8 @@ _REMEDY = "put a backup in its place, or encode again into a new folder"
 class Records:
     """The records that `anyres encode` wrote to a folder, in the order of its inputs, read one at a time.
 
+    Inputs that a later run of the command could read are at the end; those that none could, `failures`, are missing.
+
     Raises:
         ValueError: no records there, records that are not finished, a missing shard; later, a damaged one.
     """
@@ -165,6 +158,8 @@ class Records:
         """The folder of the model at that time."""
         self.grid: Grid = (self.settings["grid"][0], self.settings["grid"][1])
         self.width: int = self.settings["width"]
+        self.failures: list[dict[str, Any]] = index["failures"]
+        """The inputs that could not be read: {"input": its place, "source", "error"}."""
         self._count: int = index["records"]
         self._held: tuple[int, Shard] | None = None  # the shard that was read last
         done, files = index["inputs_done"], self.settings["inputs"]["files"]

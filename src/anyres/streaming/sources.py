@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from anyres.data.decode import read_image, stored_size
+from anyres.data.decode import IMAGE_SUFFIXES, read_image, stored_size
 from anyres.errors import UnreadableImageError
 from anyres.streaming.source_array import ArraySource, GivenSource, open_npy
 from anyres.streaming.source_base import OpenSource, Source
@@ -14,7 +15,7 @@ from anyres.streaming.source_slide import SLIDE_SUFFIXES, SlideSource
 from anyres.streaming.source_tiff import TiffSource
 from anyres.streaming.source_vips import VipsSource
 
-__all__ = ["CACHE_BYTES", "OpenSource", "Source", "open_source"]
+__all__ = ["CACHE_BYTES", "OpenSource", "Source", "is_read_in_parts", "open_source"]
 
 CACHE_BYTES = 2**27
 """Decoded tiles that are kept: a row of 256x256 RGB tiles across an image 170,000 pixels wide."""
@@ -65,7 +66,14 @@ def open_source(
     if start.startswith(_TIFF):
         return TiffSource(path, level=level, cache_bytes=kept)
     _check_idle(str(path), level, cache_bytes)
+    if not start:
+        raise UnreadableImageError(f"{path}: the file is empty")
     return open_npy(path) if start.startswith(_NPY) else _open_picture(path)
+
+
+def is_read_in_parts(path: Path) -> bool:
+    """Whether a file is a TIFF, a slide or an array, told as `open_source` tells it; UnreadableImageError as there."""
+    return path.suffix.lower() in SLIDE_SUFFIXES or _start(path).startswith((*_TIFF, _NPY))
 
 
 def _open_object(source: Any) -> OpenSource:
@@ -102,5 +110,8 @@ def _open_picture(path: Path) -> OpenSource:
         try:
             return VipsSource(path)
         except ImportError as error:
+            is_too_large = isinstance(refused.__cause__, Image.DecompressionBombError)
+            if path.suffix.lower() in IMAGE_SUFFIXES and not is_too_large:
+                raise refused from None  # damaged, by all appearances: the package would not help
             raise ImportError(f"{error}; without it: {refused}") from error
     return ArraySource(np.asarray(read_image(path)), str(path))
