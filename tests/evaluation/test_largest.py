@@ -45,10 +45,35 @@ def test_it_is_the_largest_of_all(limits, aspect, batch, changes):
 
 def test_memory_may_fall_where_pieces_begin_and_the_larger_size_is_found():
     costs = costs_of(ViTARConfig(**SETTINGS))
-    whole, pieces = (1, 80, 80), (1, 84, 84)  # 400 and 441 patches; a piece has 200
+    whole, pieces = (1, 56, 56), (1, 60, 60)  # 196 and 225 patches; a piece has 200
     assert costs.bytes_at_most(whole) > costs.bytes_at_most(pieces)
     found = sizer(Limits(gigabytes=costs.bytes_at_most(pieces) / 1e9))
-    assert not found.fits((80, 80)) and min(found.largest(1.0, 4)) >= 84
+    assert not found.fits((56, 56)) and min(found.largest(1.0, 4)) >= 60
+
+
+@pytest.mark.parametrize(("aspect", "gigabytes"), [(3000.0, 0.003), (0.0005, 0.001), (300.0, 0.006)])
+def test_extreme_aspects_are_exact_and_take_few_steps(aspect, gigabytes, monkeypatch):
+    found, tried = sizer(Limits(gigabytes=gigabytes)), []
+    fits = Sizer.fits
+    monkeypatch.setattr(Sizer, "fits", lambda self, size: tried.append(size) or fits(self, size))
+    best = found.largest(aspect, 4)
+    assert len(tried) < 800
+    steps, ratio = max(best) // 4, max(aspect, 1 / aspect)
+    assert best[:: -1 if aspect < 1 else 1] == (4 * max(1, round(steps / ratio)), 4 * steps)
+    for longer in range(steps + 1, steps + 3000, 7):
+        size = (4 * max(1, round(longer / ratio)), 4 * longer)
+        assert not fits(found, size[::-1] if aspect < 1 else size)
+    assert fits(found, best)
+
+
+def test_all_sizes_are_tried_where_that_is_quick():
+    fitting = {3, 500, 1200, 1201, 1990}
+    found = sizer(Limits(gigabytes=1))
+    assert found._down_from(2000, fitting.__contains__, 2048) == 1990
+    assert found._down_from(1980, fitting.__contains__, 2048) == 1201
+    assert found._down_from(499, fitting.__contains__, 2048) == 3
+    assert found._down_from(2, fitting.__contains__, 2048) == 0
+    assert found._down_from(10**6, lambda n: n < 700_000 or n == 700_020, 34) == 700_020
 
 
 def test_a_set_is_reduced_only_where_it_must_be(model):
@@ -99,7 +124,9 @@ def test_a_budget_that_nothing_fits_says_what_would(model):
         ({"gigabytes": -1}, "gigabytes=-1"),
         ({"milliseconds": 5, "batch": 0}, "batch=0"),
         ({"milliseconds": 5, "aspect": 0}, "aspect=0"),
+        ({"milliseconds": 5, "aspect": float("nan")}, "aspect=nan"),
         ({"milliseconds": 5, "multiple": 0}, "multiple=0"),
+        ({"milliseconds": 5, "multiple": 2**18 + 1}, "multiple=262145 given; allowed: 1 to 262144"),
         ({"milliseconds": 5, "sizes": [(0, 4)]}, "0x4"),
         ({"milliseconds": 5, "sizes": [(9, 4)], "multiple": 4}, "no effect"),
         ({"milliseconds": 5, "sizes": [(9, 4)], "aspect": 2.0}, "no effect"),
@@ -127,8 +154,15 @@ def test_the_command_prints_a_table(model, monkeypatch):
 
 @pytest.mark.parametrize(
     "options", [{"milliseconds": 1}, {"model": "a", "run": "b", "milliseconds": 1}, {"model": "a"},
-                {"model": "a", "milliseconds": 1, "threads": 0}],
+                {"model": "a", "milliseconds": 1, "threads": 0}, {"model": "a", "milliseconds": 1, "aspect": 0.0},
+                {"model": "a", "milliseconds": 1, "multiple": -3}, {"model": "a", "milliseconds": 1, "batch": 0}],
 )  # fmt: skip
 def test_a_bad_command_is_refused_before_anything_is_loaded(options):
     with pytest.raises(ValueError, match="allowed"):
         LargestSizeConfig(**options)
+
+
+@pytest.mark.parametrize(("aspect", "multiple"), [(0.0, 16), (-1.0, 16), (float("inf"), 16), (1.0, 0), (1.0, -16)])
+def test_a_sizer_refuses_impossible_shapes(aspect, multiple):
+    with pytest.raises(ValueError, match=r"(aspect|multiple)=.* given; allowed"):
+        sizer(Limits(1)).largest(aspect, multiple)

@@ -81,11 +81,11 @@ def _at_work(counts: Counts, grid: Grid, batch: int) -> Terms:
     """Of one image: tokens at work at once, the same once more in pieces, cells that they become, tokens with
     padding, and the trunk's.
 
-    The model's own rule: pieces where the batch has more than twice the patches of a piece (`ViTAR._is_large`).
+    The model's own rule: pieces where the batch has more patches than a piece (`ViTAR._is_large`).
     """
     plan = counts.config.plan(grid)
     patches = tokens = math.prod(grid)
-    in_pieces = counts.config.merger != "none" and batch * patches > 2 * counts.positions
+    in_pieces = counts.config.merger != "none" and batch * patches > counts.positions
     found: Terms = {"tokens": tokens, "pieces": 0, "cells": 0, "gathered": 0, "trunk": math.prod(plan.grid)}
     if not plan.levels:
         return found
@@ -147,6 +147,9 @@ class CostModel:
         return 1e3 * _dot(self.constants.seconds, seconds), least_bytes
 
 
+_LEAST_PEAK = 1e6  # bytes: what is smaller finds room in what the allocator already holds, and may show as nothing
+
+
 def _dot(constants: Mapping[str, float], terms: Mapping[str, float]) -> float:
     return sum(constants[name] * count for name, count in terms.items())
 
@@ -156,7 +159,7 @@ def fit(counts: Counts, seconds: Mapping[Shape, float], peaks: Mapping[Shape, fl
     by_time = _constants([counts.seconds(shape) for shape in seconds], list(seconds.values()), list(seconds.values()))
     terms = [counts.bytes(shape) for shape in peaks]
     beyond = [peak - counts.image_bytes(shape) for shape, peak in peaks.items()]
-    by_bytes = _constants(terms, beyond, list(peaks.values()))
+    by_bytes = _constants(terms, beyond, [max(peak, _LEAST_PEAK) for peak in peaks.values()])
     expected = [_dot(by_bytes, term) for term in terms]
     worst = max((found / value for found, value in zip(beyond, expected, strict=True) if value > 0), default=1.0)
     reserve = max(worst**2, _LEAST_RESERVE)  # some other size will be worse than the worst of these few

@@ -64,7 +64,7 @@ def _cuda_peak(model: ViTAR, shape: Shape) -> int:
 
 def _resident_peaks(config: ViTARConfig, dtype: torch.dtype, shapes: Iterable[Shape]) -> Iterator[int]:
     """One process loads a model of this configuration and splits off a process for each shape."""
-    call = [sys.executable, "-m", __name__, str(torch.get_num_threads())]
+    call = [sys.executable, "-c", f"from {__name__} import serve; serve({torch.get_num_threads()})"]
     with subprocess.Popen(call, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as process:
         assert process.stdin is not None and process.stdout is not None
         try:
@@ -84,7 +84,7 @@ def _named(shape: Shape) -> str:
     return f"{height}x{width} pixels" + (f", {batch} at once" if batch > 1 else "")
 
 
-def _serve(threads: int) -> None:
+def serve(threads: int) -> None:
     """Answers each shape on a line of stdin by a line of bytes; this process itself never computes in parallel."""
     torch.set_num_threads(1)
     settings, dtype = json.loads(sys.stdin.readline())
@@ -116,7 +116,3 @@ def _resident_peak(model: ViTAR, shape: Shape) -> int:
 def _status(name: str) -> int:
     with open("/proc/self/status") as file:
         return next(1024 * int(line.split()[1]) for line in file if line.startswith(name + ":"))
-
-
-if __name__ == "__main__":
-    _serve(int(sys.argv[1]))
