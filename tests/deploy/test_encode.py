@@ -13,13 +13,10 @@ from PIL import Image
 from anyres.data.decode import read_image
 from anyres.data.transforms import to_tensor
 from anyres.deploy.encode import EncodeConfig, encode
-from anyres.errors import SourceError
 from anyres.models.presets import create_model
 from anyres.models.vitar import ViTAR
 from anyres.models.weights import load_model, save_model
-from anyres.streaming.reader import Reader
-from anyres.streaming.records import FAILURES, Records
-from anyres.streaming.stream import stream
+from anyres.streaming.records import INDEX, Records
 
 SIZES = [(9, 30), (17, 17), (40, 23), (17, 17), (1, 1), (64, 5), (5, 9), (31, 31), (17, 17), (8, 8), (12, 13)]
 
@@ -165,6 +162,51 @@ def test_another_model_and_other_files_are_refused_by_name(run, images, tmp_path
         call(run, tmp_path / "out", [images / "cat"])
 
 
+def test_files_that_could_not_be_read_are_tried_again_and_come_last(run, images, tmp_path):
+    contents = {name: (images / name).read_bytes() for name in ("00.png", "cat/04.png", "dog/near/08.png")}
+    for name, bytes_there in contents.items():
+        (images / name).write_bytes(bytes(len(bytes_there)))  # a repaired file of another length is another input
+    first, _ = call(run, tmp_path / "out", [images])
+    before = content(tmp_path / "out")
+    second, text = call(run, tmp_path / "out", [images])
+    assert second == first and len(first.failures) == 3 and content(tmp_path / "out") == before
+    assert "the same command tries them again" in text
+    for name in ("00.png", "dog/near/08.png"):
+        (images / name).write_bytes(contents[name])
+    third, _ = call(run, tmp_path / "out", [images])
+    assert (third.records, [Path(source).stem for source, _ in third.failures]) == (10, ["04"])
+    records = Records(tmp_path / "out")
+    records.verify()
+    assert [Path(source).stem for source in records.sources[-2:]] == ["00", "08"]
+    assert records.failures[0]["source"] == str(images / "cat/04.png")
+    for index, source in enumerate(records.sources):
+        assert torch.allclose(records.record(index).tokens.float(), alone(run, source), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("pixels", "done"), [(1000, 4), (10**9, 0)])
+def test_a_kill_costs_few_pixels(run, images, tmp_path, monkeypatch, pixels, done):
+    monkeypatch.setattr("anyres.deploy.encode_inputs._WINDOW_PIXELS", pixels)
+    monkeypatch.setattr("anyres.deploy.encode_inputs._LEAST_PIXELS", 100)
+    forward, calls = ViTAR.forward_features, []
+
+    def dying(self, batch, keys=None):
+        calls.append(len(batch))
+        if len(calls) == 6:
+            raise Killed
+        return forward(self, batch, keys)
+
+    options = {"shard_records": 100, "batch_size": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(ViTAR, "forward_features", dying)
+        with pytest.raises(Killed):
+            call(run, tmp_path / "part", [images], **options)
+    # 270 + 289 + 100 + 144 | 289 + 320 + 100 + ... pixels, in the order of the files
+    assert json.loads((tmp_path / "part" / INDEX).read_text())["inputs_done"] == done
+    call(run, tmp_path / "part", [images], **options)
+    call(run, tmp_path / "whole", [images], **options)
+    assert content(tmp_path / "part") == content(tmp_path / "whole")
+
+
 def test_unreadable_files_are_listed(run, images, tmp_path):
     for name in ("00.png", "cat/04.png", "dog/near/08.png"):
         path = images / name
@@ -173,90 +215,12 @@ def test_unreadable_files_are_listed(run, images, tmp_path):
     failed = [str(images / name) for name in ("00.png", "cat/04.png", "dog/near/08.png")]
     assert [source for source, _ in result.failures] == failed
     assert "3 of 11 files could not be read" in text and all(text.count(source) == 1 for source in failed)
-    written = json.loads((tmp_path / "out" / FAILURES).read_text())
+    written = json.loads((tmp_path / "out" / INDEX).read_text())["failures"]
     assert [entry["source"] for entry in written] == failed and all(entry["error"] for entry in written)
     records = Records(tmp_path / "out")
     assert (len(records), result.shards) == (8, 3) and not set(failed) & set(records.sources)
     only, _ = call(run, tmp_path / "none", [images / "00.png"])
     assert (only.records, only.shards, len(only.failures)) == (0, 0, 1) and len(Records(tmp_path / "none")) == 0
-
-
-def watch_streams(monkeypatch, dies_at=0):
-    """The names of huge images in the order of their streaming, in pieces of six patches; the given one is 'killed'."""
-    seen, reads = [], []
-    read = Reader.read
-
-    def watched(model, source, **options):
-        seen.append(source.name)
-        reads.clear()
-        return stream(model, source, positions=6, **options)
-
-    def dying(self, *region):
-        reads.append(region)
-        if len(seen) == dies_at and len(reads) == 3:
-            raise Killed
-        return read(self, *region)
-
-    monkeypatch.setattr("anyres.deploy.encode.stream", watched)
-    monkeypatch.setattr(Reader, "read", dying)
-    return seen, reads
-
-
-def test_huge_files_are_streamed_one_by_one(run, images, tmp_path, monkeypatch):
-    seen, _ = watch_streams(monkeypatch)
-    np.save(images / "cat/array.npy", np.asarray(read_image(images / "00.png")))
-    inputs = [images, images / "cat/array.npy"]
-    call(run, tmp_path / "out", inputs, stream_pixels=300)
-    records = Records(tmp_path / "out")
-    assert sorted(Path(name).stem for name in seen) == ["02", "05", "07", "array"]  # 920, 320 and 961 pixels, any array
-    for index, source in enumerate(records.sources):
-        pixels = images / "00.png" if source.endswith("npy") else source
-        assert torch.allclose(records.record(index).tokens.float(), alone(run, pixels), rtol=1e-3, atol=1e-3)
-    assert records.record(11).size == (9, 30)
-    assert records.sources == [*sources_of(run, images, tmp_path), str(inputs[1])]
-
-
-def sources_of(run, images, tmp_path):
-    call(run, tmp_path / "plain", [images])
-    return Records(tmp_path / "plain").sources
-
-
-@pytest.mark.parametrize("dies_at", [1, 2, 3])
-def test_killed_while_streaming(run, images, tmp_path, monkeypatch, dies_at):
-    with monkeypatch.context() as patch:
-        order, reads = watch_streams(patch)
-        call(run, tmp_path / "whole", [images], stream_pixels=300)
-        pieces = len(reads)
-    with monkeypatch.context() as patch:
-        seen, _ = watch_streams(patch, dies_at)
-        with pytest.raises(Killed):
-            call(run, tmp_path / "part", [images], stream_pixels=300)
-    with monkeypatch.context() as patch:
-        again, reads = watch_streams(patch)
-        call(run, tmp_path / "part", [images], stream_pixels=300)
-    assert again[0] == seen[-1] and seen[:-1] + again == order and len(order) == 3  # nothing finished is done twice
-    if dies_at == 3:  # the last image's first two pieces were kept
-        assert len(reads) == pieces - 2
-    assert content(tmp_path / "part") == content(tmp_path / "whole")
-
-
-def test_a_source_that_fails_is_listed(run, images, tmp_path, monkeypatch):
-    def failing(self, *region):
-        raise SourceError(f"{self.name}: rows 0..4, columns 0..4: reading failed 3 times")
-
-    monkeypatch.setattr(Reader, "read", failing)
-    (images / "short.npy").write_bytes(b"\x93NUMPY")
-    result, text = call(run, tmp_path / "out", [images, images / "short.npy"], stream_pixels=900)
-    assert [Path(source).name for source, _ in result.failures] == ["07.png", "02.png", "short.npy"]
-    assert text.count("rows 0..4, columns 0..4") == 2 and text.count("short.npy") == 1
-    assert not list((tmp_path / "out").glob(".unfinished*"))
-
-
-def test_streamed_equals_whole(run, images, tmp_path):
-    call(run, tmp_path / "streamed", [images], stream_pixels=1)
-    records = Records(tmp_path / "streamed")
-    for index, source in enumerate(records.sources):
-        assert torch.allclose(records.record(index).tokens.float(), alone(run, source), rtol=1e-3, atol=1e-3)
 
 
 def test_tokens_beyond_float16_are_failures(images, tmp_path):

@@ -168,12 +168,16 @@ def test_images_over_the_budget_are_reduced(run, images, budget, monkeypatch):
     monkeypatch.setattr(
         "anyres.models.vitar.ViTAR.forward", lambda self, x: shapes.append(tuple(x.shape)) or forward(self, x)
     )
-    results, text = call(run, [images], max_milliseconds=10, batch_size=4)
+    results, text = call(run, [images], max_milliseconds=10, output=images / "out.csv")
     assert sorted(shapes) == sorted([(1, 3, 9, 30), (1, 3, 17, 17), (1, 3, 22, 13), (1, 3, 17, 17), (1, 3, 1, 1),
                                      (1, 3, 61, 4)])  # fmt: skip
     assert [result.get("reduced") for result in results] == [None, None, [22, 13], None, None, [61, 4]]
     assert [(result["height"], result["width"]) for result in results] == SIZES
     assert "2 of 6 images were reduced" in text
+    with open(images / "out.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0])[:4] == ["path", "height", "width", "reduced"]
+    assert [row["reduced"] for row in rows] == ["", "", "22x13", "", "", "61x4"]
     for index in (0, 1, 3, 4):
         assert results[index]["top"][0]["probability"] == pytest.approx(plain[index]["top"][0]["probability"], rel=1e-5)
 
@@ -187,6 +191,11 @@ def test_images_over_the_budget_are_refused_by_name(run, images, budget):
 
 
 def test_impossible_budgets_are_refused_before_anything_is_read(run, images, tmp_path):
-    for options in ({"over_budget": "refuse"}, {"max_gigabytes": 0}, {"max_milliseconds": 5, "over_budget": "drop"}):
+    for options in (
+        {"over_budget": "refuse"},
+        {"max_gigabytes": 0},
+        {"max_milliseconds": 5, "over_budget": "drop"},
+        {"max_gigabytes": 1, "batch_size": 4},
+    ):
         with pytest.raises(ValueError, match="[Aa]llowed"):
             PredictConfig(run=tmp_path / "absent", inputs=(images,), **options)

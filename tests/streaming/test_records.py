@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load, load_file
 
 from anyres.streaming.record_writer import RecordWriter
-from anyres.streaming.records import FAILURES, INDEX, Record, Records, shard_path
+from anyres.streaming.records import INDEX, Record, Records, shard_path
 
 GRID, WIDTH = (3, 2), 5
 SETTINGS = {"model": "abc", "dtype": "float16", "shard_records": 4, "grid": GRID, "width": WIDTH}
@@ -36,7 +36,7 @@ def write(folder, records, pieces, **changes):
     writer = RecordWriter(folder, settings(len(records), **changes), folder)
     first = 0
     for piece in pieces:
-        writer.add(records[first : first + piece], [], piece)
+        writer.add(range(first, first + piece), records[first : first + piece], [])
         first += piece
     return writer
 
@@ -90,13 +90,12 @@ def test_going_on_forgets_what_the_index_does_not_know(tmp_path):
     index = (part / INDEX).read_text()
     writer = RecordWriter(part, settings(10), tmp_path / "whole")
     assert (writer.done, writer.count, writer.room) == (6, 6, 2)
-    writer.add(given[6:8], [], 2)
+    writer.add([6, 7], given[6:8], [])
     (part / INDEX).write_text(index)  # killed between the shard and the index
-    (part / FAILURES).write_text(json.dumps([{"input": 7, "source": "x", "error": "y"}]))
     writer = RecordWriter(part, settings(10), tmp_path / "whole")
     assert (writer.done, writer.room, writer.failures) == (6, 2, [])
-    for piece in (given[6:8], given[8:]):
-        writer.add(piece, [], 2)
+    for first in (6, 8):
+        writer.add(range(first, first + 2), given[first : first + 2], [])
     assert {path.name: path.read_bytes() for path in part.iterdir()} == {
         path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()
     }
@@ -106,19 +105,47 @@ def test_failures_count_as_done(tmp_path):
     given = make(5)
     writer = RecordWriter(tmp_path, settings(7), tmp_path)
     failure = [{"input": place, "source": f"{place}", "error": "broken"} for place in range(7)]
-    writer.add([], failure[:1], 1)
+    writer.add([0], [], failure[:1])
     assert not list(tmp_path.glob("*.safetensors"))
-    writer.add(given[:3], failure[4:5], 4)
+    writer.add(range(1, 5), given[:3], failure[4:5])
     writer = RecordWriter(tmp_path, settings(7), tmp_path)
     assert (writer.done, writer.count, writer.room) == (5, 3, 1)
     with pytest.raises(AssertionError):
-        writer.add(given[3:], [], 2)
-    writer.add(given[3:4], [], 1)
+        writer.add([5, 6], given[3:], [])
+    writer.add([5], given[3:4], [])
     with pytest.raises(ValueError, match="not finished: 6 of 7 inputs"):
         Records(tmp_path)
-    writer.add(given[4:], [], 1)
-    assert json.loads((tmp_path / FAILURES).read_text()) == [failure[0], failure[4]]
+    writer.add([6], given[4:], [])
+    assert Records(tmp_path).failures == json.loads((tmp_path / INDEX).read_text())["failures"]
+    assert Records(tmp_path).failures == [failure[0], failure[4]]
     assert [Records(tmp_path).record(i).source for i in range(5)] == [record.source for record in given]
+
+
+def test_failures_that_are_mended_come_last(tmp_path):
+    given = make(4)
+    failure = [{"input": place, "source": f"{place}", "error": "broken"} for place in range(4)]
+    RecordWriter(tmp_path, settings(4), tmp_path).add(range(4), given[2:], failure[:2])
+    writer = RecordWriter(tmp_path, settings(4), tmp_path)
+    assert (writer.done, writer.failures) == (4, failure[:2])
+    writer.add([0, 1], given[:1], [failure[1] | {"error": "still broken"}])
+    writer = RecordWriter(tmp_path, settings(4), tmp_path)
+    assert (writer.done, writer.count, writer.room) == (4, 3, 1)
+    assert [entry["error"] for entry in writer.failures] == ["still broken"]
+    writer.add([1], given[1:2], [])
+    records = Records(tmp_path)
+    records.verify()
+    assert records.failures == [] and records.sources == [given[i].source for i in (2, 3, 0, 1)]
+
+
+def test_unfinished_work_stays_with_its_records(tmp_path):
+    writer = RecordWriter(tmp_path, settings(3), tmp_path)
+    one, other = writer.unfinished(tmp_path / "a.tif"), writer.unfinished(tmp_path / "b.tif")
+    assert one != other and one.parent == tmp_path
+    one.touch()
+    RecordWriter(tmp_path, settings(3), tmp_path)
+    assert one.exists()
+    RecordWriter(tmp_path, settings(3, model="other"), tmp_path)  # begun anew: nothing was done yet
+    assert not one.exists()
 
 
 @pytest.mark.parametrize("changes", [{"model": "other"}, {"dtype": "bfloat16"}, {"shard_records": 5}])
@@ -198,7 +225,7 @@ def real_tokens(path, given):
     return torch.cat([place[: r.grid[0], : r.grid[1]].flatten() for place, r in zip(tokens, given, strict=True)])
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 2}'])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 1}'])
 def test_a_damaged_index_is_named(tmp_path, text):
     write(tmp_path, make(3), [3])
     (tmp_path / INDEX).write_text(text)

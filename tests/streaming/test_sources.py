@@ -91,7 +91,7 @@ def test_regions_outside(region):
         (Given(pixels(), (5,)), "Given: size is"), (Given(pixels(), (5, 0)), "Given: size is"),
         (Given(pixels(), (5.0, 3)), "Given: size is"), (Given(pixels(), "57"), "Given: size is"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )  # fmt: skip
 def test_what_is_no_source(given, reason):
     with pytest.raises(ValueError, match=reason):

@@ -28,6 +28,7 @@ from anyres.models.vitar import ViTAR
 from anyres.models.weights import ModelInfo, load_model
 
 _ROWS_SHOWN = 20  # of the table, where the rest is in a file
+_BATCH_SIZE = 16
 
 OverBudget = Literal["refuse", "reduce"]
 
@@ -44,8 +45,8 @@ class PredictConfig:
     """unset: every image at its own size; "224": short side of 224 pixels, aspect kept; "224x320": exactly so"""
     top_k: int = 5
     """classes per image, at most those that the model has"""
-    batch_size: int = 16
-    """most images in one call of the model"""
+    batch_size: int = _BATCH_SIZE
+    """most images in one call of the model; not with a budget, with which they go one by one"""
     output: Path | None = None
     """file to write, .csv or .json"""
     max_pixels: int = MAX_PIXELS
@@ -72,6 +73,11 @@ class PredictConfig:
         check_max_pixels(self.max_pixels)
         if self.limits is None and self.over_budget is not None:  # `limits` itself refuses impossible ones
             raise ValueError("over_budget is given without a budget; allowed with max_milliseconds or max_gigabytes")
+        if self.limits is not None and self.batch_size != _BATCH_SIZE:
+            raise ValueError(
+                f"batch_size={self.batch_size} given but has no effect, because with a budget images go one by one: "
+                f"allowed is to leave it at {_BATCH_SIZE}"
+            )
         if self.over_budget is not None:
             check_choice("over_budget", self.over_budget, get_args(OverBudget))
         resolve_device(self.device)
@@ -127,7 +133,7 @@ def predict(config: PredictConfig, *, file: TextIO | None = None, progress: bool
                 _predict_group(group, loaded, paths, model, info, config, budget, results)
                 bar.update(len(group))
     if config.output is not None:
-        _write(config.output, results)
+        _write(config.output, results, with_budget=budget is not None)
     _show(results, config.output, file or sys.stdout)
     return results
 
@@ -197,20 +203,24 @@ def _refusal(path: Path, image: Tensor, budget: Sizer, fitted: Size) -> str:
     return f"{path}: {height}x{width} pixels exceed {budget.limits}; within it: at most {fitted[0]}x{fitted[1]}"
 
 
-def _write(output: Path, results: Sequence[dict[str, Any]]) -> None:
-    text = json.dumps(results, indent=1) + "\n" if output.suffix.lower() == ".json" else _csv(results)
+def _write(output: Path, results: Sequence[dict[str, Any]], *, with_budget: bool) -> None:
+    is_json = output.suffix.lower() == ".json"
+    text = json.dumps(results, indent=1) + "\n" if is_json else _csv(results, with_budget=with_budget)
     write_atomically(output, lambda file: file.write(text.encode()))
 
 
-def _csv(results: Sequence[dict[str, Any]]) -> str:
-    """path, height, width, class_1, prob_1, ..., error."""
+def _csv(results: Sequence[dict[str, Any]], *, with_budget: bool) -> str:
+    """path, height, width, class_1, prob_1, ..., error; with a budget "reduced" after width, such as 224x320."""
     ranks = range(1, 1 + max((len(result.get("top", ())) for result in results), default=0))
-    names = ["path", "height", "width", *(f"{what}_{rank}" for rank in ranks for what in ("class", "prob")), "error"]
+    classes = [f"{what}_{rank}" for rank in ranks for what in ("class", "prob")]
+    names = ["path", "height", "width", *(["reduced"] if with_budget else []), *classes, "error"]
     table = io.StringIO()
     writer = csv.DictWriter(table, names, lineterminator="\n")
     writer.writeheader()
     for result in results:
         row = {name: result[name] for name in names if name in result}
+        if "reduced" in result:
+            row["reduced"] = "{}x{}".format(*result["reduced"])
         for rank, entry in enumerate(result.get("top", ()), start=1):
             row |= {f"class_{rank}": entry["class"], f"prob_{rank}": f"{entry['probability']:.6g}"}
         writer.writerow(row)

@@ -19,6 +19,8 @@ from anyres.models.weights import load_model
 
 MOST = 2**18  # pixels of a side; larger sizes are not looked for
 
+_NEAR = 2**22  # pixels of sides in all that are looked at one by one around the largest size; the longer, the slower
+_FINENESS = 128  # sizes are looked at, further away, that differ by this part of them
 _AROUND = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # times the largest size: rows of the table
 
 
@@ -63,6 +65,7 @@ class Sizer:
 
     def largest(self, aspect: float, multiple: int) -> Size:
         """The largest size of this aspect, width / height, with sides that are multiples of `multiple` pixels."""
+        check_shape(aspect, multiple)
         ratio = max(aspect, 1 / aspect)
 
         def size(steps: int) -> Size:
@@ -86,8 +89,7 @@ class Sizer:
     def _largest(self, size: Callable[[int], Size], most: int) -> Size:
         """The last of size(1) ... size(most), each at least as large as the one before, that fits.
 
-        A lower bound of the cost that never falls is searched by doubling and halving; from there it is a short way
-        down.
+        A lower bound of the cost that never falls is searched by doubling and halving; from there it is a way down.
         """
 
         def may_fit(steps: int) -> bool:
@@ -102,10 +104,33 @@ class Sizer:
                 low = middle
             else:
                 high = middle - 1
-        for steps in range(low, 0, -1):
-            if self.fits(size(steps)):
-                return size(steps)
-        raise self._nothing_fits(size(1))
+        found = self._down_from(low, lambda steps: self.fits(size(steps)), max(_NEAR // max(size(low or 1)), 8))
+        if not found:
+            raise self._nothing_fits(size(1))
+        return size(found)
+
+    def _down_from(self, most: int, fits: Callable[[int], bool], near: int) -> int:
+        """The last number up to `most` that fits, 0 if none does.
+
+        The first `near` numbers are tried one by one, further down one in a few, and around the first of those that
+        fits again one by one. That is all of them up to sides of some thousand pixels. Beyond, a few sizes that fit
+        alone, because pieces happen to divide well, may be missed.
+        """
+        above, steps = most + 1, most
+        while steps > 0 and not fits(steps):
+            above = steps
+            steps -= 1 if most - steps < near else max(steps // _FINENESS, 1)
+        if steps == 0:
+            return 0
+        while above - steps > 1:
+            middle = (above + steps) // 2
+            if fits(middle):
+                steps = middle
+            else:
+                above = middle
+        while higher := next((n for n in range(min(steps + near, most), above, -1) if fits(n)), 0):
+            steps, above = higher, higher
+        return steps
 
     def _nothing_fits(self, smallest: Size) -> ValueError:
         shape = (self.batch, *smallest)
@@ -115,6 +140,20 @@ class Sizer:
             f"nothing fits {self.limits}: the smallest size, {smallest[0]}x{smallest[1]} pixels{alone} needs "
             f"{needs.milliseconds:g} ms and {needs.gigabytes:g} GB; allowed: a budget of at least that"
         )
+
+
+def check_shape(aspect: float, multiple: int) -> None:
+    """ValueError unless they are a width / height and a number of pixels."""
+    if not (aspect > 0 and math.isfinite(aspect)):
+        raise ValueError(f"aspect={aspect} given; allowed: width / height, a finite number above 0")
+    if not 1 <= multiple <= MOST:
+        raise ValueError(f"multiple={multiple} given; allowed: 1 to {MOST} pixels")
+
+
+def check_batch(batch: int) -> None:
+    """ValueError unless it is a number of images."""
+    if batch < 1:
+        raise ValueError(f"batch={batch} given; allowed: 1 or more")
 
 
 def _rounded_up(value: float) -> float:
@@ -135,8 +174,7 @@ def sizer(
     progress: bool = True,
 ) -> Sizer:
     """What finds sizes for a model, or a named one in float32, on its device or another; calibrates if need be."""
-    if batch < 1:
-        raise ValueError(f"batch={batch} given; allowed: 1 or more")
+    check_batch(batch)
     if isinstance(model, str):
         model = create_model(model).eval()
     if device is not None:
@@ -189,10 +227,7 @@ def largest_size(
     limits = Limits(milliseconds, gigabytes)
     if sizes is not None and (aspect != 1.0 or multiple is not None):
         raise ValueError("sizes are given, and aspect or multiple, which have no effect on them; allowed: one of both")
-    if not (aspect > 0 and math.isfinite(aspect)):
-        raise ValueError(f"aspect={aspect} given; allowed: width / height above 0")
-    if multiple is not None and multiple < 1:
-        raise ValueError(f"multiple={multiple} given; allowed: 1 pixel or more")
+    check_shape(aspect, 1 if multiple is None else multiple)
     found = sizer(model, limits, device=device, batch=batch, recalibrate=recalibrate, progress=progress)
     if sizes is not None:
         return [found.reduced((int(height), int(width))) for height, width in sizes]
@@ -232,6 +267,8 @@ class LargestSizeConfig:
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads={self.threads} given; allowed: 1 or more")
         Limits(self.milliseconds, self.gigabytes)
+        check_shape(self.aspect, 1 if self.multiple is None else self.multiple)
+        check_batch(self.batch)
         resolve_device(self.device)
 
 
