@@ -77,7 +77,7 @@ def vitar_small(data: Path, out: Path) -> TrainConfig:
     costs are those of a convolutional stem (`vitar_small_conv16`), its text's those of this model.
 
     Command: `anyres recipe vitar_small --data DIR --out RUN`. Hardware: one GPU, memory not measured.
-    Time: 3 * (4.86 + 5.56 + 6.93 + 8.35 + 10.76)e9 / 5 MACs * 384.3e6 images / 14.5e12 / 3600 = 161 hours; a GPU is
+    Time: 3 * (4.86 + 5.39 + 6.48 + 7.50 + 9.40)e9 / 5 MACs * 384.3e6 images / 14.5e12 / 3600 = 149 hours; a GPU is
     less well used by the merger, whose products are element by element, than by the trunk. Decoding and augmenting at
     1120 pixels needs many cores.
     Paper: 80.3 % top-1 at 224, 82.6 at 448, 83.1 at 1120, 82.3 at 2240, 78.6 at 4032 (table 1).
@@ -89,7 +89,7 @@ def vitar_base(data: Path, out: Path) -> TrainConfig:
     """ViTAR-B, each step at one of five sizes, 300 epochs; what is open, see `vitar_small`.
 
     Command: `anyres recipe vitar_base --data DIR --out RUN`. Hardware: one GPU, memory not measured.
-    Time: 3 * (18.63 + 21.07 + 25.94 + 30.81 + 39.37)e9 / 5 MACs * 384.3e6 images / 20.6e12 / 3600 = 422 hours.
+    Time: 3 * (18.63 + 20.39 + 24.13 + 27.41 + 33.95)e9 / 5 MACs * 384.3e6 images / 20.6e12 / 3600 = 387 hours.
     Paper: 81.9 % top-1 at 224, 83.2 at 448, 83.3 at 1120, 82.8 at 2240, 80.4 at 4032 (table 1).
     """
     return replace(_deit_recipe(data, out, "vitar_base_patch16"), sizes=VITAR_SIZES)
