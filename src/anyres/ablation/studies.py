@@ -21,6 +21,7 @@ _AS_TRAINED = {224: 32, 448: 64, 1120: 96, 2240: 192, 4032: 384}
 _ONE_SIZE = {"sizes": ("32",), "size_weights": None}
 _REPLICAS = {"size_weights": None, "replicas": True, "consistency": 1.0}
 _CONDITIONAL = ("position=conditional", "placement=trunk")
+_HEAVY_RANGE = {"sizes": ("32", "64", "96", "96-256"), "size_weights": (1.0, 1.0, 2.0, 0.2)}
 _HEAVY_TAIL = {"sizes": ("32", "64", "96", "256"), "size_weights": (1.0, 1.0, 2.0, 0.2)}
 
 
@@ -246,6 +247,10 @@ EXTRAPOLATION = Study(
         Variant(
             name="conditional-trunk+heavy-tail", text="two together", placement="in the trunk, on a constant grid",
             options=_CONDITIONAL, training=_HEAVY_TAIL,
+        ),
+        Variant(
+            name="conditional-trunk+heavy-range", text="one step in twenty at any size from 96 to 256 pixels",
+            placement="in the trunk, on a constant grid", options=_CONDITIONAL, training=_HEAVY_RANGE,
         ),
         Variant(
             name="conditional-trunk+extra-1+heavy-tail", text="three together",

@@ -74,7 +74,8 @@ def calibration_shapes(counts: Counts) -> list[Shape]:
     """(batch, height, width) around the final grid, up to where merging in pieces begins, and beyond; by their cost."""
     config, positions = counts.config, counts.positions
     area, patch = math.prod(config.grid), config.patch_size
-    wanted = [(1, area / 4, 1.0), (1, area, 1.0), (4, area, 1.0), (1, 1.7 * area, 0.6), (1, 4 * area, 1.0)]
+    wanted = [(1, area / 2, 0.6), (1, 0.75 * area, 1.8), (1, area / 2, 2.2), (1, 0.9 * area, 0.5), (1, area, 1.0)]
+    wanted += [(1, 1.3 * area, 2.5), (1, 2 * area, 0.35), (4, area, 1.0), (1, 1.7 * area, 0.6), (1, 4 * area, 1.0)]
     wanted += [(1, 5 * area, 2.3), (2, 3 * area, 0.45), (1, 9 * area, 1.7), (3, area / 2, 1.6)]
     pieces = [(1, 0.5, 1.0), (1, 0.9, 0.6), (1, 1.4, 1.5), (1, 1.9, 1.0), (1, 2.2, 1.0), (1, 2.6, 0.5)]
     pieces += [(1, 3.1, 1.9), (1, 4.0, 1.0), (2, 1.7, 0.8), (4, 0.7, 1.2), (1, 6.0, 0.7), (1, 9.0, 1.3)]
