@@ -24,8 +24,7 @@ check: .venv/dev
 	$(BIN)/lint-imports
 
 bench: .venv/dev
-	$(BIN)/python benchmarks/forward.py
-	$(BIN)/python benchmarks/training.py
+	for name in forward training mixed stream largest preprocessing plots; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 .venv/uv: requirements/uv.txt
 	$(PYTHON) -m venv .venv

@@ -13,14 +13,14 @@ from anyres.recipes.imagenet import BASE_RATE, SMALL_RATE
 def test_recipes_are_possible_and_their_docstrings_true(tmp_path, name):
     run = RECIPES[name](tmp_path, tmp_path / "run")
     run.check()
-    assert run.model == f"{name}_patch16"
+    assert run.model == f"{name.removesuffix('_far')}_patch16"
     text = re.sub(r"\s+", " ", RECIPES[name].__doc__)
-    assert f"`anyres recipe {name} --data DIR --out RUN`" in text
+    assert f"`anyres recipe {name} --data DIR --out RUN" in text
     formula, hours = re.search(r"Time: (3 \* .*?) / 3600 = (\d+) hours", text).groups()
     formula = re.sub(r"\((.*?)\)e9", r"(\1) * 1e9", formula).replace(" MACs", "").replace(" images", "")
     shown = eval(formula) / 3600  # nothing but numbers, by the pattern above
     assert shown == pytest.approx(int(hours), abs=0.7)
-    rate = BASE_RATE if name.endswith("base") else SMALL_RATE
+    rate = BASE_RATE if "base" in name else SMALL_RATE
     assert training_hours(run, rate) == pytest.approx(int(hours), abs=0.7)
 
 
@@ -32,6 +32,10 @@ def test_the_papers_differ_as_they_say(tmp_path):
     assert {name for name, run in runs.items() if run.replicas} == {"resformer_small", "resformer_base"}
     assert {run.lr for name, run in runs.items() if name != "resformer_base"} == {1e-3}
     assert runs["vitar_base"].parsed_sizes() == [(side, side) for side in (224, 448, 672, 896, 1120)]
+    far = replace(runs["vitar_base"], sizes=runs["vitar_base_far"].sizes, size_weights=(1, 1, 1, 1, 1, 0.25))
+    assert runs["vitar_base_far"].parsed_sizes()[-1] == (2976, 2976)
+    options = ("drop_path_rate=0.1", "position=conditional", "placement=trunk")
+    assert runs["vitar_base_far"] == replace(far, model_options=options)
 
 
 def test_a_recipe_as_a_command(tmp_path):

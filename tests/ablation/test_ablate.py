@@ -164,7 +164,7 @@ def test_stopped_in_the_middle_of_the_second_run_ends_alike(done, tiny, settings
         ({"stem": "conv"}, "model_options"),
         ({"precision": "bfloat16"}, "precision: 'float32' there, 'bfloat16' here"),
         ({"val_images": 11}, "val_images: 10 there, 11 here"),
-        ({"train_images": 30}, "train=20, asked: 30"),
+        ({"train_images": 30}, "train_images: 20 there, 30 here"),
         ({"only": ("gird",)}, "Did you mean 'grid'"),
     ],
 )
@@ -210,6 +210,25 @@ def test_a_run_whose_folder_is_gone_is_made_again_and_not_lost(done, tiny, setti
     assert {path for path in before if path.suffix in (".json", ".safetensors")} <= set(again)
     for path in (path for path in before if path.suffix == ".safetensors" or path.name.startswith("seed")):
         assert again[path] == before[path], path  # the same weights, so the sweeps are left alone
+
+
+def test_a_run_that_is_only_begun_is_not_finished(done, tiny, settings, tmp_path):
+    out = tmp_path / "study"
+    shutil.copytree(done, out)
+    job = plan_jobs(settings(out, seeds=2), tiny)[0]
+    for path in job.training.out.iterdir():
+        if path.name != "train.json":  # which is written first
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert not job.is_finished()
+
+
+def test_numbers_of_images_are_known_without_the_images(done, tiny, settings, tmp_path):
+    out = tmp_path / "study"
+    shutil.copytree(done, out)
+    shutil.rmtree(out / "data")
+    with pytest.raises(ValueError, match="other images .train_images: 20 there, 40 here"):
+        ablate(settings(out, seeds=3, train_images=40), tiny)
+    assert not (out / "data").exists()
 
 
 PROGRAM = """

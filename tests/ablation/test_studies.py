@@ -64,9 +64,9 @@ def test_images_are_stored_larger_than_they_are_measured(name, tmp_path):
 def test_studies_at_equal_cost(tmp_path):
     jobs = {job.variant: job.training for job in plan_jobs(
         AblateConfig(study="extrapolation", quick=True, out=tmp_path), STUDIES["extrapolation"])}  # fmt: skip
-    budget = jobs["paper"].steps * expected_macs(jobs["paper"], CLASSES)
+    budget = jobs["paper"].steps * expected_macs(jobs["paper"], CLASSES, "plain")
     for name, training in jobs.items():
-        assert training.steps * expected_macs(training, CLASSES) == pytest.approx(budget, rel=1e-3), name
+        assert training.steps * expected_macs(training, CLASSES, "plain") == pytest.approx(budget, rel=1e-3), name
         assert training.warmup_steps == training.steps // 20
     assert jobs["paper"].steps == 1500 > jobs["extra-1"].steps > jobs["extra-2"].steps > jobs["heavy-tail"].steps
     others = plan_jobs(AblateConfig(study="positions", quick=True, out=tmp_path), STUDIES["positions"])

@@ -9,7 +9,7 @@ import pytest
 import tyro
 
 from anyres.training.checks import check_config
-from anyres.training.config import OPERATIONAL, TrainConfig, differences, parse_option
+from anyres.training.config import OPERATIONAL, TrainConfig, differences, parse_option, with_defaults
 
 
 @pytest.mark.parametrize(
@@ -118,6 +118,14 @@ def test_differences_name_nested_fields_and_pass_over_operational_ones(make_conf
     new["augmentation"]["hflip"] = 0.25
     assert differences(old, new) == ["lr: 0.001 there, 0.5 here", "augmentation.hflip: 0.5 there, 0.25 here"]
     assert differences(old, {**old, "added": 1}) == ["added: 'not set' there, 1 here"]
+
+
+def test_fields_that_an_older_version_did_not_know_are_at_their_defaults(make_config):
+    old, new = make_config(lr=0.25).to_json(), make_config(lr=0.25, grad_pieces=True).to_json()
+    del old["grad_pieces"], old["smoothing"]
+    assert differences(with_defaults(old), make_config(lr=0.25).to_json()) == []
+    assert differences(with_defaults(old), new) == ["grad_pieces: False there, True here"]
+    assert with_defaults(old)["out"] == old["out"]
 
 
 def test_settings_survive_json(make_config):

@@ -107,7 +107,8 @@ def order_sentences(data: Mapping[str, Any], set_name: str) -> list[str]:
         text += "the paper's order"
         if against:
             named = "; ".join(
-                f"{pair['ours']} above {pair['paper']} by {pair['points']:.1f}{' (clear)' if pair['clear'] else ''}"
+                f"{pair['ours']} above {pair['paper']} by {pair['points']:.1f}"
+                + (" (in every seed)" if pair["clear"] else "")
                 for pair in against
             )
             text += f". Against it: {named}"

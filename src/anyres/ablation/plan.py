@@ -19,13 +19,17 @@ from anyres.evaluation.sweep import SweepConfig
 from anyres.models.weights import WEIGHTS
 from anyres.recipes import SMALL_MODEL, DemoConfig, demo_training
 from anyres.training.checkpoint import NAME
-from anyres.training.config import TrainConfig, differences
+from anyres.training.config import TrainConfig, differences, with_defaults
 from anyres.training.engine import SETTINGS
 
 STORED_SIDE, FAR_SIDE = 440, 1171  # least sides of stored images: an evaluation at 384, at 1024, with a centre crop
 CROP_RATIO = 0.875
 ORDINARY_HEIGHT = (0.5, 0.85)  # of a glyph, as a part of the image's
 _REMEDY = "delete it to have it made again"
+_OTHERWISE = "Give that one to go on with it, or another out for a new study; finished results stay as they are"
+
+IMAGES = "images.json"
+"""How many images the runs of a study were trained and measured on, beside them: the images may be deleted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +55,7 @@ class Job:
     def is_finished(self) -> bool:
         """Trained and measured, or failed for good; without its folder a run is made again."""
         measured = all(sweep.out.exists() for sweep in self.sweeps)
-        return self.failure.exists() or (measured and (self.training.out / SETTINGS).exists())
+        return self.failure.exists() or (measured and (self.training.out / WEIGHTS).exists())
 
 
 def plan_jobs(config: AblateConfig, study: Study) -> list[Job]:
@@ -152,25 +156,32 @@ def _sweeps(config: AblateConfig, set_name: SetName, run: Path, sizes: Sequence[
     )  # fmt: skip
 
 
-def refuse_other_study(jobs: Iterable[Job]) -> None:
+def refuse_other_study(config: AblateConfig, jobs: Iterable[Job]) -> None:
     """ValueError if what is on disk of any run was made by another configuration; names the fields that differ."""
+    images = config.folder / IMAGES
+    if images.exists():
+        others = differences(read_json(images, (), _REMEDY), numbers_of_images(config))
+        if others:
+            raise ValueError(f"{config.folder} holds runs on other images ({'; '.join(others)}). {_OTHERWISE}")
     for job in jobs:
         run = job.training.out
         changed: list[str] = []
         if (run / SETTINGS).exists() and any((run / name).exists() for name in (NAME, WEIGHTS)):
-            changed += differences(read_json(run / SETTINGS, ("sizes",), _REMEDY), job.training.to_json())
+            there = with_defaults(read_json(run / SETTINGS, ("sizes",), _REMEDY))
+            changed += differences(there, job.training.to_json())
         if job.failure.exists():
-            changed += differences(
-                read_json(job.failure, ("error", "training"), _REMEDY)["training"], job.training.to_json()
-            )
+            there = with_defaults(read_json(job.failure, ("error", "training"), _REMEDY)["training"])
+            changed += differences(there, job.training.to_json())
         for sweep in job.sweeps:
             if sweep.out.exists():
                 changed += _measured_otherwise(read_json(sweep.out, ("rows", "left_out", "protocol"), _REMEDY), sweep)
         if changed:
-            raise ValueError(
-                f"{run} was made by another configuration ({'; '.join(changed)}). Give that one to go on with it, or "
-                "another out for a new study; finished results stay as they are"
-            )
+            raise ValueError(f"{run} was made by another configuration ({'; '.join(changed)}). {_OTHERWISE}")
+
+
+def numbers_of_images(config: AblateConfig) -> dict[str, Any]:
+    """What `IMAGES` holds."""
+    return {"train_images": config.train_images, "val_images": config.val_images}
 
 
 def _measured_otherwise(found: Mapping[str, Any], sweep: SweepConfig) -> list[str]:

@@ -15,7 +15,15 @@ from tqdm import tqdm
 
 from anyres.ablation.config import AblateConfig
 from anyres.ablation.page import write_page
-from anyres.ablation.plan import Job, jobs_on_disk, plan_jobs, refuse_other_study, write_sets
+from anyres.ablation.plan import (
+    IMAGES,
+    Job,
+    jobs_on_disk,
+    numbers_of_images,
+    plan_jobs,
+    refuse_other_study,
+    write_sets,
+)
 from anyres.ablation.results import RESULT, collect
 from anyres.ablation.studies import STUDIES, Study
 from anyres.evaluation.journal import write_json
@@ -49,8 +57,10 @@ def ablate(config: AblateConfig, study: Study | None = None) -> Path:
     require_extra("ablate")  # before work starts
     study = study or STUDIES[config.study]
     jobs = plan_jobs(config, study)
-    refuse_other_study([*jobs, *jobs_on_disk(config, study)])
+    refuse_other_study(config, [*jobs, *jobs_on_disk(config, study)])
     write_sets(config, jobs)
+    config.folder.mkdir(parents=True, exist_ok=True)
+    write_json(config.folder / IMAGES, numbers_of_images(config))
     todo = [job for job in jobs if not job.is_finished()]
     run_jobs(todo, min(config.workers, len(todo)), config.progress)
     found = collect(config, study)

@@ -67,6 +67,15 @@ class Study:
         return {variant.name: variant for variant in self.variants}[name]
 
 
+# In every study, since the paper's rows were trained at other sizes than ViTAR.
+_RIVALS = (
+    Variant(name="deit-vitar-sizes", text="DeiT trained on ViTAR's sizes, one size a step", model=DEIT),
+    Variant(
+        name="resformer-vitar-sizes", text="ResFormer trained on replicas at ViTAR's sizes, consistency loss",
+        model=RESFORMER, training=_REPLICAS,
+    ),
+)  # fmt: skip
+
 POSITIONS = Study(
     name="positions",
     title="Positional encodings",
@@ -122,6 +131,7 @@ POSITIONS = Study(
             placement="in every trunk block, on a constant grid", options=("position=rotary", "rescale=2.0"),
         ),
         Variant(name="none", text="no positional encoding at all", placement="nowhere", options=("position=none",)),
+        *_RIVALS,
     ),
 )  # fmt: skip
 
@@ -156,6 +166,7 @@ MERGERS = Study(
             name="tome", text="no merger; every block merges 30 % of the tokens that are most alike (ToMe)",
             placement="in every trunk block", options=("merger=none", "position=learned", "tome=0.3"),
         ),
+        *_RIVALS,
     ),
 )  # fmt: skip
 
@@ -173,7 +184,7 @@ TRAINING_SIZES = Study(
         for sizes, row in zip(
             [("32", "64", "96", "128", "160")[:count] for count in (5, 4, 3, 2)], TABLE_9.rows, strict=True
         )
-    ),
+    ) + _RIVALS,
 )  # fmt: skip
 
 TABLE_1 = Study(
@@ -194,11 +205,7 @@ TABLE_1 = Study(
             "loss. 16, 24, 32 are the whole patches nearest to the ratio 128 : 160 : 224",
             model=RESFORMER, training={"sizes": ("16", "24", "32"), **_REPLICAS}, paper="ResFormer-S",
         ),
-        Variant(name="deit-vitar-sizes", text="trained on ViTAR's sizes, one size a step", model=DEIT),
-        Variant(
-            name="resformer-vitar-sizes", text="trained on replicas at ViTAR's sizes, consistency loss",
-            model=RESFORMER, training=_REPLICAS,
-        ),
+        *_RIVALS,
         Variant(
             name="resformer-vitar-sizes-single", text="trained on ViTAR's sizes, one size a step, as ViTAR is",
             model=RESFORMER,
@@ -258,17 +265,7 @@ EXTRAPOLATION = Study(
             training=_HEAVY_TAIL,
         ),
         Variant(
-            name="balanced-cells+heavy-tail", text="two together", options=("cells=balanced",), training=_HEAVY_TAIL,
-        ),
-        Variant(
-            name="extra-1+mean-start", text="two together", options=("extra_passes=1", "start=mean"),
-        ),
-        Variant(
             name="extra-1+heavy-tail", text="two together", options=("extra_passes=1",), training=_HEAVY_TAIL,
-        ),
-        Variant(
-            name="extra-1+mean-start+heavy-tail", text="three together", options=("extra_passes=1", "start=mean"),
-            training=_HEAVY_TAIL,
         ),
     ),
 )  # fmt: skip

@@ -64,7 +64,8 @@ def orderings(summary: Rows, variants: Rows, landmarks: Mapping[int, int]) -> li
     """Whether ours stand in the paper's order, at each landmark: pairs of variants that the paper tells apart.
 
     Counted by our means. "disagree" says which of the two is better in the paper, which here, and by how many points;
-    it is "clear" if the ranges over the seeds do not overlap, which needs two seeds or more.
+    it is "clear" if the ranges over the seeds do not overlap, which needs two seeds or more. By chance alone two seeds
+    each are so once in six times, three each once in twenty.
     """
     paper = {v["name"]: v["paper"] for v in variants if v["paper"]}
     found = []

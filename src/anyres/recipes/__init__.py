@@ -1,5 +1,6 @@
 """Whole runs as Python functions: what they do, on what, for how long, and what to expect."""
 
+from anyres.recipes.beyond import hold_beyond
 from anyres.recipes.demo import (
     SMALL_MODEL,
     SWEEP_SIZES,
@@ -25,6 +26,7 @@ __all__ = [
     "describe",
     "expected_macs",
     "fast_precision",
+    "hold_beyond",
     "learn_detail",
     "recipe",
     "training_hours",

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from anyres.data.schedule import EverySize, SideRange, Size, stretched
-from anyres.evaluation.cost import macs_by_part
+from anyres.evaluation.cost import Convention, macs_by_part
 from anyres.models.presets import get_config
 from anyres.models.vitar import ViTARConfig
 from anyres.training.config import TrainConfig
@@ -35,16 +35,16 @@ def training_hours(config: TrainConfig, macs_per_second: float) -> float:
     return FORWARD_AND_BACKWARD * expected_macs(config) * images / macs_per_second / 3600
 
 
-def expected_macs(config: TrainConfig, classes: int = 1000) -> float:
+def expected_macs(config: TrainConfig, classes: int = 1000, convention: Convention = "executed") -> float:
     """Multiply-accumulates of the forward pass of one training image, averaged over the schedule's sizes.
 
-    Counted as "executed" (`evaluation.cost`), with a head for so many classes, the mean number of random extra passes
-    of the merger, and all replicas of the image where the run makes some. The backward pass of any of these models
-    costs twice as much again. As in inference, passes with 1x1 cells are counted without queries and keys, a sixth of
-    such a pass in training.
+    Counted by a convention of `evaluation.cost`, with a head for so many classes, the mean number of random extra
+    passes of the merger, and all replicas of the image where the run makes some. The backward pass of any of these
+    models costs twice as much again. As in inference, passes with 1x1 cells are counted without queries and keys, a
+    sixth of such a pass in training.
     """
     model = get_config(config.model, num_classes=classes, **config.overrides())
-    return sum(share * _macs(model, size) for share, size in drawn_sizes(config))
+    return sum(share * _macs(model, size, convention) for share, size in drawn_sizes(config))
 
 
 def drawn_sizes(config: TrainConfig) -> Iterator[tuple[float, Size]]:
@@ -77,21 +77,23 @@ def _factors(low: float, high: float) -> Iterator[float]:
 
 
 @lru_cache(maxsize=4096)
-def _macs(model: ViTARConfig, size: Size) -> float:
-    return sum(macs_by_part(model, size).values()) + _extra_passes(model, size)
+def _macs(model: ViTARConfig, size: Size, convention: Convention) -> float:
+    return sum(macs_by_part(model, size, convention).values()) + _extra_passes(model, size, convention)
 
 
-def _extra_passes(model: ViTARConfig, size: Size) -> float:
+def _extra_passes(model: ViTARConfig, size: Size, convention: Convention) -> float:
     """Mean cost of the random passes with 1x1 cells: one after every second level, half the most at the end."""
     levels = model.plan((math.ceil(size[0] / model.patch_size), math.ceil(size[1] / model.patch_size))).levels
     if not model.extra_passes or not levels:
         return 0.0
     passes = [0.5] * (len(levels) - 1) + [model.extra_passes / 2]
-    return sum(count * _pass(model, *level.output_grid) for count, level in zip(passes, levels, strict=True))
+    return sum(
+        count * _pass(model, *level.output_grid, convention) for count, level in zip(passes, levels, strict=True)
+    )
 
 
-def _pass(model: ViTARConfig, rows: int, cols: int) -> int:
+def _pass(model: ViTARConfig, rows: int, cols: int, convention: Convention) -> int:
     """One pass with 1x1 cells on a grid: the whole merger of a model whose final grid that is."""
     alone = replace(model, grid=(rows, cols), cells=None, last_pass=True)
-    parts = macs_by_part(alone, (rows * model.patch_size, cols * model.patch_size))
+    parts = macs_by_part(alone, (rows * model.patch_size, cols * model.patch_size), convention)
     return sum(macs for name, macs in parts.items() if name.startswith("merger"))

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from anyres.files import write_atomically
-from anyres.training.config import differences
+from anyres.training.config import differences, with_defaults
 
 FORMAT = 1
 NAME = "checkpoint.pt"
@@ -44,7 +44,7 @@ def refuse_other_run(where: Path, old: dict[str, Any], new: dict[str, Any]) -> N
 
     `old` and `new` hold the configuration's fields and what the task says about its data.
     """
-    changed = differences(old, new)
+    changed = differences(with_defaults(old), new)
     if changed:
         raise ValueError(
             f"{where} belongs to a run with other settings ({'; '.join(changed)}). "

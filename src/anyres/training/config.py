@@ -184,6 +184,12 @@ def default_of(name: str) -> Any:
     return next(field.default for field in dataclasses.fields(TrainConfig) if field.name == name)
 
 
+def with_defaults(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings as an older version wrote them (`to_json`), with fields that it did not know at their defaults."""
+    known = TrainConfig(out=Path()).to_json()
+    return {**{name: value for name, value in known.items() if name != "out"}, **settings}
+
+
 def differences(old: dict[str, Any], new: dict[str, Any], ignore: frozenset[str] = OPERATIONAL) -> list[str]:
     """Lines like "lr: 0.001 there, 0.01 here" for every field of two configurations (`to_json`) that differs."""
     flat_old, flat_new = _flatten(old), _flatten(new)
