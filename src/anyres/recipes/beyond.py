@@ -17,10 +17,10 @@ def hold_beyond(config: TrainConfig) -> TrainConfig:
     meet nothing new at large images; the rare far steps let the shared block of the merger be applied more often than
     the ordinary sizes do. They take about a fifth of the products of the whole run.
 
-    Evidence, small models only (docs/results.md, "Beyond the largest training size"): where large glyphs are read, 96 %
-    at four times the largest ordinary size in place of 75, two seeds against one; 57 and 87 % at four times the far
-    size. Where small ones are, it is worse by up to nine points at twice to three times the largest ordinary size.
-    So it is no default.
+    Evidence, small models only (docs/results.md, "Beyond the largest training size"): where large glyphs are read, 95
+    and 98 % at four times the largest ordinary size in place of 44 and 75 (two seeds), 57 and 87 % at four times the
+    far size. Where small ones are, it is worse by up to nine points at twice to three times the largest ordinary size
+    (one seed). So it is no default.
 
     Args:
         config: a run of ViTAR without a position of its own among the model's options.
