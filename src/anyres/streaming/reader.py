@@ -112,11 +112,12 @@ class Reader:
         if pixels.shape[2] == 3 and self._channels == 1:
             pixels = _grey(pixels)
         with np.errstate(over="ignore"):  # becomes infinite, which is refused
-            values = torch.from_numpy(np.array(pixels, dtype=np.float32)).permute(2, 0, 1)
+            values = torch.from_numpy(np.array(np.moveaxis(pixels, -1, 0), dtype=np.float32, order="C"))
+        values = values.expand(self._channels, -1, -1).contiguous()
         if pixels.dtype.kind == "f":
-            return values.expand(self._channels, -1, -1).contiguous()
+            return values
         top = int(np.iinfo(pixels.dtype).max)
-        return (values.contiguous() - top * self._mean).div_(top * self._std)
+        return values.sub_(top * self._mean).div_(top * self._std)  # in place: large arrays fragment memory
 
 
 def _grey(pixels: np.ndarray) -> np.ndarray:
