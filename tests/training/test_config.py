@@ -123,9 +123,10 @@ def test_differences_name_nested_fields_and_pass_over_operational_ones(make_conf
 def test_fields_that_an_older_version_did_not_know_are_at_their_defaults(make_config):
     old, new = make_config(lr=0.25).to_json(), make_config(lr=0.25, grad_pieces=True).to_json()
     del old["grad_pieces"], old["smoothing"]
-    assert differences(with_defaults(old), make_config(lr=0.25).to_json()) == []
-    assert differences(with_defaults(old), new) == ["grad_pieces: False there, True here"]
-    assert with_defaults(old)["out"] == old["out"]
+    same = make_config(lr=0.25).to_json()
+    assert differences(with_defaults(old, same), same) == []
+    assert differences(with_defaults(old, new), new) == ["grad_pieces: False there, True here"]
+    assert with_defaults(old, new)["out"] == old["out"] and with_defaults({}, {"lr": 0.5}) == {"lr": 0.001}
 
 
 def test_settings_survive_json(make_config):

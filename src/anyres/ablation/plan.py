@@ -167,11 +167,10 @@ def refuse_other_study(config: AblateConfig, jobs: Iterable[Job]) -> None:
         run = job.training.out
         changed: list[str] = []
         if (run / SETTINGS).exists() and any((run / name).exists() for name in (NAME, WEIGHTS)):
-            there = with_defaults(read_json(run / SETTINGS, ("sizes",), _REMEDY))
-            changed += differences(there, job.training.to_json())
+            changed += _trained_otherwise(read_json(run / SETTINGS, ("sizes",), _REMEDY), job)
         if job.failure.exists():
-            there = with_defaults(read_json(job.failure, ("error", "training"), _REMEDY)["training"])
-            changed += differences(there, job.training.to_json())
+            found = read_json(job.failure, ("error", "training"), _REMEDY)
+            changed += _trained_otherwise(found["training"], job)
         for sweep in job.sweeps:
             if sweep.out.exists():
                 changed += _measured_otherwise(read_json(sweep.out, ("rows", "left_out", "protocol"), _REMEDY), sweep)
@@ -182,6 +181,11 @@ def refuse_other_study(config: AblateConfig, jobs: Iterable[Job]) -> None:
 def numbers_of_images(config: AblateConfig) -> dict[str, Any]:
     """What `IMAGES` holds."""
     return {"train_images": config.train_images, "val_images": config.val_images}
+
+
+def _trained_otherwise(found: dict[str, Any], job: Job) -> list[str]:
+    here = job.training.to_json()
+    return differences(with_defaults(found, here), here)
 
 
 def _measured_otherwise(found: Mapping[str, Any], sweep: SweepConfig) -> list[str]:

@@ -44,7 +44,7 @@ def refuse_other_run(where: Path, old: dict[str, Any], new: dict[str, Any]) -> N
 
     `old` and `new` hold the configuration's fields and what the task says about its data.
     """
-    changed = differences(with_defaults(old), new)
+    changed = differences(with_defaults(old, new), new)
     if changed:
         raise ValueError(
             f"{where} belongs to a run with other settings ({'; '.join(changed)}). "

@@ -184,10 +184,10 @@ def default_of(name: str) -> Any:
     return next(field.default for field in dataclasses.fields(TrainConfig) if field.name == name)
 
 
-def with_defaults(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings as an older version wrote them (`to_json`), with fields that it did not know at their defaults."""
+def with_defaults(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a run (`to_json`), with the fields at their defaults that only `new` has: a later version's."""
     known = TrainConfig(out=Path()).to_json()
-    return {**{name: value for name, value in known.items() if name != "out"}, **settings}
+    return {**{name: value for name, value in known.items() if name in new and name != "out"}, **old}
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], ignore: frozenset[str] = OPERATIONAL) -> list[str]:
