@@ -5,9 +5,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import anyres
-from anyres.evaluation.cost import cost, macs_by_part
+from anyres.evaluation.cost import _seen_share, cost, macs_by_part
 from anyres.evaluation.memory import peak_tensor_bytes
-from anyres.models.presets import PRESETS, get_config
+from anyres.layers.cells import cell_sum
+from anyres.layers.masking import hidden_cells
+from anyres.models.presets import PRESETS, get_config, get_mae_config
 
 RESOLUTIONS = (224, 448, 512, 640, 896, 1120, 1792, 2240, 2800, 3360, 4032)
 PRINTED = {  # ViTAR paper, Table 1, 1e9 multiply-accumulates
@@ -172,3 +174,41 @@ def test_bad_input():
         cost("vitar_base_patch16", (0, 224))
     with pytest.raises(ValueError, match="vitar_base_patch16"):
         cost("vitar_bas_patch16", (224, 224))
+
+
+@pytest.mark.parametrize("name", ["mae_vitar_tiny_patch16", "mae_vit_tiny_patch16"])
+@pytest.mark.parametrize("size", [(16, 16), (32, 48), (28, 48), (64, 64)])
+def test_masked_auto_encoding_costs_what_torch_counts_over_all_cells(name, size):
+    """Four masks that show every cell once: their mean is the mean over all masks."""
+    small = {"width": 24, "heads": 3, "depth": 2, "patch_size": 4, "grid": 4, "decoder_width": 16, "decoder_heads": 2}
+    model = anyres.create_model(name, **small, decoder_depth=3, large_target="vitar" in name).eval()
+    for module in model.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = False  # the counter does not know the fused one of CPUs
+    grid = model.encoder.plan(*size).grid
+    cells = torch.arange(grid[0] * grid[1]).view(grid)
+    assert cells.numel() % 4 == 0
+    counted = 0
+    for part in range(4):
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(torch.rand(1, 3, *size), is_hidden=(cells % 4 != part)[None])
+        counted += counter.get_total_flops() / 2 / 4
+    assert cost(model, size).macs == pytest.approx(counted, rel=1e-9)
+
+
+def test_cells_with_a_visible_patch_are_counted_for_random_patches():
+    config = get_mae_config("mae_vitar_tiny_patch16", width=24, patch_size=4, grid=5, masking="patches", heads=3)
+    plan, visible = config.encoder.plan((23, 31)), config.visible(92, 124)
+    is_hidden = hidden_cells(torch.arange(600), plan.size, config.mask_ratio)
+    for levels in range(len(plan.levels) + 1):
+        x = (~is_hidden)[..., None].float()
+        for level in plan.levels[:levels]:
+            x = cell_sum(x, level.rows, level.cols)
+        shares = (x > 0).float().mean((1, 2, 3))
+        assert _seen_share(config, plan, levels, visible) == pytest.approx(shares.mean().item(), abs=4e-3)
+
+
+def test_masked_auto_encoding_at_1120_pixels_costs_about_half_as_much_again():
+    at_224, at_1120 = (cost("mae_vitar_base_patch16", (side, side), "plain").macs for side in (224, 1120))
+    assert at_224 / 1e9 == pytest.approx(9.9, abs=0.05)
+    assert at_1120 / at_224 == pytest.approx(1.5, abs=0.1)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import anyres
-from anyres.models.presets import PRESETS, get_config
+from anyres.models.presets import MAE_PRESETS, PRESETS, get_config
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_unknown_model_suggests_the_nearest():
     with pytest.raises(ValueError, match="Did you mean 'vitar_small_patch16'"):
         anyres.create_model("vitar_smal_patch16")
     assert anyres.list_models("deit*") == ["deit_tiny_patch16", "deit_small_patch16", "deit_base_patch16"]
-    assert set(anyres.list_models()) == set(PRESETS)
+    assert anyres.list_models() == [*PRESETS, *MAE_PRESETS]
 
 
 def test_configurations_are_frozen_and_normalised():

@@ -7,7 +7,9 @@ prints (docs/architecture.md): LayerNorm at 5 per element, the products of grid 
 values, queries and keys also where a cell holds one token.
 """
 
+import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, get_args
 
 import torch
@@ -15,10 +17,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from anyres.errors import check_choice
 from anyres.evaluation.memory import peak_tensor_bytes
-from anyres.layers.merge_plan import Level
+from anyres.layers.merge_plan import Level, MergePlan, compose, largest_cell
 from anyres.layers.stem import stage_factors, token_grid
 from anyres.layers.token_merging import merge_count
-from anyres.models.presets import get_config
+from anyres.models.mae import MaskedAutoencoder
+from anyres.models.mae_config import MAEConfig
+from anyres.models.presets import get_config, get_mae_config
 from anyres.models.vitar import ViTAR, ViTARConfig
 
 Convention = Literal["paper", "executed", "plain"]
@@ -37,11 +41,12 @@ class Cost:
     """Multiply-accumulates per image; papers of this field print them as FLOPs."""
     parts: Parts
     """Multiply-accumulates of stem, positions, each pass of the merger with its grids, trunk and head."""
-    activation_bytes: int
-    """Most bytes of tensors alive at once in an eager float32 forward pass of one image, without weights and image."""
+    activation_bytes: int | None
+    """Most bytes of tensors alive at once in an eager float32 forward pass of one image, without weights and image.
+    None for masked auto-encoders, where it depends on what is hidden."""
 
 
-def cost(model: ViTAR | str, size: tuple[int, int], convention: Convention = "executed") -> Cost:
+def cost(model: ViTAR | MaskedAutoencoder | str, size: tuple[int, int], convention: Convention = "executed") -> Cost:
     """The cost of one image of size (height, width) in pixels.
 
     Args:
@@ -56,13 +61,22 @@ def cost(model: ViTAR | str, size: tuple[int, int], convention: Convention = "ex
     height, width = (int(side) for side in size)
     if height < 1 or width < 1:
         raise ValueError(f"size is {height}x{width}; both sides must be at least 1 pixel.")
-    config = get_config(model) if isinstance(model, str) else model.config
-    parts = macs_by_part(config, (height, width), convention)
+    config = _config_of(model)
     with torch.device("meta"):
-        twin = ViTAR(config).eval()
+        twin = MaskedAutoencoder(config) if isinstance(config, MAEConfig) else ViTAR(config).eval()
     parameters = sum(parameter.numel() for parameter in twin.parameters())
-    activation_bytes = _activation_bytes(twin, (height, width))
-    return Cost(parameters, sum(parts.values()), parts, activation_bytes)
+    if isinstance(config, MAEConfig):
+        parts = mae_macs_by_part(config, (height, width), convention)
+        return Cost(parameters, sum(parts.values()), parts, None)
+    assert isinstance(twin, ViTAR)
+    parts = macs_by_part(config, (height, width), convention)
+    return Cost(parameters, sum(parts.values()), parts, _activation_bytes(twin, (height, width)))
+
+
+def _config_of(model: ViTAR | MaskedAutoencoder | str) -> ViTARConfig | MAEConfig:
+    if not isinstance(model, str):
+        return model.config
+    return get_mae_config(model) if model.startswith("mae_") else get_config(model)
 
 
 def _activation_bytes(twin: ViTAR, size: tuple[int, int]) -> int:
@@ -90,6 +104,51 @@ def macs_by_part(config: ViTARConfig, size: tuple[int, int], convention: Convent
     parts["trunk"] = _merging_trunk(config, plan.grid, norm) if config.tome else _trunk(config, plan.grid, norm)
     parts["head"] = config.width * config.num_classes
     return parts
+
+
+def mae_macs_by_part(config: MAEConfig, size: tuple[int, int], convention: Convention = "executed") -> Parts:
+    """Multiply-accumulates of a forward pass of masked auto-encoding of one image of `size` pixels, part by part.
+
+    The mean over all masks: cells may differ in size. As in inference, passes with 1x1 cells are counted without
+    queries and keys.
+
+    Raises:
+        ValueError: an image that leaves no cell visible or none hidden.
+    """
+    encoder, norm = config.encoder, LAYER_NORM if convention == "paper" else 0
+    whole = macs_by_part(encoder, size, convention)
+    grid = token_grid(*size, encoder.patch_size)
+    plan = encoder.plan(grid)
+    visible = config.visible(*size)
+    passes = [name for name in whole if name.startswith("merger")]
+    found = {"stem": whole["stem"] * _seen_share(config, plan, 0, visible), "positions": float(whole["positions"])}
+    for level, name in enumerate(passes, start=len(plan.levels) - len(passes) + 1):
+        found[name] = whole[name] * _seen_share(config, plan, level, visible)
+    cells = plan.grid[0] * plan.grid[1]
+    seen = round(cells * _seen_share(config, plan, len(plan.levels), visible))
+    found["trunk"] = _trunk(encoder, (1, seen), norm)
+    width, tokens = config.decoder_width, cells + encoder.prefix_tokens
+    block = 12 * tokens * width**2 + 2 * tokens**2 * width + 2 * norm * tokens * width
+    embedding = (seen + encoder.prefix_tokens) * encoder.width * width
+    side = config.side(plan)
+    squares = cells * width * encoder.in_channels * side**2
+    found["decoder"] = embedding + config.decoder_depth * block + norm * tokens * width + squares
+    down, across = (largest_cell(edges) * encoder.patch_size for edges in (plan.cell_rows, plan.cell_cols))
+    found["target"] = encoder.in_channels * plan.grid[0] * side * (size[1] * down + plan.grid[1] * across * side)
+    return {name: round(macs) for name, macs in found.items()}
+
+
+def _seen_share(config: MAEConfig, plan: MergePlan, levels: int, visible: int) -> float:
+    """Mean share of the cells after so many levels of a plan that hold something visible."""
+    if config.masking == "cells":
+        return visible / (plan.grid[0] * plan.grid[1])
+    rows = compose([level.rows for level in plan.levels[:levels]], plan.size[0])
+    cols = compose([level.cols for level in plan.levels[:levels]], plan.size[1])
+    areas = [(bottom - top) * (right - left) for top, bottom in pairwise(rows) for left, right in pairwise(cols)]
+    patches = plan.size[0] * plan.size[1]
+    all_sets = math.comb(patches, visible)
+    unseen = {area: math.comb(patches - area, visible) / all_sets for area in set(areas)}
+    return 1 - sum(unseen[area] for area in areas) / len(areas)
 
 
 def _stem(config: ViTARConfig, grid: tuple[int, int], norm: int) -> int:

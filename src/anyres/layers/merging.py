@@ -122,9 +122,8 @@ class GridAttention(nn.Module):
             raise ValueError(f"extent is {extent} and scale_query is {self.scale is not None}; {needed}.")
         if is_kept is not None and self.padding == "zeros":
             raise ValueError('padding is "zeros" and patches are skipped; allowed with skipped patches: "masked".')
-        if level.cell == (1, 1) and not self.training:  # softmax over one key is 1
-            x = x + self.proj(nn.functional.linear(self.norm1(x), *self._value_weights()))
-            return x + self.mlp(self.norm2(x))
+        if level.cell == (1, 1) and not self.training:
+            return self.merge_singles(x)
         rows, cols = Axis(level.rows), Axis(level.cols)
         is_absent = None
         if self.padding == "zeros":
@@ -139,9 +138,18 @@ class GridAttention(nn.Module):
             is_absent = ~kept if is_absent is None else ~kept | is_absent
         if is_absent is not None:
             is_absent = is_absent[:, :, 0].expand(*tokens.shape[:-1]).flatten(0, 2)
-        coarseness = None if extent is None else x.new_tensor([math.log2(patches) for patches in extent])
-        merge = GridAttention.merge_cells if self._compiled is None else self._compiled
-        return merge(self, tokens.flatten(0, 2), is_absent, coarseness).unflatten(0, tokens.shape[:3])
+        return self.merge(tokens.flatten(0, 2), is_absent, extent).unflatten(0, tokens.shape[:3])
+
+    def merge(self, tokens: Tensor, is_absent: Tensor | None, extent: Extent | None = None) -> Tensor:
+        """Merges n cells that have been taken apart, (n, places, D) -> (n, D), compiled where that was asked for."""
+        coarseness = None if extent is None else tokens.new_tensor([math.log2(patches) for patches in extent])
+        merge_cells = GridAttention.merge_cells if self._compiled is None else self._compiled
+        return merge_cells(self, tokens, is_absent, coarseness)
+
+    def merge_singles(self, x: Tensor) -> Tensor:
+        """What a pass makes of cells of one token each, (..., D): softmax over one key is 1. In inference only."""
+        x = x + self.proj(nn.functional.linear(self.norm1(x), *self._value_weights()))
+        return x + self.mlp(self.norm2(x))
 
     def merge_cells(self, tokens: Tensor, is_absent: Tensor | None, coarseness: Tensor | None) -> Tensor:
         """Equation 1 and the feed-forward network for n cells that have been taken apart.
@@ -245,18 +253,23 @@ class AdaptiveTokenMerger(nn.Module):
         is_kept = None
         if counts is not None:
             is_kept, counts = kept_tokens(counts, level.rows, level.cols)
-        if self._is_plain(plan, index):
+        if self.is_plain(plan, index):
             if is_kept is None:
                 return cell_mean(x, level.rows, level.cols), counts
             total = cell_sum(x * is_kept[..., None], level.rows, level.cols)
             number = cell_sum(is_kept[None, ..., None].float(), level.rows, level.cols)
             return (total / number).to(x.dtype), counts
-        extent = None if self.block.scale is None else _extent(plan.size, plan.levels[index].output_grid)
+        extent = self.extent(plan, index)
         if self.grad_checkpointing and torch.is_grad_enabled():
             return checkpoint(self.block, x, level, extent, is_kept, use_reentrant=False), counts
         return self.block(x, level, extent, is_kept), counts
 
-    def _is_plain(self, plan: MergePlan, index: int) -> bool:
+    def extent(self, plan: MergePlan, index: int) -> Extent | None:
+        """Patches that a cell of level `index` covers, where the block is to be told."""
+        return None if self.block.scale is None else _extent(plan.size, plan.levels[index].output_grid)
+
+    def is_plain(self, plan: MergePlan, index: int) -> bool:
+        """Whether level `index` takes plain means instead of the block."""
         if self.learned_levels is None or plan.levels[index].is_identity:
             return False
         return sum(not level.is_identity for level in plan.levels[index:]) > self.learned_levels

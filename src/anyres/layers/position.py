@@ -151,6 +151,14 @@ class FuzzyPositionalEncoding(nn.Module):
         places = self.places(window, image_keys(keys, tokens))
         return tokens + self.read(places).to(tokens.dtype)
 
+    def add_to_visible(self, tokens: Tensor, is_visible: Tensor, keys: Tensor | None = None) -> Tensor:
+        """Adds to tokens (n, D), of the places marked in (B, rows, cols), what `forward` adds to them."""
+        window = Window.whole((is_visible.shape[1], is_visible.shape[2]))
+        if not (self.training and self.jitter):
+            return tokens + at_visible(self.exact(window), is_visible).to(tokens.dtype)
+        places = self.places(window, image_keys(keys, is_visible))[is_visible]  # (n, 2)
+        return tokens + self.read(places[None, :, None])[0, :, 0].to(tokens.dtype)
+
     def exact(self, window: Window) -> Tensor:
         """The encoding at the exact centres of a window of a grid: (rows, cols, D) float32."""
         table = self.table.float()
@@ -180,6 +188,12 @@ class FuzzyPositionalEncoding(nn.Module):
         return found[0].permute(1, 2, 0).reshape(batch, rows, cols, -1)
 
 
+def at_visible(encoding: Tensor, is_visible: Tensor) -> Tensor:
+    """An encoding (rows, cols, D) at the places marked in (B, rows, cols), image by image: (n, D)."""
+    _, row, col = is_visible.nonzero(as_tuple=True)
+    return encoding[row, col]
+
+
 class NoPosition(nn.Module):
     """Leaves the tokens as they are."""
 
@@ -189,4 +203,7 @@ class NoPosition(nn.Module):
         """Nothing to initialise."""
 
     def forward(self, tokens: Tensor, keys: Tensor | None = None, window: Window | None = None) -> Tensor:
+        return tokens
+
+    def add_to_visible(self, tokens: Tensor, is_visible: Tensor, keys: Tensor | None = None) -> Tensor:
         return tokens

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from anyres.layers.position import Window, window_of
+from anyres.layers.position import Window, at_visible, window_of
 
 TEMPERATURE = 10000.0  # of the original transformer, MAE, DETR and ResFormer
 
@@ -49,6 +49,11 @@ class SinCosPosition(nn.Module):
     def forward(self, tokens: Tensor, keys: Tensor | None = None, window: Window | None = None) -> Tensor:
         """Adds positions to tokens (B, rows, cols, D)."""
         return tokens + self.exact(window_of(tokens, window), tokens.device).to(tokens.dtype)
+
+    def add_to_visible(self, tokens: Tensor, is_visible: Tensor, keys: Tensor | None = None) -> Tensor:
+        """Adds to tokens (n, D), of the places marked in (B, rows, cols), what `forward` adds to them."""
+        window = Window.whole((is_visible.shape[1], is_visible.shape[2]))
+        return tokens + at_visible(self.exact(window, tokens.device), is_visible).to(tokens.dtype)
 
     def exact(self, window: Window, device: torch.device | None = None) -> Tensor:
         """The encoding of a window of a grid: (rows, cols, D) float32."""

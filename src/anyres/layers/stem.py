@@ -33,11 +33,14 @@ class PatchStem(nn.Module):
         nn.init.xavier_uniform_(self.proj.weight)
         nn.init.zeros_(self.proj.bias)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, is_visible: Tensor | None = None) -> Tensor:
+        """Tokens (B, rows, cols, D); with `is_visible` (B, rows, cols) those patches alone, (n, D), in their order."""
         patch = self.patch_size
         images = complete_patches(images, patch)  # (B, C, rows * p, cols * p)
-        patches = images.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))  # (B, C, rows, p, cols, p)
-        return self.proj(patches.permute(0, 2, 4, 1, 3, 5).flatten(3))  # (B, rows, cols, D)
+        patches = images.unflatten(3, (-1, patch)).unflatten(2, (-1, patch)).permute(0, 2, 4, 1, 3, 5)
+        if is_visible is not None:
+            return self.proj(patches[is_visible].flatten(1))  # of (n, C, p, p)
+        return self.proj(patches.flatten(3))  # of (B, rows, cols, C, p, p)
 
 
 def stage_factors(patch_size: int) -> list[int]:

@@ -1,12 +1,19 @@
 """The named models, a line each, and how to make one."""
 
 import fnmatch
-from dataclasses import fields
-from typing import Any
+from dataclasses import fields, replace
+from typing import Any, Literal, overload
 
 from anyres.errors import unknown
 from anyres.models.config import ViTARConfig, idle_fields
+from anyres.models.mae import MaskedAutoencoder
+from anyres.models.mae_config import MAEConfig
 from anyres.models.vitar import ViTAR
+
+MAEName = Literal[
+    "mae_vitar_tiny_patch16", "mae_vitar_small_patch16", "mae_vitar_base_patch16", "mae_vitar_large_patch16",
+    "mae_vit_tiny_patch16", "mae_vit_small_patch16", "mae_vit_base_patch16", "mae_vit_large_patch16",
+]  # fmt: skip
 
 _TINY: dict[str, Any] = {"width": 192, "heads": 3}
 _SMALL: dict[str, Any] = {"width": 384, "heads": 6}
@@ -33,9 +40,20 @@ PRESETS: dict[str, ViTARConfig] = {
 }
 
 
+# For pre-training without labels: of ViTAR, and of an ordinary ViT as in MAE.
+_MAE_VIT: dict[str, Any] = {"merger": "none", "position": "sincos", "prefix_tokens": 1}
+_SIZES = {"tiny": _TINY, "small": _SMALL, "base": _BASE, "large": _LARGE}
+MAE_PRESETS: dict[str, MAEConfig] = {
+    **{f"mae_vitar_{size}_patch16": MAEConfig(encoder=ViTARConfig(**shape)) for size, shape in _SIZES.items()},
+    **{
+        f"mae_vit_{size}_patch16": MAEConfig(encoder=ViTARConfig(**shape, **_MAE_VIT)) for size, shape in _SIZES.items()
+    },
+}
+
+
 def list_models(pattern: str = "*") -> list[str]:
     """Names of models that match a shell-style pattern, such as "vitar*"."""
-    return [name for name in PRESETS if fnmatch.fnmatch(name, pattern)]
+    return [name for name in (*PRESETS, *MAE_PRESETS) if fnmatch.fnmatch(name, pattern)]
 
 
 def get_config(name: str, **overrides: Any) -> ViTARConfig:
@@ -49,17 +67,45 @@ def get_config(name: str, **overrides: Any) -> ViTARConfig:
     """
     if name not in PRESETS:
         raise unknown("model", name, PRESETS)
-    allowed = [field.name for field in fields(ViTARConfig)]
+    return _overridden(PRESETS[name], overrides, name)
+
+
+def get_mae_config(name: str, **overrides: Any) -> MAEConfig:
+    """The configuration of a named masked auto-encoder; overrides are fields of `MAEConfig` or of its encoder.
+
+    Raises:
+        ValueError: unknown model or field (the nearest names are suggested), or an impossible value.
+    """
+    if name not in MAE_PRESETS:
+        raise unknown("model to pre-train", name, MAE_PRESETS)
+    own = {field.name for field in fields(MAEConfig)} - {"encoder"}
+    preset = MAE_PRESETS[name]
+    of_encoder = {key: value for key, value in overrides.items() if key not in own}
+    for key in of_encoder:
+        if key not in _FIELDS or key == "num_classes":
+            raise unknown(f"option of {name}", key, [*sorted(own), *_FIELDS])
+    encoder = _overridden(preset.encoder, of_encoder, name)
+    return replace(preset, encoder=encoder, **{key: value for key, value in overrides.items() if key in own})
+
+
+_FIELDS = tuple(field.name for field in fields(ViTARConfig))
+
+
+def _overridden(preset: ViTARConfig, overrides: dict[str, Any], name: str) -> ViTARConfig:
     for key in overrides:
-        if key not in allowed:
-            raise unknown(f"option of {name}", key, allowed)
-    values = {field.name: getattr(PRESETS[name], field.name) for field in fields(ViTARConfig)} | overrides
+        if key not in _FIELDS:
+            raise unknown(f"option of {name}", key, _FIELDS)
+    values = {field: getattr(preset, field) for field in _FIELDS} | overrides
     kept = {key: value for key, value in values.items() if key in overrides or key not in idle_fields(values)}
     return ViTARConfig(**kept)
 
 
-def create_model(name: str, **overrides: Any) -> ViTAR:
-    """A freshly initialised model by name; overrides are fields of `ViTARConfig`.
+@overload
+def create_model(name: MAEName, **overrides: Any) -> MaskedAutoencoder: ...
+@overload
+def create_model(name: str, **overrides: Any) -> ViTAR: ...
+def create_model(name: str, **overrides: Any) -> ViTAR | MaskedAutoencoder:
+    """A freshly initialised model by name; overrides are fields of `ViTARConfig`, or for `mae_*` of `MAEConfig` too.
 
     `create_model("vitar_small_patch16", num_classes=10, drop_path_rate=0.1)`. Inside `with torch.device("meta"):`
     nothing is allocated; call `model.to_empty(device=...)` and `model.init_weights()` later.
@@ -67,4 +113,6 @@ def create_model(name: str, **overrides: Any) -> ViTAR:
     Raises:
         ValueError: unknown model or field (the nearest names are suggested), or an impossible value.
     """
+    if name.startswith("mae_"):
+        return MaskedAutoencoder(get_mae_config(name, **overrides))
     return ViTAR(get_config(name, **overrides))

@@ -152,6 +152,14 @@ class ViTAR(nn.Module):
         """Trunk and final norm of merged tokens (B, rows, cols, D), such as those of `grid_tokens` or `pieces`."""
         return self._features(*self._split(self.norm(self._trunk(tokens, jitter_keys)), plan.grid), plan)
 
+    def forward_sets(self, tokens: Sequence[Tensor]) -> Tensor:
+        """Trunk and final norm of sets of merged tokens (n_i, D) that form no grid, such as images' visible cells.
+
+        Returns:
+            (B, P + most n_i, D), the prefix tokens first; what stands behind the n_i-th is padding.
+        """
+        return self.norm(self._padded_trunk([each[:, None] for each in tokens]))
+
     def grid_tokens(self, images: Images, jitter_keys: Tensor | None = None) -> Tensor | list[Tensor]:
         """Merged tokens before the trunk: (B, rows, cols, D), or for a list of images a list of (rows_i, cols_i, D)."""
         if isinstance(images, Tensor):
@@ -167,6 +175,10 @@ class ViTAR(nn.Module):
         if height < 1 or width < 1:
             raise ValueError(f"an image of {height}x{width} pixels has no patches; both sides must be at least 1.")
         return self.config.plan(token_grid(height, width, self.config.patch_size))
+
+    def training_plan(self, height: int, width: int) -> MergePlan:
+        """`plan`, in training with random extra passes if the model is to have them."""
+        return self._deepened(self.plan(height, width))
 
     def _merged(self, images: Tensor, keys: Tensor | None) -> tuple[Tensor, MergePlan]:
         """Everything before the trunk: images (B, C, H, W) -> (B, rows, cols, D)."""
@@ -257,10 +269,13 @@ class ViTAR(nn.Module):
 
     def _padded_trunk(self, tokens: Sequence[Tensor]) -> Tensor:
         """Images' tokens (rows_i, cols_i, D) as one batch (B, P + N, D), whose padding is never a key."""
-        lengths = torch.tensor([len(self._row(grid)) for grid in tokens], device=tokens[0].device)
-        x = torch.nn.utils.rnn.pad_sequence([self._row(grid) for grid in tokens], batch_first=True)
-        is_padding = torch.arange(x.shape[1], device=x.device) >= lengths[:, None]  # (B, P + N)
-        mask = torch.zeros_like(is_padding, dtype=x.dtype).masked_fill(is_padding, float("-inf"))[:, None, None]
+        rows = [self._row(grid) for grid in tokens]
+        lengths = [len(row) for row in rows]
+        x, mask = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), None
+        if min(lengths) < max(lengths):
+            places = torch.arange(x.shape[1], device=x.device)
+            is_padding = places >= torch.tensor(lengths, device=x.device)[:, None]  # (B, P + N)
+            mask = torch.zeros_like(is_padding, dtype=x.dtype).masked_fill(is_padding, float("-inf"))[:, None, None]
         for block in self.blocks:
             x = self._run_block(block, x, (0, 0), None, mask)
         return x

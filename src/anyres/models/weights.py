@@ -6,14 +6,16 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from anyres.errors import unknown
 from anyres.files import write_atomically
+from anyres.models.mae import MaskedAutoencoder
+from anyres.models.mae_config import MAEConfig
 from anyres.models.vitar import ViTAR, ViTARConfig
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -43,10 +45,31 @@ def save_model(
     extra: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes a model to a folder; each of the two files is replaced atomically."""
-    folder = Path(folder)
+    info = _info(name, classes, training_sizes, extra)
+    _write(Path(folder), model, {"architecture": "ViTAR", "config": asdict(model.config), **asdict(info)})
+
+
+def save_mae(
+    folder: Path | str,
+    model: MaskedAutoencoder,
+    *,
+    name: str | None,
+    training_sizes: Sequence[tuple[int, int]],
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """`save_model` for a masked auto-encoder with its decoder. `anyres train --init` starts from such a folder."""
+    info = _info(name, (), training_sizes, extra)
+    _write(Path(folder), model, {"architecture": "MaskedAutoencoder", "config": asdict(model.config), **asdict(info)})
+
+
+def _info(
+    name: str | None, classes: Sequence[str], sizes: Sequence[tuple[int, int]], extra: Mapping[str, Any] | None
+) -> ModelInfo:
+    return ModelInfo(name, tuple(classes), tuple((int(h), int(w)) for h, w in sizes), dict(extra or {}))
+
+
+def _write(folder: Path, model: nn.Module, record: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    info = ModelInfo(name, tuple(classes), tuple((int(h), int(w)) for h, w in training_sizes), dict(extra or {}))
-    record = {"architecture": "ViTAR", "config": asdict(model.config), **asdict(info)}
     weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     tensors, settings = save(weights, metadata={"format": "pt"}), (json.dumps(record, indent=2) + "\n").encode()
     write_atomically(folder / WEIGHTS, lambda file: file.write(tensors))
@@ -68,41 +91,74 @@ def load_model(folder: Path | str) -> tuple[ViTAR, ModelInfo]:
     Raises:
         ValueError: no model there, a configuration that this version does not know, or weights of another model.
     """
+    record, info = _read_config(Path(folder), "ViTAR")
+    return _loaded(Path(folder), ViTAR, _encoder_config(record, Path(folder))), info
+
+
+def load_mae(folder: Path | str) -> tuple[MaskedAutoencoder, ModelInfo]:
+    """Reads a masked auto-encoder that `save_mae` wrote: on the CPU, in evaluation mode.
+
+    Raises:
+        ValueError: as `load_model`.
+    """
     folder = Path(folder)
-    for file in (WEIGHTS, CONFIG):
-        if not (folder / file).is_file():
-            raise ValueError(f"{folder} holds no saved model: {file} is missing. Give a folder that training wrote.")
-    config, info = _read_config(folder / CONFIG)
+    record, info = _read_config(folder, "MaskedAutoencoder")
+    if "encoder" not in record:
+        raise ValueError(f"{folder / CONFIG} is not a model configuration of anyres: no encoder")
+    encoder = _encoder_config(record.pop("encoder"), folder)
+    return _loaded(folder, MaskedAutoencoder, _config(MAEConfig, {**record, "encoder": encoder}, folder)), info
+
+
+Model = TypeVar("Model", ViTAR, MaskedAutoencoder)
+
+
+def _loaded(folder: Path, kind: type[Model], config: Any) -> Model:
     with torch.device("meta"):
-        model = ViTAR(config)
+        model = kind(config)
     try:
         weights = load_file(folder / WEIGHTS)
     except Exception as error:  # safetensors raises its own, unexported kind
         raise ValueError(f"{folder / WEIGHTS} is not a readable safetensors file: {error}") from error
     check_weights(model, weights, str(folder / WEIGHTS))
     model.load_state_dict(weights, assign=True)
-    return model.eval().requires_grad_(True), info
+    return model.eval().requires_grad_(True)
 
 
-def _read_config(path: Path) -> tuple[ViTARConfig, ModelInfo]:
+def _read_config(folder: Path, architecture: str) -> tuple[dict[str, Any], ModelInfo]:
+    """The fields of the model's configuration, and what else is known of it."""
+    for file in (WEIGHTS, CONFIG):
+        if not (folder / file).is_file():
+            raise ValueError(f"{folder} holds no saved model: {file} is missing. Give a folder that training wrote.")
+    path = folder / CONFIG
     try:
         record = json.loads(path.read_text())
-        settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record["config"].items()}
         sizes = tuple((int(h), int(w)) for h, w in record["training_sizes"])
         info = ModelInfo(record["name"], tuple(record["classes"]), sizes, record["extra"])
+        settings, found = dict(record["config"]), record["architecture"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not a model configuration of anyres: {error!r}") from error
-    allowed = [field.name for field in fields(ViTARConfig)]
+    if found != architecture:
+        advice = "fine-tune it with anyres train --init" if found == "MaskedAutoencoder" else "it is a classifier"
+        raise ValueError(f"{folder} holds a {found}, needed is a {architecture}; {advice}.")
+    return settings, info
+
+
+def _encoder_config(settings: Mapping[str, Any], folder: Path) -> ViTARConfig:
+    return _config(ViTARConfig, {key: tuple(v) if isinstance(v, list) else v for key, v in settings.items()}, folder)
+
+
+def _config(kind: Any, settings: Mapping[str, Any], folder: Path) -> Any:
+    allowed = [field.name for field in fields(kind)]
     for key in settings:
         if key not in allowed:
-            raise unknown(f"field in {path}", key, allowed)
+            raise unknown(f"field in {folder / CONFIG}", key, allowed)
     try:
-        return ViTARConfig(**settings), info
+        return kind(**settings)
     except TypeError as error:
-        raise ValueError(f"{path} is not a model configuration of anyres: {error}") from error
+        raise ValueError(f"{folder / CONFIG} is not a model configuration of anyres: {error}") from error
 
 
-def check_weights(model: ViTAR, weights: Mapping[str, Tensor], source: str) -> None:
+def check_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
     """Raises a ValueError that names the differences unless the weights are those of this model."""
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     given = {key: tuple(value.shape) for key, value in weights.items()}

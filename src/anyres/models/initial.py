@@ -1,0 +1,199 @@
+"""Weights to start a model from: of a run of ours, of timm's ViT and MAE files, or of transformers' ViTMAE."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anyres.layers.merge_plan import Grid
+from anyres.layers.position import FuzzyPositionalEncoding, Window
+from anyres.layers.sincos import SinCosPosition
+from anyres.models.config import ViTARConfig
+from anyres.models.foreign import Source, convert, read_tensors
+from anyres.models.vitar import ViTAR
+from anyres.models.weights import CONFIG, WEIGHTS, load_mae, load_model, model_digest
+
+_SHARED = ("stem", "patch_size", "in_channels", "width", "depth", "heads")  # what model and source must have in common
+_TABLES = ("fuzzy", "learned")
+_SINCOS_ERROR = 1e-3  # half precision keeps sines to 5e-4; those of another grid, or learned, differ by far more
+
+
+@dataclass(frozen=True)
+class Initial:
+    """Weights for the parts of a model below its head, and what they leave open."""
+
+    weights: dict[str, Tensor]
+    """State dict entries of a ViTAR, float32."""
+    fresh: tuple[str, ...]
+    """What the model has and the source lacks, such as "merger": it keeps the values that the model was made with."""
+    left_out: tuple[str, ...]
+    """What the source has and the model lacks, such as "decoder"."""
+
+
+def initial_weights(source: Path | str, config: ViTARConfig, *, resize_positions: bool = False) -> dict[str, Tensor]:
+    """The weights of `read_initial` alone."""
+    return read_initial(source, config, resize_positions=resize_positions).weights
+
+
+def read_initial(source: Path | str, config: ViTARConfig, *, resize_positions: bool = False) -> Initial:
+    """Weights from somewhere else for a model of this configuration, below its head. Nothing is unpickled.
+
+    Positions that a ViT has for its class token are added to the token. A table of positions, learned or sin-cos,
+    becomes the table of fuzzy and learned positions; for sin-cos positions it must be the very same one.
+
+    Args:
+        source: folder of a finished run (of training, or of pre-training, whose decoder is left out), a timm ViT or
+            MAE (.safetensors, or .pth with tensors alone), a transformers ViTMAE, or a folder with either as
+            model.safetensors. A lone file does not tell its number of heads: it is taken to be the model's.
+        config: of the model.
+        resize_positions: reads a table of another grid bilinearly at the token centres of the model's.
+
+    Raises:
+        ValueError: a source that cannot be read, of another patch size, width, depth or number of heads, or of
+            another grid without `resize_positions`; fixed positions that are not the model's.
+    """
+    where = Path(source)
+    found = _read(where, config)
+    _check_facts(found, config, where)
+    position = _position(found, config, where, resize_positions)
+    given = found.weights | position
+    spare_table = [] if position or config.position == "sincos" or found.table is None else ["position"]
+    with torch.device("meta"):
+        wanted = {k: v.shape for k, v in ViTAR(replace(config, num_classes=0)).state_dict().items()}
+    weights = {name: value for name, value in given.items() if name in wanted}
+    for name, value in weights.items():
+        if value.shape != wanted[name]:
+            raise ValueError(f"{name} of {where} is {tuple(value.shape)}, that of the model {tuple(wanted[name])}")
+    return Initial(
+        weights,
+        fresh=_parts((name for name in wanted if name not in weights), wanted),
+        left_out=tuple(sorted({*_parts((k for k in given if k not in wanted), given), *found.left_out, *spare_table})),
+    )
+
+
+def initial_digest(source: Path | str) -> str:
+    """Twelve hexadecimal digits that tell a source from every other. ValueError if it is not there."""
+    where = Path(source)
+    if where.is_dir() and (where / WEIGHTS).is_file() and (where / CONFIG).is_file():
+        return model_digest(where)
+    with open(_file_of(where), "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+
+
+def _file_of(source: Path) -> Path:
+    """The file of weights that a source is or holds. ValueError if there is none."""
+    file = source / WEIGHTS if source.is_dir() else source
+    if file.is_file():
+        return file
+    allowed = "the folder of a finished run, a .safetensors or .pth file, or a folder that holds model.safetensors"
+    reason = f"holds no {WEIGHTS}" if source.is_dir() else "does not exist"
+    raise ValueError(f"{source} {reason}; weights to start from are {allowed}")
+
+
+def _read(source: Path, config: ViTARConfig) -> Source:
+    file = _file_of(source)
+    record = _settings(source / CONFIG) if source.is_dir() else {}
+    if record.get("architecture") in ("ViTAR", "MaskedAutoencoder"):
+        return _of_run(source, record["architecture"])
+    tensors = read_tensors(file)
+    if any(name.removeprefix("encoder.").startswith("stem.") for name in tensors):
+        raise ValueError(f"{source} is the weights of a run without their {CONFIG}; give the folder that holds both")
+    facts = {"heads": record["num_attention_heads"]} if "num_attention_heads" in record else {}
+    return convert(tensors, source, config.grid, facts)
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """What a config.json says, ours or another library's; nothing if there is none."""
+    if not path.is_file():
+        return {}
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    return record if isinstance(record, dict) else {}
+
+
+def _of_run(folder: Path, architecture: str) -> Source:
+    if architecture == "ViTAR":
+        model, left_out = load_model(folder)[0], ("head",)
+    else:
+        model, left_out = load_mae(folder)[0].encoder, ("decoder",)
+    config = model.config
+    weights = {k: v.float() for k, v in model.state_dict().items() if not k.startswith("head.")}
+    table = weights.pop("position.table", None)
+    if isinstance(model.position, SinCosPosition):
+        table = model.position.exact(Window.whole(config.grid))
+    facts = {name: getattr(config, name) for name in _SHARED}
+    return Source(weights, table, config.grid, facts, left_out)
+
+
+def _check_facts(found: Source, config: ViTARConfig, where: Path) -> None:
+    """ValueError that names what the source and the model do not have in common."""
+    pairs = [(name, found.facts[name], getattr(config, name)) for name in _SHARED if name in found.facts]
+    differing = [(name, theirs, ours) for name, theirs, ours in pairs if theirs != ours]
+    if differing:
+        told = "; ".join(f"{name} is {theirs} there and {ours} in the model" for name, theirs, ours in differing)
+        options = " ".join(f"{name}={theirs}" for name, theirs, _ in differing)
+        raise ValueError(f"{where} is another model: {told}. Choose a model like it, or --model-options {options}")
+
+
+def _position(found: Source, config: ViTARConfig, where: Path, resize: bool) -> dict[str, Tensor]:
+    """The entry of the model's own position table, if it has one and the source has positions for it."""
+    _check_grid(found, config, where, resize)
+    if found.table is None or config.position not in (*_TABLES, "sincos"):
+        return {}
+    if config.position in _TABLES:
+        return {"position.table": _resized(found.table, config.grid)}
+    own = SinCosPosition(config.width, config.grid).exact(Window.whole(config.grid))
+    if (found.table - own).abs().max() > _SINCOS_ERROR:
+        raise ValueError(
+            f'the positions of {where} are learned or of another kind, and the model\'s are "sincos", which are fixed; '
+            "give --model-options position=learned or position=fuzzy"
+        )
+    return {}
+
+
+def _check_grid(found: Source, config: ViTARConfig, where: Path, resize: bool) -> None:
+    """ValueError for another grid unless it is to be converted and can be, and for a conversion that is none."""
+    theirs, ours = (f"{rows}x{cols}" for rows, cols in (found.grid, config.grid))
+    if found.grid == config.grid:
+        if resize:
+            raise ValueError(
+                f"{where} has the model's grid of {ours}: there is nothing to resize; leave init_resize out"
+            )
+        return
+    told = f"{where} has a grid of {theirs} and the model one of {ours}: give --model-options grid={theirs}"
+    is_fixed = found.table is not None and config.position == "sincos"
+    if is_fixed or config.position == "relative_bias":
+        raise ValueError(
+            f'{told}; positions "{config.position}" cannot be resized, those of a table can '
+            "(--model-options position=learned --init-resize)"
+        )
+    if not resize:
+        raise ValueError(f"{told}, or --init-resize, which reads the position table bilinearly at {ours}")
+
+
+def _resized(table: Tensor, grid: Grid) -> Tensor:
+    """A table (rows, cols, D) as it is, or read at the token centres of another grid."""
+    rows, cols, width = table.shape
+    if (rows, cols) == grid:
+        return table
+    encoding = FuzzyPositionalEncoding(width, (rows, cols), jitter=0.0)
+    with torch.no_grad():
+        encoding.table.copy_(table)
+        return encoding.exact(Window.whole(grid))
+
+
+def _parts(names: Iterable[str], whole: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of tensors as those of parts: "merger" where all of it is meant, else "merger.block.scale" by itself."""
+    listed = set(names)
+    parts = {name.split(".")[0] for name in listed}
+    entire = {part for part in parts if all(k in listed for k in whole if k.split(".")[0] == part)}
+    single = {name for name in listed if name.split(".")[0] not in entire}
+    return tuple(sorted(entire | {re.sub(r"^blocks\.\d+\.", "blocks.*.", name) for name in single}))

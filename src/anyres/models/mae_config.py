@@ -1,0 +1,93 @@
+"""The configuration of a masked auto-encoder: its encoder, its decoder, what is hidden and what is to be restored."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from anyres.errors import check_choice
+from anyres.layers.masking import visible_count
+from anyres.layers.merge_plan import MergePlan
+from anyres.layers.stem import token_grid
+from anyres.models.config import ViTARConfig
+
+Masking = Literal["cells", "patches"]
+
+_POSITIONS = ("fuzzy", "learned", "sincos", "none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MAEConfig:
+    """Everything that defines a masked auto-encoder; the decoder's defaults are those of MAE (arXiv 2111.06377)."""
+
+    encoder: ViTARConfig
+    """The model that is pre-trained; its head is left out."""
+    decoder_width: int = 512
+    """Length of a token in the decoder."""
+    decoder_depth: int = 8
+    """Number of transformer blocks in the decoder."""
+    decoder_heads: int = 16
+    """Attention heads of the decoder; must divide its width."""
+    mask_ratio: float = 0.75
+    """Share of each image that is hidden."""
+    masking: Masking = "cells"
+    """What is hidden: whole cells of the final grid, or "patches" anywhere, which then are missing inside the cells. An
+    ablation: where cells hold many patches hardly a cell is hidden, so the trunk sees nearly all of the image."""
+    large_target: bool = False
+    """Where every cell holds 2x2 patches or more (from 448 pixels), restores a square of twice the patch's side."""
+    norm_target: bool = True
+    """Restores pixels normalised to the mean and deviation of their own cell."""
+
+    def __post_init__(self) -> None:
+        check_choice("masking", self.masking, get_args(Masking))
+        for name in ("decoder_width", "decoder_depth", "decoder_heads"):
+            given = getattr(self, name)
+            if isinstance(given, bool) or not isinstance(given, int) or given < 1:
+                raise ValueError(f"{name} is {given!r}; it must be a whole number from 1 up.")
+        if self.decoder_width % 4 or self.decoder_width % self.decoder_heads:
+            raise ValueError(
+                f"decoder_width is {self.decoder_width}, decoder_heads is {self.decoder_heads}; the width must be "
+                "divisible by 4 and by the heads."
+            )
+        if not 0 < self.mask_ratio < 1:
+            raise ValueError(f"mask_ratio is {self.mask_ratio}; allowed: above 0 and below 1, such as 0.75.")
+        if self.encoder.merger == "none":
+            for name, default in (("masking", "cells"), ("large_target", False)):
+                if getattr(self, name) != default:
+                    raise ValueError(f'{name}={getattr(self, name)!r} has no effect because merger is "none".')
+        self._check_encoder()
+
+    def _check_encoder(self) -> None:
+        """What is hidden must not be seen through its neighbours, and the trunk gets tokens that form no grid."""
+        encoder = self.encoder
+        leaks = "looks beyond its own patch, so that hidden cells would leak into visible ones"
+        if encoder.stem != "patch":
+            raise ValueError(f'stem is "{encoder.stem}", which {leaks}; allowed in pre-training: stem="patch".')
+        if encoder.position not in _POSITIONS:
+            local = encoder.position in ("conditional", "global_local")
+            reason = leaks if local else "needs the whole grid in the trunk, which sees visible cells only"
+            allowed = ", ".join(_POSITIONS)
+            raise ValueError(f'position is "{encoder.position}", which {reason}; allowed in pre-training: {allowed}.')
+        if encoder.merger not in ("grid_attention", "none"):
+            raise ValueError(f'merger is "{encoder.merger}"; allowed in pre-training: grid_attention, none.')
+        if encoder.padding != "masked":
+            raise ValueError(f'padding is "{encoder.padding}"; allowed in pre-training: masked.')
+        if encoder.tome:
+            raise ValueError(f"tome is {encoder.tome}; allowed in pre-training: 0, since merged tokens have no place.")
+
+    def visible(self, height: int, width: int) -> int:
+        """How many final cells (with masking "patches": how many patches) of an image of this size stay visible.
+
+        Raises:
+            ValueError: fewer than four cells, or none that stays visible or none that is hidden.
+        """
+        plan = self.encoder.plan(token_grid(height, width, self.encoder.patch_size))
+        try:
+            visible_count(plan.grid, self.mask_ratio)
+            return visible_count(plan.size if self.masking == "patches" else plan.grid, self.mask_ratio)
+        except ValueError as error:
+            raise ValueError(f"at {height}x{width} pixels {error}") from None
+
+    def side(self, plan: MergePlan) -> int:
+        """Side in pixels of the square that is restored of each final cell of a plan."""
+        patch = self.encoder.patch_size
+        (rows, cols), (cell_rows, cell_cols) = plan.size, plan.grid
+        return 2 * patch if self.large_target and rows >= 2 * cell_rows and cols >= 2 * cell_cols else patch

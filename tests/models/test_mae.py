@@ -1,0 +1,285 @@
+"""Masked auto-encoding: visible cells equal the whole, the rest equals transformers' ViTMAE, nothing leaks."""
+
+import pytest
+import torch
+from transformers import ViTMAEConfig, ViTMAEForPreTraining
+
+import anyres
+from anyres.layers.masking import hidden_cells, to_patches
+from anyres.layers.visible import merge_visible
+from anyres.models.mae import MaskedAutoencoder
+from anyres.models.weights import load_mae, save_mae
+
+TINY = {"width": 24, "heads": 3, "depth": 2, "patch_size": 4, "decoder_width": 16, "decoder_heads": 2,
+        "decoder_depth": 1}  # fmt: skip
+SIZES = [(16, 16), (35, 61), (64, 17), (31, 97), (5, 23), (112, 84)]
+
+
+def tiny(name="mae_vitar_tiny_patch16", **options) -> MaskedAutoencoder:
+    torch.manual_seed(1)
+    return anyres.create_model(name, **{"grid": 4, **TINY, **options}).double()
+
+
+def batch(size, count=3):
+    torch.manual_seed(size[0])
+    return torch.randn(count, 3, *size, dtype=torch.float64), torch.arange(count) * 7919 + 5
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"position": "sincos"},
+        {"learned_levels": 1},
+        {"scale_query": True},
+        {"cells": "balanced"},
+        {"merger": "none"},
+    ],
+    ids=str,
+)
+def test_visible_cells_are_what_the_whole_image_gives_there(size, training, options):
+    model = tiny(**options).train(training)
+    images, keys = batch(size)
+    encoder, plan = model.encoder, model.encoder.plan(*size)
+    is_visible = ~hidden_cells(keys, plan.grid, 0.75)
+    whole = encoder.grid_tokens(images, keys)  # (B, R, C, D)
+    patches = to_patches(is_visible, plan)
+    tokens = encoder.position.add_to_visible(encoder.stem(images, patches), patches, keys)
+    if encoder.merger is not None:
+        tokens, is_cell = merge_visible(encoder.merger, tokens, patches, plan)
+        assert torch.equal(is_cell, is_visible)
+    torch.testing.assert_close(tokens, whole[is_visible], rtol=1e-10, atol=1e-10)
+    # and the trunk sees these tokens and no others
+    latent, _ = model.forward_encoder(images, patches, plan, keys)
+    alone = [encoder.forward_sets([row[seen]])[0] for row, seen in zip(whole, is_visible, strict=True)]
+    torch.testing.assert_close(latent, torch.stack(alone), rtol=1e-10, atol=1e-10)
+
+
+def test_tokens_of_partly_visible_cells_are_masked_means_and_keys():
+    """Against the merger's own way of skipping patches, which streaming uses."""
+    model = tiny(masking="patches")
+    images, _ = batch((48, 37), count=1)
+    plan = model.encoder.plan(48, 37)
+    is_visible = torch.rand(1, *plan.size) < 0.4
+    tokens = model.encoder.position(model.encoder.stem(images))
+    found, is_cell = merge_visible(model.encoder.merger, tokens[is_visible], is_visible, plan)
+    x, counts = tokens, is_visible[0].long()
+    for index, level in enumerate(plan.levels):
+        x, counts = model.encoder.merger.step(x, plan, index, level, counts)
+    assert torch.equal(counts > 0, is_cell[0])
+    torch.testing.assert_close(found, x[is_cell], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("masking", ["cells", "patches"])
+@pytest.mark.parametrize("size", SIZES[1:4])
+def test_what_is_hidden_cannot_be_seen(masking, size):
+    model = tiny(masking=masking, norm_target=False).eval()
+    images, keys = batch(size)
+    plan = model.encoder.plan(*size)
+    is_visible = ~hidden_cells(keys, plan.grid if masking == "cells" else plan.size, 0.75)
+    patches = to_patches(is_visible, plan) if masking == "cells" else is_visible
+    pixels = patches.repeat_interleave(4, 1).repeat_interleave(4, 2)[:, None, : size[0], : size[1]]
+    latent, is_cell = model.forward_encoder(images, patches, plan)
+    other, _ = model.forward_encoder(torch.where(pixels, images, images * 0 + 77), patches, plan)
+    assert torch.equal(latent, other)
+    prediction = model.forward_decoder(latent, is_cell, 4)
+    assert prediction.shape == (3, *plan.grid, 48)
+
+
+def test_the_target_is_the_cells_true_rectangle():
+    """A prediction equal to the resized cells costs nothing where hidden, whatever stands in visible cells."""
+    model = tiny(norm_target=False).eval()
+    images, keys = batch((35, 61))
+    shown = model.reconstruct(images, keys)
+    plan = model.encoder.plan(35, 61)
+    rows = [min(edge * 4, 35) for edge in plan.cell_rows]
+    cols = [min(edge * 4, 61) for edge in plan.cell_cols]
+    for b, r, c in shown.is_hidden.nonzero().tolist():
+        part = (b, slice(None), slice(rows[r], rows[r + 1]), slice(cols[c], cols[c + 1]))
+        assert (shown.masked[part] == 0).all()
+    for b, r, c in (~shown.is_hidden).nonzero().tolist():
+        part = (b, slice(None), slice(rows[r], rows[r + 1]), slice(cols[c], cols[c + 1]))
+        assert torch.equal(shown.output[part], images[part]) and torch.equal(shown.masked[part], images[part])
+
+
+def test_a_list_of_sizes_gives_the_mean_of_the_images_one_by_one():
+    model = tiny().train()
+    images = [torch.randn(3, *size, dtype=torch.float64) for size in [(16, 16), (35, 61), (16, 16), (64, 17)]]
+    keys = torch.tensor([5, 6, 7, 8])
+    alone = [model(image[None], key[None]) for image, key in zip(images, keys, strict=True)]
+    torch.testing.assert_close(model(images, keys), torch.stack(alone).mean(), rtol=1e-10, atol=1e-10)
+
+
+def test_loss_and_mask_are_those_of_the_keys():
+    model = tiny().eval()
+    images, keys = batch((31, 97))
+    is_hidden = hidden_cells(keys, model.encoder.plan(31, 97).grid, 0.75)
+    assert torch.equal(model(images, keys), model(images, is_hidden=is_hidden))
+    assert model(images, keys) != model(images, keys + 1)
+
+
+def test_the_larger_target_is_used_where_cells_have_four_patches():
+    model = tiny(large_target=True)
+    for size, side in [((16, 16), 4), ((31, 31), 8), ((28, 32), 4), ((64, 64), 8)]:
+        assert model.config.side(model.encoder.plan(*size)) == side
+        model.zero_grad()
+        images, keys = batch(size)
+        model(images, keys).backward()
+        used = model.decoder_pred_large if side == 8 else model.decoder_pred
+        assert [layer.weight.grad is not None for layer in (model.decoder_pred, model.decoder_pred_large)].count(
+            True
+        ) == 1
+        assert used.weight.grad is not None
+
+
+def test_checkpointing_changes_no_gradient():
+    images, keys = batch((35, 61))
+    grads = []
+    for enable in (False, True):
+        model = tiny().train()
+        model.set_grad_checkpointing(enable)
+        model(images, keys).backward()
+        grads.append({name: parameter.grad for name, parameter in model.named_parameters()})
+    assert grads[0].keys() == grads[1].keys()
+    for name, grad in grads[0].items():
+        torch.testing.assert_close(grad, grads[1][name], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_without_a_merger_it_is_transformers_vitmae(training):
+    """Same weights, mask and images: same loss, prediction and gradient of the first layer."""
+    torch.manual_seed(0)
+    other = ViTMAEForPreTraining(ViTMAEConfig(
+        hidden_size=48, num_hidden_layers=2, num_attention_heads=4, intermediate_size=192, image_size=224,
+        decoder_hidden_size=32, decoder_num_hidden_layers=2, decoder_num_attention_heads=4,
+        decoder_intermediate_size=128, norm_pix_loss=True, layer_norm_eps=1e-6,
+    )).train(training)  # fmt: skip
+    for parameter in other.parameters():  # also biases and norms are to matter
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.1)
+    # Released weights carry MAE's own positions; transformers 5 makes them anew with rows and columns exchanged.
+    for positions in (other.vit.embeddings.position_embeddings, other.decoder.decoder_pos_embed):
+        positions.data[0, 1:] = _mae_positions(14, positions.shape[-1])
+    model = anyres.create_model(
+        "mae_vit_tiny_patch16", width=48, heads=4, depth=2, decoder_width=32, decoder_heads=4, decoder_depth=2
+    ).train(training)
+    model.load_state_dict(_from_transformers(other.state_dict()))
+    images, keys = torch.rand(2, 3, 224, 224), torch.tensor([11, 12])
+    is_hidden = hidden_cells(keys, (14, 14), 0.75)
+    noise = is_hidden.flatten(1).float() + torch.arange(196) * 1e-4  # visible ones first
+    wanted = other(images, noise=noise)
+    assert torch.equal(wanted.mask.bool(), is_hidden.flatten(1))
+    loss, prediction, _ = model._run(images, keys, None)
+    torch.testing.assert_close(loss.mean(), wanted.loss, rtol=1e-5, atol=0)
+    torch.testing.assert_close(prediction.flatten(1, 2), wanted.logits, rtol=1e-4, atol=1e-5)
+    loss.mean().backward()
+    wanted.loss.backward()
+    names = {name: value for name, value in other.named_parameters() if "patch_embeddings.projection.weight" in name}
+    (theirs,) = names.values()
+    torch.testing.assert_close(model.encoder.stem.proj.weight.grad, theirs.grad.flatten(1), rtol=1e-3, atol=1e-6)
+
+
+def _mae_positions(side, width):
+    """MAE's util/pos_embed.py for a square grid: the column in the first half of the channels ("w goes first")."""
+    omega = 10000 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+    angles = torch.arange(side, dtype=torch.float64)[:, None] * omega
+    axis = torch.cat([angles.sin(), angles.cos()], dim=1)
+    return torch.cat([axis.repeat(side, 1), axis.repeat_interleave(side, 0)], dim=1).float()
+
+
+def _from_transformers(weights):
+    """The names of our model for the weights of transformers' ViTMAEForPreTraining (version 5)."""
+    found = {
+        "encoder.stem.proj.weight": weights["vit.embeddings.patch_embeddings.projection.weight"].flatten(1),
+        "encoder.stem.proj.bias": weights["vit.embeddings.patch_embeddings.projection.bias"],
+        "encoder.prefix": weights["vit.embeddings.cls_token"][0],
+        "mask_token": weights["decoder.mask_token"][0, 0],
+    }
+    for kind in ("weight", "bias"):
+        found[f"encoder.norm.{kind}"] = weights[f"vit.layernorm.{kind}"]
+        for name in ("embed", "norm", "pred"):
+            found[f"decoder_{name}.{kind}"] = weights[f"decoder.decoder_{name}.{kind}"]
+        for layers, blocks in (("vit.layers", "encoder.blocks"), ("decoder.decoder_layers", "decoder_blocks")):
+            for i in range(2):
+                theirs, ours = f"{layers}.{i}", f"{blocks}.{i}"
+                qkv = [weights[f"{theirs}.attention.{part}_proj.{kind}"] for part in "qkv"]
+                found[f"{ours}.attn.qkv.{kind}"] = torch.cat(qkv)
+                found[f"{ours}.attn.proj.{kind}"] = weights[f"{theirs}.attention.o_proj.{kind}"]
+                found[f"{ours}.norm1.{kind}"] = weights[f"{theirs}.layernorm_before.{kind}"]
+                found[f"{ours}.norm2.{kind}"] = weights[f"{theirs}.layernorm_after.{kind}"]
+                for layer in ("fc1", "fc2"):
+                    found[f"{ours}.mlp.{layer}.{kind}"] = weights[f"{theirs}.mlp.{layer}.{kind}"]
+    return found
+
+
+def test_saved_and_loaded_it_is_the_same(tmp_path):
+    model = anyres.create_model("mae_vitar_tiny_patch16", **TINY, grid=4, mask_ratio=0.6, masking="patches").eval()
+    save_mae(tmp_path, model, name="mae_vitar_tiny_patch16", training_sizes=[(32, 48)], extra={"steps": 3})
+    found, info = load_mae(tmp_path)
+    assert found.config == model.config and not found.training
+    assert info.training_sizes == ((32, 48),) and info.extra == {"steps": 3}
+    images, keys = torch.rand(2, 3, 33, 47), torch.tensor([1, 2])
+    assert torch.equal(found(images, keys), model(images, keys))
+    with pytest.raises(ValueError, match="--init"):
+        anyres.load_model(tmp_path)
+
+
+def test_on_the_meta_device_nothing_is_allocated():
+    with torch.device("meta"):
+        model = anyres.create_model("mae_vitar_large_patch16")
+    assert all(parameter.is_meta for parameter in model.parameters())
+
+
+def test_names_without_weight_decay_exist():
+    model = tiny(prefix_tokens=1)
+    names = dict(model.named_parameters())
+    assert {"mask_token", "encoder.prefix", "encoder.position.table"} == model.no_weight_decay() <= names.keys()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"stem": "conv"}, 'stem="patch"'),
+        ({"position": "conditional"}, "leak.*fuzzy, learned, sincos"),
+        ({"position": "global_local"}, "leak.*fuzzy, learned, sincos"),
+        ({"position": "rotary"}, "whole grid"),
+        ({"merger": "average"}, "grid_attention, none"),
+        ({"padding": "zeros"}, "masked"),
+        ({"mask_ratio": 1.0}, "mask_ratio is 1.0"),
+        ({"mask_ratio": 0.0}, "mask_ratio is 0.0"),
+        ({"merger": "none", "masking": "patches"}, "no effect"),
+        ({"merger": "none", "large_target": True}, "no effect"),
+        ({"masking": "cell"}, "'cells'"),
+        ({"decoder_heads": 5}, "divisible"),
+        ({"decoder_depht": 5}, "decoder_depth"),
+        ({"num_classes": 5}, "num_classes"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_is_refused_by_name(options, message):
+    with pytest.raises(ValueError, match=message):
+        tiny(**options)
+
+
+def test_images_that_are_too_small_to_mask_are_refused():
+    model = tiny()
+    for size, message in [((4, 12), "at 4x12 pixels the grid has 1x3 cells"), ((8, 8), None)]:
+        images = torch.rand(1, 3, *size, dtype=torch.float64)
+        if message is None:
+            assert model(images).isfinite()
+            continue
+        with pytest.raises(ValueError, match=message):
+            model(images)
+
+
+def test_wrong_masks_and_keys_are_refused():
+    model = tiny()
+    images, keys = batch((16, 16))
+    with pytest.raises(ValueError, match="is_hidden"):
+        model(images, keys, torch.zeros(3, 4, 5, dtype=torch.bool))
+    with pytest.raises(ValueError, match="one int64"):
+        model(images, keys[:2])
+    with pytest.raises(ValueError, match="list"):
+        model([])
