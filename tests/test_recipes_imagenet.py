@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from anyres.recipes import RECIPES, RecipeConfig, describe, recipe, training_hours
-from anyres.recipes.imagenet import BASE_RATE, SMALL_RATE
+from anyres.recipes import RecipeConfig, describe, recipe, training_hours
+from anyres.recipes.imagenet import BASE_RATE, RECIPES, SMALL_RATE
 
 
 @pytest.mark.parametrize("name", RECIPES)

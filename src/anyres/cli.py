@@ -21,8 +21,8 @@ from anyres.evaluation.sweep import SweepConfig, sweep
 from anyres.layers.stem import token_grid
 from anyres.models.presets import get_config, list_models
 from anyres.recipes import DemoConfig, RecipeConfig, demo, describe, recipe
-from anyres.training.config import TrainConfig
-from anyres.training.engine import train
+from anyres.training.config import PretrainConfig, TrainConfig
+from anyres.training.engine import pretrain, train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +98,10 @@ def _train(config: TrainConfig) -> int:
     return 0 if train(config).finished else 130
 
 
+def _pretrain(config: PretrainConfig) -> int:
+    return 0 if pretrain(config).finished else 130
+
+
 def _sweep(config: SweepConfig) -> int:
     result = sweep(config)
     print(f"{len(result['rows'])} rows in {config.out}; draw them with: anyres report {config.out}")
@@ -126,10 +130,10 @@ def _models(config: Models) -> int:
     names = list_models(config.pattern)
     if not names:
         raise ValueError(f"no model matches {config.pattern!r}. Allowed: {', '.join(list_models())}.")
-    print(f"{'model':<22} {'parameters':>11} {'GMACs at 224':>13} {'at 1120':>9}")
+    print(f"{'model':<24} {'parameters':>11} {'GMACs at 224':>13} {'at 1120':>9}")
     for name in names:
         small, large = (cost(name, (side, side)) for side in (224, 1120))
-        print(f"{name:<22} {small.parameters / 1e6:>9.1f} M {small.macs / 1e9:>13.1f} {large.macs / 1e9:>9.1f}")
+        print(f"{name:<24} {small.parameters / 1e6:>9.1f} M {small.macs / 1e9:>13.1f} {large.macs / 1e9:>9.1f}")
     return 0
 
 
@@ -140,7 +144,8 @@ def _cost(config: CostOf) -> int:
         print(f"  {part:<36} {macs / 1e9:>10.3f} GMACs  {100 * macs / found.macs:>5.1f} %")
     print(f"  {'together':<36} {found.macs / 1e9:>10.3f} GMACs")
     print(f"  {'parameters':<36} {found.parameters / 1e6:>10.3f} M")
-    print(f"  {'activations, float32':<36} {found.activation_bytes / 1e6:>10.1f} MB")
+    if found.activation_bytes is not None:
+        print(f"  {'activations, float32':<36} {found.activation_bytes / 1e6:>10.1f} MB")
     return 0
 
 
@@ -168,7 +173,10 @@ def _synthesize(config: Synthesize) -> int:
 
 def _recipe(config: RecipeConfig) -> int:
     print(describe(config), flush=True)
-    return 0 if config.show else _train(recipe(config))
+    if config.show:
+        return 0
+    run = recipe(config)
+    return _pretrain(run) if isinstance(run, PretrainConfig) else _train(run)
 
 
 def _demo(config: DemoConfig) -> int:
@@ -183,6 +191,7 @@ def _ablate(config: AblateConfig) -> int:
 
 COMMANDS: dict[str, tuple[type, Any, str]] = {
     "train": (TrainConfig, _train, "Train a model at several sizes, or go on with a run that was stopped."),
+    "pretrain": (PretrainConfig, _pretrain, "Pre-train a model on images without labels, masked auto-encoding."),
     "sweep": (SweepConfig, _sweep, "Measure models at many sizes: accuracy, cost, latency, memory."),
     "report": (Report, _report, "Draw sweeps as one offline HTML page."),
     "predict": (PredictConfig, _predict, "Classify images of any mix of sizes."),

@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from anyres.data.folder import ImageFolder, find_images
+from anyres.data.folder import ImageFiles, ImageFolder, find_images
 
 
 def touch(root, *names):
@@ -55,6 +55,23 @@ def test_bad_folders(tmp_path):
         ImageFolder(tmp_path / "empty")
     with pytest.raises(ValueError, match="give .*set.train"):
         ImageFolder(tmp_path / "set")
+
+
+def test_images_without_labels_are_found_at_any_depth(tmp_path):
+    touch(tmp_path, "b/2.png", "a.png", "b/deep/er/1.JPG", "b/._2.png", "notes.txt", ".cache/5.png")
+    files = ImageFiles(tmp_path)
+    assert [str(path.relative_to(tmp_path)) for path in files.paths] == ["a.png", "b/2.png", "b/deep/er/1.JPG"]
+    assert files.labels == [0, 0, 0] and len(files) == 3 and files.root == tmp_path
+    touch(tmp_path / "same", "a.png", "b/2.png", "b/deep/er/1.JPG")
+    before = files.digest()
+    assert ImageFiles(tmp_path / "same").digest() == before
+    touch(tmp_path / "same", "c.png")
+    assert ImageFiles(tmp_path / "same").digest() != before
+    (tmp_path / "none").mkdir()
+    with pytest.raises(ValueError, match="no images below .*none: allowed are files ending in"):
+        ImageFiles(tmp_path / "none")
+    with pytest.raises(ValueError, match="no such folder.*Did you mean 'same'"):
+        ImageFiles(tmp_path / "sane")
 
 
 def test_find_images(tmp_path):

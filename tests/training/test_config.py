@@ -9,7 +9,7 @@ import pytest
 import tyro
 
 from anyres.training.checks import check_config
-from anyres.training.config import OPERATIONAL, TrainConfig, differences, parse_option, with_defaults
+from anyres.training.config import OPERATIONAL, PretrainConfig, TrainConfig, differences, parse_option, with_defaults
 
 
 @pytest.mark.parametrize(
@@ -136,15 +136,17 @@ def test_settings_survive_json(make_config):
 
 
 def test_operational_fields_exist():
-    assert {field.name for field in dataclasses.fields(TrainConfig)} >= OPERATIONAL
+    fields = (*dataclasses.fields(TrainConfig), *dataclasses.fields(PretrainConfig))
+    assert {field.name for field in fields} >= OPERATIONAL
 
 
-def test_every_field_is_explained_on_the_command_line(capsys):
+@pytest.mark.parametrize("kind", [TrainConfig, PretrainConfig])
+def test_every_field_is_explained_on_the_command_line(kind, capsys):
     with pytest.raises(SystemExit):
-        tyro.cli(TrainConfig, args=["--help"])
+        tyro.cli(kind, args=["--help"])
     text = re.sub(r"\s+", " ", capsys.readouterr().out)
     source = Path(check_config.__code__.co_filename).with_name("config.py").read_text()
-    for field in dataclasses.fields(TrainConfig):
+    for field in dataclasses.fields(kind):
         assert re.search(rf'^    {field.name}: [^\n]+\n    """', source, re.M), f"{field.name} has no docstring"
         if field.name != "augmentation":
             assert f"--{field.name.replace('_', '-')}" in text

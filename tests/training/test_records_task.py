@@ -186,11 +186,9 @@ def test_settings_of_images_are_idle(config, name, value):
         train(config(**{name: value}))
 
 
-def test_data_and_records_exclude_one_another(config, data, make_config, encoder):
+def test_data_and_records_exclude_one_another(config, data):
     with pytest.raises(ValueError, match="data is .* no effect, because a head on records"):
         train(config(data=data))
-    with pytest.raises(ValueError, match="init is .* no effect, because it is for from_records"):
-        train(make_config(init=encoder))
 
 
 def test_the_encoder_must_be_the_one_that_made_the_records(encoder, data, config, tmp_path):

@@ -13,7 +13,7 @@ from anyres.errors import check_choice
 from anyres.evaluation.sweep_config import Precision
 from anyres.recipes import fast_precision
 
-StudyName = Literal["positions", "mergers", "training-sizes", "table1", "extrapolation"]
+StudyName = Literal["positions", "mergers", "training-sizes", "table1", "extrapolation", "mae"]
 SetName = Literal["ordinary", "detail"]
 Stem = Literal["conv", "patch"]
 
@@ -25,7 +25,8 @@ class AblateConfig:
     """A study: its variants are trained, each with several seeds, and measured at many sizes; then a page is drawn."""
 
     study: Positional[StudyName]
-    """Which of the paper's tables, in miniature; or `extrapolation`: what holds beyond the largest training size."""
+    """Which of the paper's tables, in miniature; `mae`: pre-training without labels; or `extrapolation`: what holds
+    beyond the largest training size."""
     out: Path = Path("ablation")
     """Folder for the images of all studies and, in OUT/STUDY, runs and results. What is finished is not done again."""
     quick: bool = False

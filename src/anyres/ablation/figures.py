@@ -29,19 +29,23 @@ Cells = Mapping[int, Mapping[str, Any]]
 
 
 def overview(data: Mapping[str, Any], theme: Theme) -> Figure:
-    """Accuracy against resolution of all variants, images as they are; one panel per set."""
-    names = sets(data["summary"])
-    with new_figure(theme, columns=len(names), height=5.2 + 0.12 * len(data["variants"])) as (figure, axes):
-        for name, ax in zip(names, axes, strict=True):
+    """Accuracy against resolution of all variants, images as they are; one panel per set, or per set and panel."""
+    groups = dict.fromkeys(variant["panel"] for variant in data["variants"])
+    panels = [(name, group) for name in sets(data["summary"]) for group in groups]
+    most = max(sum(variant["panel"] == group for variant in data["variants"]) for group in groups)
+    with new_figure(theme, columns=len(panels), height=5.2 + 0.12 * most) as (figure, axes):
+        for (name, group), ax in zip(panels, axes, strict=True):
             table, handles = cells(data["summary"], name), list[Artist]()
-            for number, variant in enumerate(data["variants"]):
+            members = [variant for variant in data["variants"] if variant["panel"] == group]
+            shown = [variant["name"] for variant in members if variant["name"] in table]
+            for number, variant in enumerate(members):
                 if variant["name"] in table:
-                    band = len(table) <= _MOST_BANDS
+                    band = len(shown) <= _MOST_BANDS
                     handles.append(_line(ax, variant, table[variant["name"]], theme, number, band=band))
             handles.append(_dot(theme, theme.muted, "trained at this size"))
             handles.append(_dot(theme, theme.paper, "never trained at this size"))
-            _axes(ax, (side for row in table.values() for side in row))
-            titles(ax, theme, f"Accuracy on {name}", "top-1, %")
+            _axes(ax, (side for variant in shown for side in table[variant]))
+            titles(ax, theme, f"Accuracy on {name}" + (f", {group}" if group else ""), "top-1, %")
             legend(ax, theme, handles)
     return figure
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,8 +19,8 @@ from anyres.evaluation.sweep import SweepConfig
 from anyres.models.weights import WEIGHTS
 from anyres.recipes import SMALL_MODEL, DemoConfig, demo_training
 from anyres.training.checkpoint import NAME
-from anyres.training.config import TrainConfig, differences, with_defaults
-from anyres.training.engine import SETTINGS
+from anyres.training.config import PretrainConfig, RunConfig, TrainConfig, differences, with_defaults
+from anyres.training.run_folder import SETTINGS
 
 STORED_SIDE, FAR_SIDE = 440, 1171  # least sides of stored images: an evaluation at 384, at 1024, with a centre crop
 CROP_RATIO = 0.875
@@ -39,9 +39,11 @@ class Job:
     set: SetName
     variant: str
     seed: int
-    training: TrainConfig
+    training: TrainConfig | PretrainConfig
     sweeps: tuple[SweepConfig, ...]
-    """Near sizes, and far ones on the same scenes drawn larger."""
+    """Near sizes, and far ones on the same scenes drawn larger; none for a pre-training."""
+    start: Job | None = None
+    """The pre-training that it starts from."""
 
     @property
     def label(self) -> str:
@@ -86,35 +88,69 @@ def jobs_on_disk(config: AblateConfig, study: Study) -> list[Job]:
 
 def make_jobs(config: AblateConfig, study: Study, which: Iterable[tuple[SetName, str, int]]) -> list[Job]:
     """The runs of these (set, variant, seed)."""
-    base = _base_training(config)
+    base = _base_training(config, study)
     trainings = {v.name: variant_training(base, config, study, v) for v in study.variants}
     sizes = study_sizes(study, list(trainings.values()))
     jobs = []
     for set_name, name, seed in which:
         run = config.folder / "runs" / set_name / name / f"seed{seed}"
         training = replace(trainings[name], data=data_folder(config, set_name), out=run, seed=seed)
-        sweeps = _sweeps(config, set_name, run, sizes)
-        jobs.append(Job(set=set_name, variant=name, seed=seed, training=training, sweeps=sweeps))
+        sweeps, start = _sweeps(config, set_name, run, sizes), study.variant(name).start
+        before = None if start is None else _pretraining(config, study, base, start, set_name, seed)
+        if before is not None:
+            training = replace(training, init=before.training.out)
+        jobs.append(Job(set=set_name, variant=name, seed=seed, training=training, sweeps=sweeps, start=before))
     return jobs
 
 
-def _base_training(config: AblateConfig) -> TrainConfig:
-    """What all runs of all studies share: the demo's recipe, without its extra passes."""
+def pretraining_jobs(jobs: Sequence[Job]) -> list[Job]:
+    """The pre-trainings that runs start from, each once."""
+    return list({job.start.training.out: job.start for job in jobs if job.start is not None}.values())
+
+
+def _pretraining(config: AblateConfig, study: Study, base: TrainConfig, name: str, set_name: SetName, seed: int) -> Job:
+    """On all the images of a set, for twice as many steps as its fine-tuning on all labels takes."""
+    chosen = study.pretrainings[name]
+    steps = 2 * config.base_steps
+    shared: dict[str, Any] = {
+        field.name: getattr(base, field.name) for field in fields(RunConfig) if field.name not in _OWN_OF_PRETRAINING
+    }
+    settings = shared | {
+        "data": data_folder(config, set_name), "out": config.folder / "pretraining" / set_name / name / f"seed{seed}",
+        "seed": seed, "model": chosen.model, "steps": steps, "warmup_steps": steps // 20, "draw_images": 4,
+        "model_options": model_options((*SMALL_MODEL, *study.options, *_SMALL_DECODER), chosen.options),
+        "augmentation": replace(base.augmentation, scale=(0.5, 1.0)), "validate_every": max(steps // 4, 1),
+    }  # fmt: skip
+    training = PretrainConfig(**(settings | dict(chosen.training)))
+    try:
+        training.check()
+    except ValueError as error:
+        raise ValueError(f"pre-training {name} of {study.name}: {error}") from error
+    return Job(set=set_name, variant=f"pretraining-{name}", seed=seed, training=training, sweeps=())
+
+
+_SMALL_DECODER = ("decoder_width=64", "decoder_heads=4", "decoder_depth=2")
+_OWN_OF_PRETRAINING = ("betas", "min_lr")  # MAE's
+
+
+def _base_training(config: AblateConfig, study: Study) -> TrainConfig:
+    """What all runs of a study share: the demo's recipe, without its extra passes."""
     recipe = demo_training(DemoConfig(out=config.out), "vitar")
     own = replace(recipe, steps=config.base_steps, precision=config.training_precision, device=config.device)
-    return replace(own, progress=False, **TRAINING)
+    return replace(own, progress=False, **{**TRAINING, **study.training})
 
 
 def variant_training(base: TrainConfig, config: AblateConfig, study: Study, variant: Variant) -> TrainConfig:
     """The training of a variant: seed, data and run folder are still to be set. ValueError if it cannot be."""
 
     def training(variant: Variant, steps: int) -> TrainConfig:
-        options = model_options((*SMALL_MODEL, "grid=4", f"stem={config.stem}"), variant.options)
+        shared = (*SMALL_MODEL, "grid=4", f"stem={config.stem}", *study.options)
+        options = model_options(shared, variant.options)
         changes: Mapping[str, Any] = {"steps": steps, "warmup_steps": steps // 20, **variant.training}
         return replace(base, model=variant.model, model_options=options, **changes)
 
     try:
-        found = training(variant, base.steps)
+        found = training(variant, max(round(base.steps * variant.step_share), 2))
         found.check()
         if study.equal_cost:
             found = training(variant, equal_cost_steps(training(study.variants[0], base.steps), found))
@@ -185,7 +221,7 @@ def numbers_of_images(config: AblateConfig) -> dict[str, Any]:
 
 def _trained_otherwise(found: dict[str, Any], job: Job) -> list[str]:
     here = job.training.to_json()
-    return differences(with_defaults(found, here), here)
+    return differences(with_defaults(found, here, type(job.training)), here)
 
 
 def _measured_otherwise(found: Mapping[str, Any], sweep: SweepConfig) -> list[str]:

@@ -79,7 +79,9 @@ def _describe(
 ) -> dict[str, Any]:
     """What a variant is, what it costs, and which of its runs are done."""
     [job] = make_jobs(config, study, [("ordinary", variant.name, 0)])
-    training, largest = job.training, largest_side(job.training)
+    training = job.training
+    assert isinstance(training, TrainConfig)
+    largest = largest_side(training)
     seconds = {other.label: _seconds(other) for other in done}
     seeds: dict[str, list[int]] = {}
     for other in done:
@@ -87,7 +89,8 @@ def _describe(
     measured = sorted({int(size) for sweep in job.sweeps for size in sweep.sizes})
     model = sweeps[done[0].label][0]["models"] if done else {}
     return {
-        "name": variant.name, "text": variant.text, "placement": variant.placement, "model": variant.model,
+        "name": variant.name, "text": variant.text, "placement": variant.placement, "panel": variant.panel,
+        "model": variant.model,
         "options": list(variant.options), "sizes": list(training.sizes), "training": _shown(training),
         "steps": training.steps, "largest": largest, "far": 4 * largest,
         "trained_at": [side for side in measured if is_trained(training, side)],

@@ -21,6 +21,7 @@ from anyres.ablation.plan import (
     jobs_on_disk,
     numbers_of_images,
     plan_jobs,
+    pretraining_jobs,
     refuse_other_study,
     write_sets,
 )
@@ -30,7 +31,8 @@ from anyres.evaluation.journal import write_json
 from anyres.evaluation.memory import is_out_of_memory
 from anyres.evaluation.report import require_extra
 from anyres.evaluation.sweep import sweep
-from anyres.training.engine import train
+from anyres.training.config import PretrainConfig, TrainConfig
+from anyres.training.engine import TrainResult, pretrain, train
 from anyres.training.runlog import STEPS, last_row
 
 
@@ -57,12 +59,15 @@ def ablate(config: AblateConfig, study: Study | None = None) -> Path:
     require_extra("ablate")  # before work starts
     study = study or STUDIES[config.study]
     jobs = plan_jobs(config, study)
-    refuse_other_study(config, [*jobs, *jobs_on_disk(config, study)])
+    known = [*jobs, *jobs_on_disk(config, study)]
+    refuse_other_study(config, [*known, *pretraining_jobs(known)])
     write_sets(config, jobs)
     config.folder.mkdir(parents=True, exist_ok=True)
     write_json(config.folder / IMAGES, numbers_of_images(config))
     todo = [job for job in jobs if not job.is_finished()]
-    run_jobs(todo, min(config.workers, len(todo)), config.progress)
+    first = [job for job in pretraining_jobs(todo) if not job.is_finished()]
+    for stage in (first, todo):
+        run_jobs(stage, min(config.workers, len(stage)), config.progress)
     found = collect(config, study)
     write_json(config.folder / RESULT, found)
     return write_page(config.folder / RESULT, config.folder)
@@ -125,8 +130,11 @@ def run_job(job: Job) -> None:
 
     A loss that is not finite and too little memory to train in are written down instead: they would only come again.
     """
+    if job.start is not None and job.start.failure.exists():
+        write_json(job.failure, {"error": f"{job.start.label} failed", "training": job.training.to_json()})
+        return
     try:
-        finished = train(job.training).finished
+        finished = run(job.training).finished
     except (FloatingPointError, RuntimeError, MemoryError) as error:
         if not (isinstance(error, FloatingPointError) or is_out_of_memory(error)):
             raise
@@ -138,6 +146,11 @@ def run_job(job: Job) -> None:
         raise KeyboardInterrupt
     for config in job.sweeps:
         sweep(config)  # leaves a finished one alone, unless it was of other weights
+
+
+def run(config: TrainConfig | PretrainConfig) -> TrainResult:
+    """Trains or pre-trains, as the configuration says."""
+    return pretrain(config) if isinstance(config, PretrainConfig) else train(config)
 
 
 # The progress bar.

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from anyres.evaluation.paper import TABLE_1_SMALL, TABLE_7, TABLE_8, TABLE_9, PaperTable
+from anyres.evaluation.paper import TABLE_1_SMALL, TABLE_6, TABLE_7, TABLE_8, TABLE_9, PaperTable
 
 SIZES = (24, 32, 48, 64, 96, 128, 192, 256, 384)
 TRAINING: Mapping[str, Any] = {"sizes": ("32", "64", "96"), "size_weights": (1.0, 1.0, 2.0)}
@@ -43,6 +43,24 @@ class Variant:
     """Fields of `TrainConfig` beyond `TRAINING`."""
     paper: str | None = None
     """Its row in the paper's table."""
+    step_share: float = 1.0
+    """Its training steps divided by those of the study."""
+    start: str | None = None
+    """Name of the pre-training in `Study.pretrainings` that it is fine-tuned from; None: from random weights."""
+    panel: str = ""
+    """Variants of one panel are drawn together; those of other panels beside them, in the same order and colours."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretraining:
+    """A run of masked auto-encoding that variants of a study start from, without labels."""
+
+    model: str
+    """The named model."""
+    options: tuple[str, ...] = ()
+    """Changes to the model, key=value, beyond those that all runs of the study share."""
+    training: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of `PretrainConfig`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +77,12 @@ class Study:
     """Side in the paper -> side here that stands for it: smallest trained, largest trained, far beyond."""
     sizes: tuple[int, ...] = SIZES
     """Sides to measure at; four times the largest size of every variant comes on top."""
+    pretrainings: Mapping[str, Pretraining] = field(default_factory=dict)
+    """What variants start from, by name."""
+    options: tuple[str, ...] = ()
+    """Changes to the model that all variants and pre-trainings share, beyond those of all studies."""
+    training: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of `TrainConfig` that all variants share, beyond `TRAINING`."""
     equal_cost: bool = False
     """Steps such that every variant costs as many multiply-accumulates as the first; else all take as many steps."""
 
@@ -270,6 +294,58 @@ EXTRAPOLATION = Study(
     ),
 )  # fmt: skip
 
+_SINCOS = ("position=sincos",)
+_MAE_VIT = (*_SINCOS, "pool=mean")
+_ONE_SIZE_48 = {"sizes": ("48",), "size_weights": None}
+
+
+def _fine_tuned(percent: int, step_share: float) -> tuple[Variant, ...]:
+    """The five ways to a classifier with that many of the labels."""
+    labels: dict[str, Any] = {"label_share": percent / 100}
+    tuned = {**labels, "layer_decay": 0.75}
+    panel = f"{percent} % of the labels"
+    shared: dict[str, Any] = {"panel": panel, "step_share": step_share}
+    paper = dict.fromkeys(("fuzzy", "sincos", "vit")) if percent < 100 else {
+        "fuzzy": "ViTAR + MAE (FPE)", "sincos": "ViTAR + MAE (APE)", "vit": "ViT + MAE"
+    }  # fmt: skip
+    return (
+        Variant(
+            name=f"vitar-mae-{percent}", text=f"ViTAR pre-trained with fuzzy positions, {panel}", start="vitar",
+            training=tuned, paper=paper["fuzzy"], **shared,
+        ),
+        Variant(
+            name=f"vitar-sincos-mae-{percent}", text=f"ViTAR pre-trained with sin-cos positions, {panel}",
+            start="vitar-sincos", options=_SINCOS, training=tuned, paper=paper["sincos"], **shared,
+        ),
+        Variant(
+            name=f"vit-mae-{percent}", text=f"an ordinary ViT pre-trained and fine-tuned at 48 pixels, {panel}",
+            start="vit", model=DEIT, options=_MAE_VIT, training={**tuned, **_ONE_SIZE_48}, paper=paper["vit"], **shared,
+        ),
+        Variant(name=f"vitar-{percent}", text=f"ViTAR from random weights, {panel}", training=labels, **shared),
+        Variant(
+            name=f"vit-{percent}", text=f"an ordinary ViT at 48 pixels from random weights, {panel}", model=DEIT,
+            options=_MAE_VIT, training={**labels, **_ONE_SIZE_48}, **shared,
+        ),
+    )  # fmt: skip
+
+
+MAE = Study(
+    name="mae",
+    title="Masked auto-encoding",
+    question="Does pre-training without labels hold at every size (Tables 6 and 8 of the paper), and what does it add "
+    "with few labels?",
+    table=TABLE_6,
+    landmarks={224: 48, 448: 96, 2240: 192, 4032: 384},
+    options=("stem=patch", "grid=6"),
+    training={"sizes": ("48", "64", "96"), "size_weights": None},
+    pretrainings={
+        "vitar": Pretraining(model="mae_vitar_tiny_patch16"),
+        "vitar-sincos": Pretraining(model="mae_vitar_tiny_patch16", options=_SINCOS),
+        "vit": Pretraining(model="mae_vit_tiny_patch16", training=_ONE_SIZE_48),
+    },
+    variants=(*_fine_tuned(1, 0.2), *_fine_tuned(10, 0.4), *_fine_tuned(100, 1.0)),
+)
+
 STUDIES: Mapping[str, Study] = {
-    study.name: study for study in (POSITIONS, MERGERS, TRAINING_SIZES, TABLE_1, EXTRAPOLATION)
+    study.name: study for study in (POSITIONS, MERGERS, TRAINING_SIZES, TABLE_1, EXTRAPOLATION, MAE)
 }

@@ -1,17 +1,49 @@
 """Folders of image files: one folder per class, or any mix of files and folders."""
 
+import copy
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import torch
+
 from anyres.data.decode import IMAGE_SUFFIXES
+from anyres.data.schedule import key
 from anyres.errors import unknown
 
 _SPLITS = {"train", "val", "valid", "validation", "test"}
+_SHARE = 0x53484152  # keeps the draws of images apart from all others
 
 
-class ImageFolder:
+class ImageFiles:
+    """The image files below a folder, at any depth, without labels; hidden ones are left out, nothing is opened.
+
+    Attributes:
+        paths: sorted.
+        labels: one 0 for each, since what makes batches asks for them.
+
+    Raises:
+        ValueError: no such folder, or no images in it.
+    """
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+        if not self.root.is_dir():
+            raise _missing(self.root, "no such folder")
+        self.paths = find_images([self.root])
+        self.labels = [0] * len(self.paths)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits of the files' names below `root` and their lengths, to know other files there."""
+        names = [f"{path.relative_to(self.root).as_posix()}\t{path.stat().st_size}\n" for path in self.paths]
+        return hashlib.sha256("".join(names).encode()).hexdigest()[:16]
+
+
+class ImageFolder(ImageFiles):
     """The image files below root/<class>/, found by suffix, hidden ones left out, nothing opened.
 
     Args:
@@ -54,13 +86,26 @@ class ImageFolder:
                 f"allowed are files ending in {_suffixes()}"
             )
 
-    def __len__(self) -> int:
-        return len(self.paths)
+    def share(self, fraction: float, seed: int) -> "ImageFolder":
+        """The folder with this share of the images of every class, rounded, and of each at least one.
 
-    def digest(self) -> str:
-        """Sixteen hexadecimal digits of the files' names below `root` and their lengths, to know other files there."""
-        names = [f"{path.relative_to(self.root).as_posix()}\t{path.stat().st_size}\n" for path in self.paths]
-        return hashlib.sha256("".join(names).encode()).hexdigest()[:16]
+        Which they are depends on the seed and on the number of a class' images alone; a smaller share is part of a
+        larger one.
+
+        Raises:
+            ValueError: a fraction that is not above 0, or above 1.
+        """
+        if not 0 < fraction <= 1:
+            raise ValueError(f"fraction={fraction} given: allowed is above 0 up to 1")
+        chosen: list[int] = []
+        for label in range(len(self.classes)):
+            places = [place for place, each in enumerate(self.labels) if each == label]
+            drawn = torch.randperm(len(places), generator=torch.Generator().manual_seed(key(seed, _SHARE, label)))
+            count = max(1, round(fraction * len(places)))
+            chosen += [places[i] for i in sorted(drawn[:count].tolist())]
+        part = copy.copy(self)
+        part.paths, part.labels = [self.paths[i] for i in chosen], [self.labels[i] for i in chosen]
+        return part
 
 
 def find_images(paths: Iterable[Path | str]) -> list[Path]:

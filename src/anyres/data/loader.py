@@ -2,62 +2,24 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from anyres.data.batches import Batch, EvalBatch, Skipped, View, stacked_if_alike
 from anyres.data.cache import DEFAULT_BYTES, ImageCache
 from anyres.data.decode import MAX_PIXELS, check_max_pixels
-from anyres.data.folder import ImageFolder
+from anyres.data.folder import ImageFiles
+from anyres.data.own_aspect import OwnAspectCrop
 from anyres.data.schedule import Schedule, Size, key
 from anyres.data.transforms import TrainAugment, Transform, train_transform
 from anyres.data.workers import Numbered, Reader, check_counts, run_in_order, seeded
 from anyres.errors import UnreadableImageError
 
-Skipped = tuple[Path, str]
-
 _PERMUTATION, _JITTER = 0x5045524D, 0x4A495454  # set apart what is drawn for different purposes
-
-
-@dataclass(frozen=True, kw_only=True)
-class View:
-    """The images of a step at one size."""
-
-    images: Tensor
-    """(B, C, H, W) float32, normalised"""
-    keys: Tensor
-    """(B,) int64, from which the model draws its positional jitter"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Batch(View):
-    """One training step's images, all of one size."""
-
-    step: int
-    size: Size
-    labels: Tensor
-    """(B,) int64"""
-    skipped: list[Skipped]
-    """files that could not be read, and why; another image stands in their place"""
-    replicas: tuple[View, ...] = ()
-    """the same images again at the step's other sizes, in falling area, each with a crop and augmentation of its own"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvalBatch:
-    """Some images of a folder, in its order. Unreadable ones are left out and listed."""
-
-    images: Tensor | list[Tensor]
-    """(B, C, H, W) float32, or a list of (C, H_i, W_i) where sizes differ"""
-    labels: Tensor
-    """(B,) int64"""
-    indices: Tensor
-    """(B,) int64, places in folder.paths"""
-    skipped: list[Skipped] = field(default_factory=list)
 
 
 @lru_cache(maxsize=4)
@@ -75,6 +37,8 @@ class TrainingStream:
     uninterrupted one would, whatever the number of worker processes.
 
     A schedule that gives a step several sizes makes replicas: an image is read once and augmented anew for each size.
+    With `own_aspect` every image has the area of the step's size at its own width / height, in whole patches of so many
+    pixels (see `own_size`).
     `repeats` shows every image so many times in a row, augmented anew each time; an epoch is as long as without it and
     so shows the first part of its permutation only (DeiT's repeated augmentation).
 
@@ -85,7 +49,7 @@ class TrainingStream:
 
     def __init__(
         self,
-        folder: ImageFolder,
+        folder: ImageFiles,
         *,
         batch_size: int,
         schedule: Schedule,
@@ -99,6 +63,7 @@ class TrainingStream:
         cache_bytes: int = DEFAULT_BYTES,
         strict: bool = False,
         repeats: int = 1,
+        own_aspect: int | None = None,
     ) -> None:
         check_counts(batch_size, num_workers)
         if repeats < 1:
@@ -115,6 +80,7 @@ class TrainingStream:
         self.num_workers = num_workers
         self.strict = strict
         self.repeats = repeats
+        self.own_aspect = own_aspect
         self._read = Reader(folder.paths, max_pixels, len(mean))
         self._cache: ImageCache | None = None
         if cache:
@@ -134,7 +100,7 @@ class TrainingStream:
     def batch(self, step: int) -> Batch:
         """The batch of one step, made in this process."""
         sizes = self.schedule.sizes_at(step)
-        transforms = [train_transform(size, self.augment, self.mean, self.std) for size in sizes]
+        transforms = [self._transform(size) for size in sizes]
         images: list[list[Tensor]] = [[] for _ in sizes]
         labels, skipped = [], []
         for position in range(self.batch_size):
@@ -144,11 +110,17 @@ class TrainingStream:
                     images[replica].append(transform(image))
             labels.append(label)
             skipped += failed
-        views = [View(images=torch.stack(found), keys=self._keys(step, i)) for i, found in enumerate(images)]
+        views = [View(images=stacked_if_alike(found), keys=self._keys(step, i)) for i, found in enumerate(images)]
         return Batch(
             step=step, size=sizes[0], images=views[0].images, labels=torch.tensor(labels), keys=views[0].keys,
             skipped=skipped, replicas=tuple(views[1:]),
         )  # fmt: skip
+
+    def _transform(self, size: Size) -> Transform:
+        if self.own_aspect is None:
+            return train_transform(size, self.augment, self.mean, self.std)
+        patch_size, augment = self.own_aspect, self.augment
+        return OwnAspectCrop(size=size, mean=self.mean, std=self.std, patch_size=patch_size, augment=augment)
 
     def _keys(self, step: int, replica: int) -> Tensor:
         """(B,) int64."""
@@ -179,7 +151,7 @@ def _later(replica: int) -> tuple[int, ...]:
 
 
 def evaluation_batches(
-    folder: ImageFolder,
+    folder: ImageFiles,
     transform: Transform,
     *,
     batch_size: int,
@@ -213,7 +185,7 @@ def evaluation_batches(
 
 @dataclass(frozen=True)
 class _EvalGroups:
-    folder: ImageFolder
+    folder: ImageFiles
     read: Reader
     transform: Transform
     strict: bool
@@ -231,15 +203,14 @@ class _EvalGroups:
                 if self.strict:
                     raise
                 skipped.append((self.folder.paths[index], str(error)))
-        alike = len({image.shape for image in images}) == 1
         labels = [self.folder.labels[index] for index in indices]
         return EvalBatch(
-            images=torch.stack(images) if alike else images, labels=torch.tensor(labels, dtype=torch.int64),
+            images=stacked_if_alike(images), labels=torch.tensor(labels, dtype=torch.int64),
             indices=torch.tensor(indices, dtype=torch.int64), skipped=skipped,
         )  # fmt: skip
 
 
-def _with_images(batches: Iterator[EvalBatch], folder: ImageFolder) -> Iterator[EvalBatch]:
+def _with_images(batches: Iterator[EvalBatch], folder: ImageFiles) -> Iterator[EvalBatch]:
     """Never an empty batch: what was skipped in one is reported by a neighbour."""
     held: EvalBatch | None = None
     waiting: list[Skipped] = []

@@ -12,7 +12,7 @@ from anyres.recipes.demo import (
     learn_detail,
 )
 from anyres.recipes.hours import expected_macs, training_hours
-from anyres.recipes.imagenet import RECIPES, RecipeConfig, describe, recipe
+from anyres.recipes.table import RECIPES, RecipeConfig, describe, recipe
 
 __all__ = [
     "RECIPES",

@@ -8,10 +8,11 @@ from dataclasses import replace
 from functools import lru_cache
 
 from anyres.data.schedule import EverySize, SideRange, Size, stretched
-from anyres.evaluation.cost import Convention, macs_by_part
-from anyres.models.presets import get_config
+from anyres.evaluation.cost import Convention, macs_by_part, mae_macs_by_part
+from anyres.models.mae_config import MAEConfig
+from anyres.models.presets import get_config, get_mae_config
 from anyres.models.vitar import ViTARConfig
-from anyres.training.config import TrainConfig
+from anyres.training.config import PretrainConfig, RunConfig
 
 FORWARD_AND_BACKWARD = 3
 """A training step costs three forward passes: the backward pass makes two products for each of the forward pass."""
@@ -19,11 +20,11 @@ FORWARD_AND_BACKWARD = 3
 _ASPECTS = 32  # places at which a continuous aspect is averaged; more change the result by less than 0.1 %
 
 
-def training_hours(config: TrainConfig, macs_per_second: float) -> float:
+def training_hours(config: RunConfig, macs_per_second: float) -> float:
     """hours = 3 * forward MACs per image * images / (sustained MACs per second) / 3600, without validation.
 
     Args:
-        config: the run, on ImageNet.
+        config: the run, of training or of pre-training, on ImageNet.
         macs_per_second: what the hardware sustains over whole training steps, of several devices together.
 
     Raises:
@@ -35,19 +36,26 @@ def training_hours(config: TrainConfig, macs_per_second: float) -> float:
     return FORWARD_AND_BACKWARD * expected_macs(config) * images / macs_per_second / 3600
 
 
-def expected_macs(config: TrainConfig, classes: int = 1000, convention: Convention = "executed") -> float:
+def expected_macs(config: RunConfig, classes: int = 1000, convention: Convention = "executed") -> float:
     """Multiply-accumulates of the forward pass of one training image, averaged over the schedule's sizes.
 
     Counted by a convention of `evaluation.cost`, with a head for so many classes, the mean number of random extra
     passes of the merger, and all replicas of the image where the run makes some. The backward pass of any of these
     models costs twice as much again. As in inference, passes with 1x1 cells are counted without queries and keys, a
     sixth of such a pass in training.
+
+    In pre-training it is the mean over all masks, with the decoder and the resizing of what is to be restored, which
+    has no backward pass (under 1 % of ViTAR-B). Images of their own aspect count as squares of the same area.
     """
-    model = get_config(config.model, num_classes=classes, **config.overrides())
+    model: ViTARConfig | MAEConfig
+    if isinstance(config, PretrainConfig):
+        model = get_mae_config(config.model, **config.overrides())
+    else:
+        model = get_config(config.model, num_classes=classes, **config.overrides())
     return sum(share * _macs(model, size, convention) for share, size in drawn_sizes(config))
 
 
-def drawn_sizes(config: TrainConfig) -> Iterator[tuple[float, Size]]:
+def drawn_sizes(config: RunConfig) -> Iterator[tuple[float, Size]]:
     """Every size that a step can have with its share of the steps; with replicas all of them have a share of 1."""
     schedule = config.schedule()
     if isinstance(schedule, EverySize):
@@ -77,19 +85,33 @@ def _factors(low: float, high: float) -> Iterator[float]:
 
 
 @lru_cache(maxsize=4096)
-def _macs(model: ViTARConfig, size: Size, convention: Convention) -> float:
-    return sum(macs_by_part(model, size, convention).values()) + _extra_passes(model, size, convention)
+def _macs(model: ViTARConfig | MAEConfig, size: Size, convention: Convention) -> float:
+    if isinstance(model, MAEConfig):
+        parts = mae_macs_by_part(model, size, convention)
+    else:
+        parts = macs_by_part(model, size, convention)
+    return sum(parts.values()) + _extra_passes(model, size, convention)
 
 
-def _extra_passes(model: ViTARConfig, size: Size, convention: Convention) -> float:
+def _extra_passes(model: ViTARConfig | MAEConfig, size: Size, convention: Convention) -> float:
     """Mean cost of the random passes with 1x1 cells: one after every second level, half the most at the end."""
-    levels = model.plan((math.ceil(size[0] / model.patch_size), math.ceil(size[1] / model.patch_size))).levels
-    if not model.extra_passes or not levels:
+    encoder = model.encoder if isinstance(model, MAEConfig) else model
+    levels = encoder.plan((math.ceil(size[0] / encoder.patch_size), math.ceil(size[1] / encoder.patch_size))).levels
+    if not encoder.extra_passes or not levels:
         return 0.0
-    passes = [0.5] * (len(levels) - 1) + [model.extra_passes / 2]
+    shares = _seen_shares(model, size) if isinstance(model, MAEConfig) else [1.0] * len(levels)
+    passes = [0.5] * (len(levels) - 1) + [encoder.extra_passes / 2]
     return sum(
-        count * _pass(model, *level.output_grid, convention) for count, level in zip(passes, levels, strict=True)
+        count * share * _pass(encoder, *level.output_grid, convention)
+        for count, share, level in zip(passes, shares, levels, strict=True)
     )
+
+
+def _seen_shares(model: MAEConfig, size: Size) -> list[float]:
+    """Mean share of the cells that is there after each level of the merger."""
+    model = replace(model, encoder=replace(model.encoder, learned_levels=None))  # plain means are no products
+    whole, seen = macs_by_part(model.encoder, size), mae_macs_by_part(model, size)
+    return [seen[name] / whole[name] for name in whole if name.startswith("merger")]
 
 
 def _pass(model: ViTARConfig, rows: int, cols: int, convention: Convention) -> int:

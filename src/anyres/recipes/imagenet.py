@@ -30,17 +30,11 @@ Where these runs differ from the authors':
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
-from tyro.conf import Positional
-
-from anyres.errors import check_choice
 from anyres.recipes.beyond import hold_beyond
-from anyres.recipes.hours import expected_macs, training_hours
 from anyres.training.config import TrainConfig
 
 STEPS_PER_EPOCH = 1251  # of 1024 images: 1 281 167 without the incomplete last batch
@@ -156,10 +150,6 @@ def _deit_recipe(
     )  # fmt: skip
 
 
-Name = Literal[
-    "vitar_small", "vitar_base", "vitar_small_far", "vitar_base_far", "deit_small", "deit_base", "resformer_small",
-    "resformer_base",
-]  # fmt: skip
 RECIPES: dict[str, Callable[[Path, Path], TrainConfig]] = {
     function.__name__: function
     for function in (
@@ -167,49 +157,3 @@ RECIPES: dict[str, Callable[[Path, Path], TrainConfig]] = {
         resformer_base,
     )
 }  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class RecipeConfig:
-    """Train a model on ImageNet-1k as its paper does, or ViTAR to hold further beyond its training sizes."""
-
-    name: Positional[Name]
-    """Which model."""
-    data: Path
-    """Folder that holds train/ and val/, each with one folder of images per class."""
-    out: Path
-    """Run folder. A run that is already there goes on where it stopped."""
-    show: bool = False
-    """Only say what would be trained, and how long it would take."""
-    macs_per_second: float | None = None
-    """Multiply-accumulates per second that the hardware sustains, for the hours; by default those of one RTX 3090."""
-    accumulate: int = 8
-    """Pieces that a batch of 1024 is cut into, to fit into memory."""
-    num_workers: int = 16
-    """Processes that decode images."""
-    device: str = "auto"
-    """cpu, cuda, cuda:1, mps, or auto: cuda where there is one, else cpu."""
-
-    def __post_init__(self) -> None:
-        check_choice("recipe", self.name, RECIPES)
-
-
-def recipe(config: RecipeConfig) -> TrainConfig:
-    """The run that a recipe stands for; ValueError for an impossible setting."""
-    run = RECIPES[config.name](config.data, config.out)
-    run = replace(run, accumulate=config.accumulate, num_workers=config.num_workers, device=config.device)
-    run.check()
-    return run
-
-
-def describe(config: RecipeConfig) -> str:
-    """What a recipe does, and the hours it takes with the numbers they come from."""
-    run = recipe(config)
-    rate = config.macs_per_second
-    if rate is None:
-        rate = BASE_RATE if "base" in config.name else SMALL_RATE
-    hours = training_hours(run, rate)
-    macs, images = expected_macs(run) / 1e9, run.steps * run.batch_size / 1e6
-    formula = f"3 * {macs:.2f}e9 MACs * {images:.1f}e6 images / {rate:.3g}"
-    about = inspect.cleandoc(RECIPES[config.name].__doc__ or "")
-    return f"{config.name}: {about}\n\nAt {rate:.3g} MACs per second: {formula} / 3600 = {hours:.0f} hours."

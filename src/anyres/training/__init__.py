@@ -1,6 +1,6 @@
-"""Training: `train(TrainConfig(...))` runs, resumes and finishes a run folder."""
+"""Training: `train(TrainConfig(...))` and `pretrain(PretrainConfig(...))` run, resume and finish a run folder."""
 
-from anyres.training.config import TrainConfig
-from anyres.training.engine import TrainResult, train
+from anyres.training.config import PretrainConfig, TrainConfig
+from anyres.training.engine import TrainResult, pretrain, train
 
-__all__ = ["TrainConfig", "TrainResult", "train"]
+__all__ = ["PretrainConfig", "TrainConfig", "TrainResult", "pretrain", "train"]

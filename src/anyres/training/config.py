@@ -1,4 +1,4 @@
-"""What a training run is made of: one frozen dataclass, its checks, and its form on disk."""
+"""What a run is made of: frozen dataclasses for training and pre-training, their checks, and their form on disk."""
 
 from __future__ import annotations
 
@@ -23,24 +23,19 @@ from anyres.devices import resolve_device
 OPERATIONAL = frozenset(
     {"data", "from_records", "init", "out", "num_workers", "threads", "device", "deterministic", "checkpoint_every"}
     | {"log_every", "validate_every", "validate_limit", "validate_crop_ratio", "strict", "tensorboard", "progress"}
-    | {"cache_bytes"}
+    | {"cache_bytes", "draw_images"}
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """A training run. The defaults are DeiT's recipe (arXiv 2012.12877, table 9) with one image size per step."""
+class RunConfig:
+    """What engine, data and schedule need to know of a run, whatever is learned."""
 
-    data: Path = Path()
-    """Folder that holds train/ and, optionally, val/, each with one folder of images per class."""
-    from_records: Path | None = None
-    """Train a linear head on features instead of a model on images: records of images in class folders, as `anyres
-    encode` writes them, or a folder that holds such records in train/ and, optionally, val/."""
-    init: Path | None = None
-    """With from_records: folder of the model that made the records, if it is no longer where it was then."""
+    data: Path
+    """Folder of images."""
     out: Path
     """Run folder. A run that is already there with the same settings goes on where it stopped."""
-    model: str = "vitar_tiny_patch16"
+    model: str
     """Name of the model; `anyres models` lists them."""
     model_options: tuple[str, ...] = ()
     """Changes to the model, written key=value: grid=7x7 width=96 position=learned drop_path_rate=0.1"""
@@ -51,10 +46,6 @@ class TrainConfig:
     """How often each size is drawn, relative to the others; all alike if not given."""
     aspect: tuple[float, float] = (1.0, 1.0)
     """Factor on each step's width / height, log-uniform in this interval; the area stays that of the size drawn."""
-    replicas: bool = False
-    """Every step shows each image at all the sizes, with a crop and augmentation for each (ResFormer), not at one."""
-    consistency: float = 0.0
-    """Weight of the loss that draws a replica's features to those of the next larger one (ResFormer: 1)."""
     repeats: int = 1
     """How often in a row an image is shown, augmented anew each time (DeiT: 3); an epoch stays as long as without."""
     steps: int = 10_000
@@ -74,31 +65,16 @@ class TrainConfig:
     """AdamW's decay of matrices; biases, norms and the position table are left alone."""
     betas: tuple[float, float] = (0.9, 0.999)
     """AdamW's two averages."""
-    layer_decay: float | None = None
-    """Factor on the learning rate from each layer to the one below it; the same for all layers if not given."""
     clip_grad: float | None = None
     """Largest gradient norm; longer gradients are scaled down to it. No clipping if not given."""
     augmentation: TrainAugment = TrainAugment()
     """What is done to each training image."""
-    mixup: float = 0.8
-    """Alpha of mixup's Beta distribution; 0 turns mixup off."""
-    cutmix: float = 1.0
-    """Alpha of cutmix's Beta distribution; 0 turns cutmix off."""
-    mixup_prob: float = 1.0
-    """Probability that a batch is mixed at all."""
-    mixup_switch_prob: float = 0.5
-    """Probability that a mixed batch is cut (cutmix) rather than blended (mixup)."""
-    smoothing: float = 0.1
-    """Label smoothing."""
     ema: float | None = None
     """Decay of the running average of the weights (timm's ModelEmaV3 with its warm-up), e.g. 0.9999."""
     save_ema: bool = True
     """Write the averaged weights, where there are any, as the final model; otherwise the last ones."""
     grad_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
-    grad_pieces: bool = False
-    """Embed and merge piece by piece, and again in the backward pass: the same gradients in memory that hardly grows
-    with the size of the images, for half as much time again at large ones."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Precision of the forward pass (autocast); weights and optimiser stay in float32."""
     seed: int = 0
@@ -123,8 +99,6 @@ class TrainConfig:
     """Steps between two validations at every training size; 0: only at the end."""
     validate_limit: int | None = None
     """Images per validation, spread evenly over val/; all of them if not given."""
-    validate_crop_ratio: float = 0.875
-    """Short side to size / ratio, then a centre crop; 1 for no crop on square images."""
     strict: bool = False
     """Stop at the first unreadable image instead of skipping it."""
     max_pixels: int = MAX_PIXELS
@@ -148,9 +122,7 @@ class TrainConfig:
         return list(dict.fromkeys(size for pair in ends for size in pair))
 
     def schedule(self) -> ResolutionSchedule | EverySize:
-        """Which size each step has, or with `replicas` which sizes."""
-        if self.replicas:
-            return EverySize(self.parsed_sizes())
+        """Which size each step has."""
         return ResolutionSchedule(self.size_entries(), self.seed, self.size_weights, self.aspect)
 
     def overrides(self) -> dict[str, Any]:
@@ -168,10 +140,7 @@ class TrainConfig:
 
     def check(self) -> None:
         """ValueError for the first setting that is out of range or has no effect. Reads no files."""
-        # Here, not at the top: the checks are a page of their own and need this class.
-        from anyres.training.checks import check_config
-
-        check_config(self)
+        raise NotImplementedError
 
     def to_json(self) -> dict[str, Any]:
         """Plain lists, numbers and strings, as written to train.json."""
@@ -179,14 +148,99 @@ class TrainConfig:
         return plain
 
 
-def default_of(name: str) -> Any:
-    """The default of a field of TrainConfig."""
-    return next(field.default for field in dataclasses.fields(TrainConfig) if field.name == name)
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(RunConfig):
+    """A training run. The defaults are DeiT's recipe (arXiv 2012.12877, table 9) with one image size per step."""
+
+    data: Path = Path()
+    """Folder that holds train/ and, optionally, val/, each with one folder of images per class."""
+    from_records: Path | None = None
+    """Train a linear head on features instead of a model on images: records of images in class folders, as `anyres
+    encode` writes them, or a folder that holds such records in train/ and, optionally, val/."""
+    init: Path | None = None
+    """Start from these weights instead of random ones, with a fresh head: folder of a run of `anyres pretrain` or
+    `anyres train`, or a ViT or MAE of timm or transformers (.safetensors, .pth). With from_records: folder of the model
+    that made the records, if it is no longer where it was then."""
+    init_resize: bool = False
+    """Read the position table of init bilinearly at the model's grid, where that is another."""
+    linear_probe: bool = False
+    """Leave everything of init as it is and train a head on its features."""
+    label_share: float = 1.0
+    """Share of the training images to use, the same one of every class and at least one image of each."""
+    model: str = "vitar_tiny_patch16"
+    """Name of the model; `anyres models` lists them."""
+    replicas: bool = False
+    """Every step shows each image at all the sizes, with a crop and augmentation for each (ResFormer), not at one."""
+    consistency: float = 0.0
+    """Weight of the loss that draws a replica's features to those of the next larger one (ResFormer: 1)."""
+    layer_decay: float | None = None
+    """Factor on the learning rate from each layer to the one below it; the same for all layers if not given."""
+    mixup: float = 0.8
+    """Alpha of mixup's Beta distribution; 0 turns mixup off."""
+    cutmix: float = 1.0
+    """Alpha of cutmix's Beta distribution; 0 turns cutmix off."""
+    mixup_prob: float = 1.0
+    """Probability that a batch is mixed at all."""
+    mixup_switch_prob: float = 0.5
+    """Probability that a mixed batch is cut (cutmix) rather than blended (mixup)."""
+    smoothing: float = 0.1
+    """Label smoothing."""
+    grad_pieces: bool = False
+    """Embed and merge piece by piece, and again in the backward pass: the same gradients in memory that hardly grows
+    with the size of the images, for half as much time again at large ones."""
+    validate_crop_ratio: float = 0.875
+    """Short side to size / ratio, then a centre crop; 1 for no crop on square images."""
+
+    def schedule(self) -> ResolutionSchedule | EverySize:
+        """Which size each step has, or with `replicas` which sizes."""
+        return EverySize(self.parsed_sizes()) if self.replicas else super().schedule()
+
+    def check(self) -> None:
+        # Here, not at the top: the checks are a page of their own and need this class.
+        from anyres.training.checks import check_config
+
+        check_config(self)
 
 
-def with_defaults(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig(RunConfig):
+    """A run of masked auto-encoding on images without labels.
+
+    The defaults are MAE's (arXiv 2111.06377, table 8) but for the learning rate; MAE's is 1.5e-4 for every 256 images
+    of a batch.
+    """
+
+    data: Path
+    """Folder of images at any depth; or one that holds such a folder train/ and, optionally, val/."""
+    model: str = "mae_vitar_tiny_patch16"
+    """Name of the model; `anyres models "mae_*"` lists them."""
+    min_lr: float = 0.0
+    """Learning rate that the cosine ends at."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's two averages."""
+    augmentation: TrainAugment = TrainAugment(scale=(0.2, 1.0), auto_augment=None, erasing=0.0)
+    """What is done to each training image."""
+    own_aspect: bool = False
+    """Every image keeps its own width / height, up to 1:4 and 4:1, at the area of the step's size and in whole patches,
+    instead of being cropped to that size."""
+    draw_images: int = 4
+    """Images of which every validation draws input, masked input and output at several sizes; 0 draws none."""
+
+    def check(self) -> None:
+        # Here, not at the top: the checks are a page of their own and need this class.
+        from anyres.training.checks import check_pretraining
+
+        check_pretraining(self)
+
+
+def default_of(name: str, kind: type[RunConfig] = TrainConfig) -> Any:
+    """The default of a field of a configuration."""
+    return next(field.default for field in dataclasses.fields(kind) if field.name == name)
+
+
+def with_defaults(old: dict[str, Any], new: dict[str, Any], kind: type[RunConfig] = TrainConfig) -> dict[str, Any]:
     """Settings of a run (`to_json`), with the fields at their defaults that only `new` has: a later version's."""
-    known = TrainConfig(out=Path()).to_json()
+    known = kind(data=Path(), out=Path(), model=default_of("model", kind)).to_json()
     return {**{name: value for name, value in known.items() if name in new and name != "out"}, **old}
 
 
@@ -217,7 +271,8 @@ def parse_option(option: str) -> tuple[str, Any]:
     if not equals:
         raise ValueError(f"model option {option!r} has no '='; write it as key=value, for example grid=7x7")
     if name == "num_classes":
-        raise ValueError("model option 'num_classes' is not allowed: the number of classes is that of the data folder")
+        classes = "the number of classes is that of the data folder, and pre-training has none"
+        raise ValueError(f"model option 'num_classes' is not allowed: {classes}")
     if name == "grid":
         return name, parse_size(text)
     try:

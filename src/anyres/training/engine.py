@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,22 +14,21 @@ import torch
 from tqdm import tqdm
 
 from anyres.evaluation.memory import is_out_of_memory
-from anyres.files import write_atomically
 from anyres.models.weights import CONFIG, WEIGHTS
 from anyres.training import checkpoint
-from anyres.training.config import TrainConfig
+from anyres.training.config import PretrainConfig, RunConfig, TrainConfig
 from anyres.training.interrupt import StopRequest
+from anyres.training.pretrain_task import PretrainTask
 from anyres.training.records_task import RecordsTask
+from anyres.training.run_folder import refuse_foreign_folder, write_settings
 from anyres.training.runlog import VALIDATIONS, RunLog, describe, read_rows, summary_writer
 from anyres.training.task import ClassificationTask, Step, Task
 from anyres.training.trainer import StepResult, Trainer, torch_settings
 
-SETTINGS = "train.json"
-
 
 @dataclass(frozen=True)
 class TrainResult:
-    """How a call of `train` ended."""
+    """How a call of `train` or `pretrain` ended."""
 
     run: Path
     """The run folder."""
@@ -62,23 +60,36 @@ def train(config: TrainConfig, task: Task | None = None) -> TrainResult:
         MemoryError: a step found no room in memory, on whatever device. The last checkpoint stays as it is.
         UnreadableImageError: with `strict`, the first file that cannot be read.
     """
-    config.check()
-    _refuse_foreign_folder(config)
-    if config.tensorboard:
-        summary_writer()  # fails now rather than after the data has been read
-    device = config.torch_device()
-    with torch_settings(config, device):
-        return _Run(config, task or _usual_task(config), device).go()
+    return _start(config, lambda: task or _usual_task(config))
+
+
+def pretrain(config: PretrainConfig) -> TrainResult:
+    """Pre-trains a masked auto-encoder on images without labels, or goes on with a run that was stopped or killed.
+
+    Everything else is as in `train`, its errors too. The run folder in the end holds the auto-encoder, from whose
+    encoder `train` can start, and pictures of what it restores in reconstructions/.
+    """
+    return _start(config, lambda: PretrainTask(config))
 
 
 def _usual_task(config: TrainConfig) -> Task:
     return ClassificationTask(config) if config.from_records is None else RecordsTask(config)
 
 
+def _start(config: RunConfig, make_task: Callable[[], Task]) -> TrainResult:
+    config.check()
+    refuse_foreign_folder(config)
+    if config.tensorboard:
+        summary_writer()  # fails now rather than after the data has been read
+    device = config.torch_device()
+    with torch_settings(config, device):
+        return _Run(config, make_task(), device).go()
+
+
 class _Run:
     """One process' share of a run."""
 
-    def __init__(self, config: TrainConfig, task: Task, device: torch.device) -> None:
+    def __init__(self, config: RunConfig, task: Task, device: torch.device) -> None:
         self.config, self.task, self.folder = config, task, config.out
         self.identity = {"task": task.identity()}
         self.trainer = Trainer(config, task, device)
@@ -94,9 +105,7 @@ class _Run:
         if self._is_finished():
             self._say(f"{self.folder} is finished: {self.trainer.step} steps. Nothing to do.")
             return self._result()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        settings = json.dumps(self.config.to_json(), indent=1).encode()
-        write_atomically(self.folder / SETTINGS, lambda file: file.write(settings))
+        write_settings(self.config)
         if self.trainer.step:
             self._say(f"Going on with {self.folder} after step {self.trainer.step} of {self.config.steps}.")
         log = RunLog(self.folder, start=self.trainer.step, tensorboard=self.config.tensorboard)
@@ -159,7 +168,9 @@ class _Run:
             if not is_out_of_memory(error):
                 raise
             where = f"step {self.trainer.step + 1} of {self.config.steps}, size {_size_text(batch)}"
-            advice = "A larger accumulate, grad_checkpointing or grad_pieces"
+            advice = "A larger accumulate or grad_checkpointing"
+            if isinstance(self.config, TrainConfig):
+                advice = "A larger accumulate, grad_checkpointing or grad_pieces"
             text = f"out of memory on {self.trainer.device} at {where}: {str(error) or 'no room'}"
             raise MemoryError(f"{text}. {self._last_resort(advice)}") from error
         seconds = time.perf_counter() - self._clock  # loading included
@@ -177,7 +188,8 @@ class _Run:
             self._collect_skipped(row.pop("skipped", []))
         log.validation(self.trainer.step, self.validation)
         self._validated = self.trainer.step
-        self._say(f"step {self.trainer.step}: {describe(self.validation)}")
+        if self.validation:
+            self._say(f"step {self.trainer.step}: {describe(self.validation)}")
 
     # What is on disk.
 
@@ -198,7 +210,8 @@ class _Run:
         if not path.exists():
             return
         state = checkpoint.load_checkpoint(path)
-        checkpoint.refuse_other_run(path, state["config"] | state["identity"], self.config.to_json() | self.identity)
+        old, new = state["config"] | state["identity"], self.config.to_json() | self.identity
+        checkpoint.refuse_other_run(path, old, new, type(self.config))
         self.trainer.load_state_dict(state)
         self.loss, self.seconds, self.skipped = state["loss"], state["seconds"], state["skipped"]
         rows = [row for row in read_rows(self.folder / VALIDATIONS) if row["step"] <= self.trainer.step]
@@ -255,29 +268,3 @@ class _Run:
 
 def _size_text(batch: Step) -> str:
     return f"{batch.size[0]}x{batch.size[1]}"
-
-
-def _refuse_foreign_folder(config: TrainConfig) -> None:
-    """ValueError if `config.out` is a file, holds something else than a run, or a run with other settings."""
-    out = config.out
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise ValueError(f"out is {out}, which is a file; give a new folder or that of a run to go on with")
-    settings = out / SETTINGS
-    if settings.exists():
-        written = _read_settings(settings)
-        if any((out / name).exists() for name in (checkpoint.NAME, WEIGHTS)):  # else nothing has come of it yet
-            checkpoint.refuse_other_run(settings, written, config.to_json())
-    elif any(not entry.name.startswith(".") for entry in out.iterdir()):
-        raise ValueError(f"out is {out}, which holds files but no {SETTINGS}; give a new or an empty folder")
-
-
-def _read_settings(path: Path) -> dict[str, Any]:
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(settings, dict):
-            return settings
-    except ValueError:
-        pass
-    raise ValueError(f"{path} is not the settings of a run; delete the run folder, or give another one")

@@ -7,13 +7,13 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from torch import nn
 
-from anyres.training.config import TrainConfig
+from anyres.training.config import RunConfig, TrainConfig
 
 WARMUP_START = 1e-3
 """The warm-up starts at this fraction of the learning rate (DeiT: 1e-6 for 1e-3)."""
 
 
-def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
     """AdamW over the model's parameters.
 
     Matrices decay; biases, norms and `model.no_weight_decay()` do not. With `layer_decay` every group carries
@@ -24,12 +24,12 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
         opt="adamw",
         lr=config.lr,
         weight_decay=config.weight_decay,
-        layer_decay=config.layer_decay,
+        layer_decay=config.layer_decay if isinstance(config, TrainConfig) else None,
         betas=config.betas,
     )
 
 
-def make_schedule(optimizer: torch.optim.Optimizer, config: TrainConfig) -> CosineLRScheduler:
+def make_schedule(optimizer: torch.optim.Optimizer, config: RunConfig) -> CosineLRScheduler:
     """Linear warm-up, then a cosine from `lr` to `min_lr`. `step_update(done)` sets the rates of the next step.
 
     `done` is the number of steps already taken, so nothing about the schedule needs saving: 0 gives the

@@ -13,7 +13,8 @@ from timm.data.mixup import mixup_target
 from timm.loss import SoftTargetCrossEntropy
 from torch import Tensor, nn
 
-from anyres.data.loader import Skipped, permutation
+from anyres.data.batches import Skipped
+from anyres.data.loader import permutation
 from anyres.data.schedule import Size, key
 from anyres.models.vitar import ViTAR
 from anyres.models.weights import ModelInfo, load_model, model_digest, save_model
@@ -118,7 +119,7 @@ class RecordsTask:
         return self.validation.pooled(progress=self.config.progress), labels
 
     @torch.no_grad()
-    def validate(self, model: nn.Module, device: torch.device) -> list[dict[str, Any]]:
+    def validate(self, model: nn.Module, device: torch.device, step: int = 0) -> list[dict[str, Any]]:
         """Top-1 on the records in val/, in one row."""
         if self.validation is None:
             return []

@@ -113,9 +113,9 @@ def summary_writer() -> Any:
 
 
 def describe(rows: Sequence[dict[str, Any]]) -> str:
-    """Validation rows on one line: "top1 at 56x56 97.2, at 112x112 98.1"."""
-    parts = [f"at {row['size'][0]}x{row['size'][1]} {row['top1']:.1f}" for row in rows]
-    return f"top1 {', '.join(parts)}"
+    """Validation rows on one line: "top1 at 56x56 97.2, at 112x112 98.1", or "loss at 224x224 0.412"."""
+    name, digits = ("top1", 1) if "top1" in rows[0] else ("loss", 3)
+    return f"{name} " + ", ".join(f"at {_text(row['size'])} {row[name]:.{digits}f}" for row in rows)
 
 
 def _text(size: list[int]) -> str:

@@ -16,15 +16,18 @@ from timm.loss import SoftTargetCrossEntropy
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from anyres.data.batches import Batch, EvalBatch, Skipped, View, moved
 from anyres.data.folder import ImageFolder
-from anyres.data.loader import Batch, EvalBatch, Skipped, TrainingStream, View, evaluation_batches, seeded
+from anyres.data.loader import TrainingStream, evaluation_batches
 from anyres.data.schedule import Size, key
 from anyres.data.transforms import eval_transform
+from anyres.data.workers import seeded
 from anyres.models.presets import create_model
-from anyres.models.vitar import ViTAR
+from anyres.models.vitar import Features, ViTAR
 from anyres.models.weights import save_model
 from anyres.training.config import TrainConfig, default_of
 from anyres.training.consistency import replica_loss
+from anyres.training.finetune import freeze_below_head, identity_of_init, start_from
 from anyres.training.mixing import make_mixup
 
 _INIT, _MIX = 0x494E4954, 0x4D495855  # keep the draws of initialisation and mixing apart from all others
@@ -73,15 +76,16 @@ class Task(Protocol):
         """Mean loss over some rows of a prepared batch, a scalar in float32."""
         ...
 
-    def validate(self, model: nn.Module, device: torch.device) -> list[dict[str, Any]]:
-        """One row per validation size, each with "size": [height, width] and "top1" in percent; none without images.
+    def validate(self, model: nn.Module, device: torch.device, step: int) -> list[dict[str, Any]]:
+        """One row per validation size, each with "size": [height, width] and what was measured; none without images.
 
-        "skipped" in a row lists (path, reason) of files that could not be read.
+        "top1" is in percent; "skipped" in a row lists (path, reason) of files that could not be read. What is drawn is
+        named after the step.
         """
         ...
 
     def validates(self) -> bool:
-        """Whether `validate` has anything to measure."""
+        """Whether `validate` has anything to measure or to draw."""
         ...
 
     def save(self, folder: Path, model: nn.Module, extra: dict[str, Any]) -> None:
@@ -113,7 +117,7 @@ class ClassificationTask:
                 f"{config.data} has no folder train; expected are {config.data}/train/<class>/<images> and, "
                 f"to validate, {config.data}/val/<class>/<images>"
             )
-        self.folder = ImageFolder(config.data / "train")
+        self.folder = ImageFolder(config.data / "train").share(config.label_share, config.seed)
         self.validation = _validation_folder(config, self.folder)
         if len(self.folder.classes) < 2:
             raise ValueError(
@@ -122,6 +126,10 @@ class ClassificationTask:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(key(config.seed, _INIT))
             self.model: ViTAR = create_model(config.model, num_classes=len(self.folder.classes), **config.overrides())
+        if config.init is not None:
+            start_from(config, self.model)
+        if config.linear_probe:
+            freeze_below_head(self.model)
         self.mix = make_mixup(config, len(self.folder.classes))
         self.criterion = SoftTargetCrossEntropy()
         self.stream = TrainingStream(
@@ -141,8 +149,10 @@ class ClassificationTask:
         )
 
     def identity(self) -> dict[str, Any]:
-        """Classes and a digest of the training files' names: another folder under the same path is another run."""
-        return {"kind": "classification", "classes": list(self.folder.classes), "training files": self.folder.digest()}
+        """Classes and digests of the training files' names and of the weights that it starts from, if any: others under
+        the same path are another run."""
+        known = {"kind": "classification", "classes": list(self.folder.classes), "training files": self.folder.digest()}
+        return known if self.config.init is None else known | {"init": identity_of_init(self.config)}
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
         return self.stream.batches(start, stop)
@@ -151,30 +161,37 @@ class ClassificationTask:
         """Moves a batch, turns its labels into smoothed rows and mixes it, seeded by the step alone."""
         labels = batch.labels.to(device, non_blocking=True)
         views = tuple(
-            View(images=view.images.to(device, non_blocking=True), keys=view.keys.to(device))
-            for view in (batch, *batch.replicas)
+            View(images=moved(view.images, device), keys=view.keys.to(device)) for view in (batch, *batch.replicas)
         )
         if self.mix is None:
             targets = mixup_target(labels, len(self.folder.classes), smoothing=self.config.smoothing)
         else:
             with seeded(key(self.config.seed, _MIX, batch.step)):  # timm draws from numpy
-                targets = self.mix([view.images for view in views], labels)
+                targets = self.mix([view.stacked for view in views], labels)
         return Prepared(views, targets)
 
     def loss(self, prepared: Prepared, rows: slice) -> Tensor:
         """Cross-entropy; with replicas its mean over them, and their consistency (see `replica_loss`)."""
         losses, pooled = [], []
         for view in prepared.views:
-            features = self.model.forward_features(view.images[rows], view.keys[rows])
+            features = self._features(view, rows)
             logits = self.model.forward_head(features)  # (b, classes)
             losses.append(self.criterion(logits.float(), prepared.targets[rows]))
             pooled.append(features.pooled.float())  # (b, D)
         return replica_loss(losses, pooled, self.config.consistency)
 
+    def _features(self, view: View, rows: slice) -> Features:
+        """For a linear probe those of evaluation, without gradient."""
+        if not self.config.linear_probe:
+            return self.model.forward_features(view.images[rows], view.keys[rows])
+        self.model.eval()
+        with torch.no_grad():
+            return self.model.forward_features(view.images[rows])
+
     def validates(self) -> bool:
         return self.validation is not None
 
-    def validate(self, model: nn.Module, device: torch.device) -> list[dict[str, Any]]:
+    def validate(self, model: nn.Module, device: torch.device, step: int = 0) -> list[dict[str, Any]]:
         """Top-1 at every training size: size, images, correct, top1 in percent."""
         if self.validation is None:
             return []
@@ -212,9 +229,7 @@ class ClassificationTask:
     @staticmethod
     def _predict(model: nn.Module, batch: EvalBatch, device: torch.device) -> Tensor:
         """The most likely class of each image, (B,) on the CPU."""
-        given = batch.images
-        moved = given.to(device) if isinstance(given, Tensor) else [image.to(device) for image in given]
-        best: Tensor = model(moved).argmax(dim=1).cpu()
+        best: Tensor = model(moved(batch.images, device)).argmax(dim=1).cpu()
         return best
 
     def save(self, folder: Path, model: nn.Module, extra: dict[str, Any]) -> None:

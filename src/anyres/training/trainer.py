@@ -14,7 +14,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from anyres.data.schedule import key
-from anyres.training.config import TrainConfig
+from anyres.training.config import RunConfig, TrainConfig
 from anyres.training.optim import current_lr, gradient_norm, make_optimizer, make_schedule
 from anyres.training.task import Step, Task
 
@@ -37,14 +37,14 @@ class Trainer:
     At most two copies of the weights besides the optimiser: the model and, with `ema`, its average.
     """
 
-    def __init__(self, config: TrainConfig, task: Task, device: torch.device) -> None:
+    def __init__(self, config: RunConfig, task: Task, device: torch.device) -> None:
         self.config, self.task, self.device = config, task, device
         self.model = task.model.to(device)
         if device.type == "cpu":
             use_plain_attention(self.model)
         if config.grad_checkpointing:
             self.model.set_grad_checkpointing(True)  # type: ignore[operator]
-        if config.grad_pieces:
+        if isinstance(config, TrainConfig) and config.grad_pieces:
             self.model.set_grad_pieces(True)  # type: ignore[operator]
         self.ema = None
         if config.ema is not None:
@@ -101,7 +101,7 @@ class Trainer:
 
     def validate(self) -> list[dict[str, Any]]:
         with self.autocast():
-            return self.task.validate(self.final_model(), self.device)
+            return self.task.validate(self.final_model(), self.device, self.step)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on. Random states are none of it: they follow from seed and step."""
@@ -139,7 +139,7 @@ def use_plain_attention(model: nn.Module) -> None:
 
 
 @contextmanager
-def torch_settings(config: TrainConfig, device: torch.device) -> Iterator[None]:
+def torch_settings(config: RunConfig, device: torch.device) -> Iterator[None]:
     """Threads, determinism and random states as the run wants them; the caller's own are put back afterwards."""
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     devices = [device] if device.type == "cuda" else []

@@ -1,0 +1,92 @@
+"""The recipes by name, and the command that carries one out or describes it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+from anyres.errors import check_choice
+from anyres.recipes import imagenet, mae
+from anyres.recipes.hours import expected_macs, training_hours
+from anyres.training.config import PretrainConfig, TrainConfig
+
+Name = Literal[
+    "vitar_small", "vitar_base", "vitar_small_far", "vitar_base_far", "deit_small", "deit_base", "resformer_small",
+    "resformer_base", "mae_vitar_base", "vitar_base_mae", "mae_vit_base", "vit_base_mae",
+]  # fmt: skip
+RECIPES: dict[str, Callable[..., TrainConfig | PretrainConfig]] = {
+    **imagenet.RECIPES,
+    **mae.PRETRAINING,
+    **mae.FINE_TUNING,
+}
+"""Functions of data and run folder; those of fine-tuning need the weights that they start from too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeConfig:
+    """Train or pre-train a model on ImageNet-1k as its paper does, or ViTAR to hold further beyond its training sizes.
+
+    To pre-train without labels: mae_*. To fine-tune what came of it: *_mae, with init.
+    """
+
+    name: Positional[Name]
+    """Which model, and how it is trained."""
+    data: Path
+    """Folder that holds train/ and val/, each with one folder of images per class."""
+    out: Path
+    """Run folder. A run that is already there goes on where it stopped."""
+    init: Path | None = None
+    """To fine-tune: the run folder of the pre-training, or its published weights (see `anyres train --help`)."""
+    show: bool = False
+    """Only say what would be trained, and how long it would take."""
+    macs_per_second: float | None = None
+    """Multiply-accumulates per second that the hardware sustains, for the hours; by default those of one RTX 3090."""
+    accumulate: int | None = None
+    """Pieces that a batch is cut into, to fit into memory; by default pieces of 128 images."""
+    num_workers: int = 16
+    """Processes that decode images."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, mps, or auto: cuda where there is one, else cpu."""
+
+    def __post_init__(self) -> None:
+        check_choice("recipe", self.name, RECIPES)
+        starts, fine_tuning = self.name in mae.FINE_TUNING, ", ".join(mae.FINE_TUNING)
+        if starts and self.init is None:
+            before = f"mae_{self.name.removesuffix('_mae')}"
+            raise ValueError(
+                f"recipe {self.name} fine-tunes, and there is no init; give the run folder of `anyres recipe {before}`"
+            )
+        if self.init is not None and not starts:
+            raise ValueError(
+                f"init is {self.init}, but recipe {self.name} starts from random weights; leave init out, or choose "
+                f"a recipe that fine-tunes: {fine_tuning}"
+            )
+
+
+def recipe(config: RecipeConfig) -> TrainConfig | PretrainConfig:
+    """The run that a recipe stands for; ValueError for an impossible setting."""
+    start = () if config.init is None else (config.init,)
+    run = RECIPES[config.name](config.data, config.out, *start)
+    run = replace(run, num_workers=config.num_workers, device=config.device)
+    if config.accumulate is not None:
+        run = replace(run, accumulate=config.accumulate)
+    run.check()
+    return run
+
+
+def describe(config: RecipeConfig) -> str:
+    """What a recipe does, and the hours it takes with the numbers they come from."""
+    run = recipe(config)
+    rate = config.macs_per_second
+    if rate is None:
+        rate = imagenet.BASE_RATE if "base" in config.name else imagenet.SMALL_RATE
+    hours = training_hours(run, rate)
+    macs, images = expected_macs(run) / 1e9, run.steps * run.batch_size / 1e6
+    formula = f"3 * {macs:.2f}e9 MACs * {images:.1f}e6 images / {rate:.3g}"
+    about = inspect.cleandoc(RECIPES[config.name].__doc__ or "")
+    return f"{config.name}: {about}\n\nAt {rate:.3g} MACs per second: {formula} / 3600 = {hours:.0f} hours."

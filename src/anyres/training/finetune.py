@@ -1,0 +1,60 @@
+"""Starting a run from weights that are already there: fine-tuning all of a model, or its head alone."""
+
+from __future__ import annotations
+
+import sys
+
+from tqdm import tqdm
+
+from anyres.models.initial import Initial, initial_digest, read_initial
+from anyres.models.vitar import ViTAR
+from anyres.training import checkpoint
+from anyres.training.config import TrainConfig
+
+
+def start_from(config: TrainConfig, model: ViTAR) -> None:
+    """Puts the weights of `config.init` below the head of a fresh model, unless a checkpoint will replace them all.
+
+    Says on stderr which parts start fresh and which of the file are left out.
+
+    Raises:
+        ValueError: weights that do not fit (see `read_initial`), or a probe of parts that nobody has trained.
+    """
+    assert config.init is not None
+    if (config.out / checkpoint.NAME).exists():
+        return
+    found = read_initial(config.init, model.config, resize_positions=config.init_resize)
+    if config.linear_probe and found.fresh:
+        raise ValueError(
+            f"linear_probe trains the head alone, but {config.init} lacks {', '.join(found.fresh)}, which would stay "
+            "as drawn; leave linear_probe out, or choose a model that is all in there"
+        )
+    model.load_state_dict(found.weights, strict=False)
+    tqdm.write(_described(config, found), file=sys.stderr)
+
+
+def identity_of_init(config: TrainConfig) -> str:
+    """A digest of `config.init`: other weights under the same name are another run.
+
+    If they are gone since, it is what the checkpoint says of them, which needs them no more.
+    """
+    assert config.init is not None
+    written = config.out / checkpoint.NAME
+    try:
+        return initial_digest(config.init)
+    except ValueError:
+        if not written.exists():
+            raise
+        return str(checkpoint.load_checkpoint(written)["identity"]["task"].get("init"))
+
+
+def freeze_below_head(model: ViTAR) -> None:
+    """Leaves the head alone to be learned."""
+    model.requires_grad_(False)
+    model.get_classifier().requires_grad_(True)
+
+
+def _described(config: TrainConfig, found: Initial) -> str:
+    parts = sorted({name.split(".")[0] for name in found.weights})
+    text = f"Starting from {config.init}: {', '.join(parts)}. Fresh: {', '.join((*found.fresh, 'head'))}."
+    return text + (f" Left out: {', '.join(found.left_out)}." if found.left_out else "")
