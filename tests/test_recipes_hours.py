@@ -7,17 +7,35 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from anyres.data.schedule import EverySize
-from anyres.evaluation.cost import macs_by_part
-from anyres.models.presets import create_model, get_config
+from anyres.evaluation.cost import macs_by_part, mae_macs_by_part
+from anyres.layers.cells import cell_sum
+from anyres.layers.masking import to_patches
+from anyres.layers.visible import merge_visible
+from anyres.models.presets import create_model, get_config, get_mae_config
 from anyres.recipes import expected_macs, training_hours
 from anyres.recipes.hours import drawn_sizes
-from anyres.training import TrainConfig
+from anyres.training import PretrainConfig, TrainConfig
 
 
 def config(**changes):
     options = ("patch_size=8", "grid=2x3", "width=24", "depth=1", "heads=2")
     given = {"data": "data", "out": "out", "model_options": options, "sizes": ("16", "40x56"), "steps": 100}
     return TrainConfig(**(given | {"warmup_steps": 5, "batch_size": 4} | changes))
+
+
+def pretraining(*options, **changes):
+    options = (
+        "patch_size=8",
+        "grid=2",
+        "width=24",
+        "depth=1",
+        "heads=2",
+        "decoder_width=16",
+        "decoder_heads=2",
+        *options,
+    )
+    given = {"data": "data", "out": "out", "model_options": options, "sizes": ("16", "40x56"), "steps": 100}
+    return PretrainConfig(**(given | {"warmup_steps": 5, "batch_size": 4} | changes))
 
 
 def counted(function, *arguments):
@@ -72,3 +90,44 @@ def test_hours_by_hand():
     for rate in (0.0, -1.0, float("nan")):
         with pytest.raises(ValueError, match="macs_per_second is .*above 0"):
             training_hours(run, rate)
+
+
+def test_pretraining_costs_the_mean_over_its_sizes_by_hand():
+    run = pretraining(sizes=("16", "40x56", "33"), size_weights=(1.0, 3.0, 4.0), steps=50, batch_size=10)
+    model = get_mae_config(run.model, **run.overrides())
+    costs = [sum(mae_macs_by_part(model, size).values()) for size in ((16, 16), (40, 56), (33, 33))]
+    mean = (costs[0] + 3 * costs[1] + 4 * costs[2]) / 8
+    assert expected_macs(run) == expected_macs(run, classes=7) == pytest.approx(mean, rel=1e-12)
+    assert training_hours(run, 1e9) == pytest.approx(3 * mean * 500 / 1e9 / 3600)
+    with pytest.raises(ValueError, match="macs_per_second is .*above 0"):
+        training_hours(run, 0.0)
+
+
+@pytest.mark.parametrize("masking", ["cells", "patches"])
+@pytest.mark.parametrize("learned", [(), ("learned_levels=1",)])
+def test_extra_passes_of_pretraining_cost_the_mean_over_all_masks_and_draws(masking, learned):
+    """16 patches in three levels, a quarter visible; masks with equally many cells at each level cost the same."""
+    run = pretraining(f"masking={masking}", *learned, "extra_passes=2", sizes=("64x16",))
+    model = create_model(run.model, **run.overrides()).eval()
+    plan, merger = model.encoder.plan(64, 16), model.encoder.merger
+    rows, cols = plan.grid if masking == "cells" else plan.size
+    sets = list(itertools.combinations(range(rows * cols), rows * cols // 4))
+    masks = torch.zeros(len(sets), rows * cols, dtype=torch.bool)
+    masks = masks.scatter(1, torch.tensor(sets), True).view(-1, rows, cols)
+    masks = to_patches(masks, plan) if masking == "cells" else masks
+    seen, cells = masks[..., None].float(), []
+    for level in plan.levels:
+        seen = cell_sum(seen, level.rows, level.cols)
+        cells.append((seen > 0).sum((1, 2, 3)))
+    kinds, number = torch.stack(cells, dim=1).unique(dim=0, return_inverse=True)
+    draws = list(itertools.product((0, 1), (0, 1), range(3)))
+    total = 0.0
+    for kind in range(len(kinds)):
+        mask = masks[number == kind][:1]
+        tokens = torch.rand(int(mask.sum()), 24)
+        costs = [counted(merge_visible, merger, tokens, mask, plan.with_extra_passes(draw)) for draw in draws]
+        extra = sum(costs) / len(costs) - counted(merge_visible, merger, tokens, mask, plan)
+        total += extra * (number == kind).float().mean().item()
+    assert len(kinds) == (1 if masking == "cells" else 7)
+    without = pretraining(f"masking={masking}", *learned, sizes=("64x16",))
+    assert expected_macs(run) - expected_macs(without) == pytest.approx(total, rel=1e-4)

@@ -2,14 +2,18 @@
 
 from anyres.evaluation.cost import Cost, cost
 from anyres.evaluation.largest import largest_size
+from anyres.models.mae import MaskedAutoencoder
+from anyres.models.mae_config import MAEConfig
 from anyres.models.presets import create_model, list_models
 from anyres.models.vitar import Features, ViTAR, ViTARConfig
-from anyres.models.weights import load_model, save_model
+from anyres.models.weights import load_mae, load_model, save_mae, save_model
 from anyres.streaming.stream import bright_background, stream
 
 __all__ = [
     "Cost",
     "Features",
+    "MAEConfig",
+    "MaskedAutoencoder",
     "ViTAR",
     "ViTARConfig",
     "bright_background",
@@ -17,7 +21,9 @@ __all__ = [
     "create_model",
     "largest_size",
     "list_models",
+    "load_mae",
     "load_model",
+    "save_mae",
     "save_model",
     "stream",
 ]

@@ -341,9 +341,22 @@ MAE = Study(
     pretrainings={
         "vitar": Pretraining(model="mae_vitar_tiny_patch16"),
         "vitar-sincos": Pretraining(model="mae_vitar_tiny_patch16", options=_SINCOS),
+        "vitar-patches": Pretraining(model="mae_vitar_tiny_patch16", options=("masking=patches",)),
         "vit": Pretraining(model="mae_vit_tiny_patch16", training=_ONE_SIZE_48),
     },
-    variants=(*_fine_tuned(1, 0.2), *_fine_tuned(10, 0.4), *_fine_tuned(100, 1.0)),
+    variants=(
+        *_fine_tuned(1, 0.2),
+        *_fine_tuned(10, 0.4),
+        Variant(
+            name="vitar-patches-mae-10",
+            text="ViTAR pre-trained with patches hidden, not cells, 10 % of the labels",
+            start="vitar-patches",
+            training={"label_share": 0.1, "layer_decay": 0.75},
+            step_share=0.4,
+            panel="10 % of the labels",
+        ),
+        *_fine_tuned(100, 1.0),
+    ),
 )
 
 STUDIES: Mapping[str, Study] = {
