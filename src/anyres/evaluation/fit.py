@@ -6,7 +6,8 @@
               or those of a piece where the model merges in pieces), the cells that they become, the trunk's tokens,
               and the copy of images whose last patches must be completed
 
-The constants come from measurements (`calibrate`), by least squares of the relative error with no constant negative.
+The constants come from measurements (`calibrate`), by least squares of the relative error with no constant negative;
+peaks of small images, which vary by megabytes between equal runs, weigh less.
 """
 
 import itertools
@@ -147,7 +148,7 @@ class CostModel:
         return 1e3 * _dot(self.constants.seconds, seconds), least_bytes
 
 
-_LEAST_PEAK = 1e6  # bytes: what is smaller finds room in what the allocator already holds, and may show as nothing
+_HELD = 40e6  # bytes: an allocator holds some megabytes more or less whatever the size, 5 % of this and of the peak
 
 
 def _dot(constants: Mapping[str, float], terms: Mapping[str, float]) -> float:
@@ -159,7 +160,7 @@ def fit(counts: Counts, seconds: Mapping[Shape, float], peaks: Mapping[Shape, fl
     by_time = _constants([counts.seconds(shape) for shape in seconds], list(seconds.values()), list(seconds.values()))
     terms = [counts.bytes(shape) for shape in peaks]
     beyond = [peak - counts.image_bytes(shape) for shape, peak in peaks.items()]
-    by_bytes = _constants(terms, beyond, [max(peak, _LEAST_PEAK) for peak in peaks.values()])
+    by_bytes = _constants(terms, beyond, [peak + _HELD for peak in peaks.values()])
     expected = [_dot(by_bytes, term) for term in terms]
     worst = max((found / value for found, value in zip(beyond, expected, strict=True) if value > 0), default=1.0)
     reserve = max(worst**2, _LEAST_RESERVE)  # some other size will be worse than the worst of these few
