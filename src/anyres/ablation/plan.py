@@ -118,7 +118,7 @@ def _pretraining(config: AblateConfig, study: Study, base: TrainConfig, name: st
     settings = shared | {
         "data": data_folder(config, set_name), "out": config.folder / "pretraining" / set_name / name / f"seed{seed}",
         "seed": seed, "model": chosen.model, "steps": steps, "warmup_steps": steps // 20, "draw_images": 4,
-        "model_options": model_options((*SMALL_MODEL, *study.options, *_SMALL_DECODER), chosen.options),
+        "model_options": model_options((*_shared_options(config, study), *_SMALL_DECODER), chosen.options),
         "augmentation": replace(base.augmentation, scale=(0.5, 1.0)), "validate_every": max(steps // 4, 1),
     }  # fmt: skip
     training = PretrainConfig(**(settings | dict(chosen.training)))
@@ -144,8 +144,7 @@ def variant_training(base: TrainConfig, config: AblateConfig, study: Study, vari
     """The training of a variant: seed, data and run folder are still to be set. ValueError if it cannot be."""
 
     def training(variant: Variant, steps: int) -> TrainConfig:
-        shared = (*SMALL_MODEL, "grid=4", f"stem={config.stem}", *study.options)
-        options = model_options(shared, variant.options)
+        options = model_options(_shared_options(config, study), variant.options)
         changes: Mapping[str, Any] = {"steps": steps, "warmup_steps": steps // 20, **variant.training}
         return replace(base, model=variant.model, model_options=options, **changes)
 
@@ -157,6 +156,10 @@ def variant_training(base: TrainConfig, config: AblateConfig, study: Study, vari
         return found
     except ValueError as error:
         raise ValueError(f"variant {variant.name} of {study.name}: {error}") from error
+
+
+def _shared_options(config: AblateConfig, study: Study) -> tuple[str, ...]:
+    return (*SMALL_MODEL, "grid=4", f"stem={config.stem}", *study.options)
 
 
 def model_options(shared: Sequence[str], own: Sequence[str]) -> tuple[str, ...]:

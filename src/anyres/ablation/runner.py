@@ -131,21 +131,24 @@ def run_job(job: Job) -> None:
     A loss that is not finite and too little memory to train in are written down instead: they would only come again.
     """
     if job.start is not None and job.start.failure.exists():
-        write_json(job.failure, {"error": f"{job.start.label} failed", "training": job.training.to_json()})
+        _write_failure(job, f"{job.start.label} failed")
         return
     try:
         finished = run(job.training).finished
     except (FloatingPointError, RuntimeError, MemoryError) as error:
         if not (isinstance(error, FloatingPointError) or is_out_of_memory(error)):
             raise
-        job.failure.parent.mkdir(parents=True, exist_ok=True)  # memory may be short before the run has its folder
-        reason = str(error) or type(error).__name__
-        write_json(job.failure, {"error": reason, "training": job.training.to_json()})
+        _write_failure(job, str(error) or type(error).__name__)
         return
     if not finished:
         raise KeyboardInterrupt
     for config in job.sweeps:
         sweep(config)  # leaves a finished one alone, unless it was of other weights
+
+
+def _write_failure(job: Job, reason: str) -> None:
+    job.failure.parent.mkdir(parents=True, exist_ok=True)  # the run may not have got as far as its folder
+    write_json(job.failure, {"error": reason, "training": job.training.to_json()})
 
 
 def run(config: TrainConfig | PretrainConfig) -> TrainResult:

@@ -256,6 +256,7 @@ def differences(old: dict[str, Any], new: dict[str, Any], ignore: frozenset[str]
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 80
+_SHORT.maxlist = 16
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
