@@ -38,8 +38,8 @@ def test_one_pretraining_serves_all_variants_that_start_from_it(study, settings,
     ablate(settings(tmp_path), started(study))
     run = tmp_path / "mergers" / "pretraining" / "ordinary" / "cells" / "seed0"
     model, info = load_mae(run)
-    assert info.extra["steps"] == 12 and model.config.encoder.width == 24
-    assert (run / "reconstructions" / "step-000012.png").is_file()
+    assert info.extra["steps"] == 24 and model.config.encoder.width == 24
+    assert (run / "reconstructions" / "step-000024.png").is_file()
     data = json.loads((tmp_path / "mergers" / "ablation.json").read_text())
     assert [v["name"] for v in data["variants"]] == ["tuned", "half", "fresh"]
     assert [v["panel"] for v in data["variants"]] == ["", "half", ""]
@@ -51,8 +51,8 @@ def test_one_pretraining_serves_all_variants_that_start_from_it(study, settings,
     written = (run / "model.safetensors").stat().st_mtime_ns
     ablate(settings(tmp_path), started(study))
     assert (run / "model.safetensors").stat().st_mtime_ns == written
-    other = replace(study.pretrainings["cells"], options=(*SHAPE, "mask_ratio=0.5"))
-    with pytest.raises(ValueError, match="another configuration .*mask_ratio=0.5"):
+    other = replace(study.pretrainings["cells"], options=(*SHAPE, "mask_ratio=0.6"))
+    with pytest.raises(ValueError, match="another configuration .*mask_ratio=0.6"):
         ablate(settings(tmp_path), replace(started(study), pretrainings={"cells": other}))
 
 
@@ -86,7 +86,7 @@ def test_the_study_of_table_6(tmp_path):
     jobs = plan_jobs(config, STUDIES["mae"])
     first = pretraining_jobs(jobs)
     assert {job.variant for job in first} == {f"pretraining-{name}" for name in STUDIES["mae"].pretrainings}
-    assert {job.training.steps for job in first} == {3000}
+    assert {job.training.steps for job in first} == {6000}
     by_name = {job.variant: job for job in jobs}
     for percent, steps in ((1, 300), (10, 600), (100, 1500)):
         for name in ("vitar-mae", "vitar-sincos-mae", "vit-mae", "vitar", "vit"):

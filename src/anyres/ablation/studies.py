@@ -302,7 +302,6 @@ _ONE_SIZE_48 = {"sizes": ("48",), "size_weights": None}
 def _fine_tuned(percent: int, step_share: float) -> tuple[Variant, ...]:
     """The five ways to a classifier with that many of the labels."""
     labels: dict[str, Any] = {"label_share": percent / 100}
-    tuned = {**labels, "layer_decay": 0.75}
     panel = f"{percent} % of the labels"
     shared: dict[str, Any] = {"panel": panel, "step_share": step_share}
     paper = dict.fromkeys(("fuzzy", "sincos", "vit")) if percent < 100 else {
@@ -311,15 +310,16 @@ def _fine_tuned(percent: int, step_share: float) -> tuple[Variant, ...]:
     return (
         Variant(
             name=f"vitar-mae-{percent}", text=f"ViTAR pre-trained with fuzzy positions, {panel}", start="vitar",
-            training=tuned, paper=paper["fuzzy"], **shared,
+            training=labels, paper=paper["fuzzy"], **shared,
         ),
         Variant(
             name=f"vitar-sincos-mae-{percent}", text=f"ViTAR pre-trained with sin-cos positions, {panel}",
-            start="vitar-sincos", options=_SINCOS, training=tuned, paper=paper["sincos"], **shared,
+            start="vitar-sincos", options=_SINCOS, training=labels, paper=paper["sincos"], **shared,
         ),
         Variant(
             name=f"vit-mae-{percent}", text=f"an ordinary ViT pre-trained and fine-tuned at 48 pixels, {panel}",
-            start="vit", model=DEIT, options=_MAE_VIT, training={**tuned, **_ONE_SIZE_48}, paper=paper["vit"], **shared,
+            start="vit", model=DEIT, options=_MAE_VIT, training={**labels, **_ONE_SIZE_48}, paper=paper["vit"],
+            **shared,
         ),
         Variant(name=f"vitar-{percent}", text=f"ViTAR from random weights, {panel}", training=labels, **shared),
         Variant(
@@ -351,7 +351,7 @@ MAE = Study(
             name="vitar-patches-mae-10",
             text="ViTAR pre-trained with patches hidden, not cells, 10 % of the labels",
             start="vitar-patches",
-            training={"label_share": 0.1, "layer_decay": 0.75},
+            training={"label_share": 0.1},
             step_share=0.4,
             panel="10 % of the labels",
         ),
