@@ -93,5 +93,8 @@ def test_the_study_of_table_6(tmp_path):
             job = by_name[f"{name}-{percent}"]
             assert (job.training.label_share, job.training.steps) == (percent / 100, steps)
             assert (job.start is not None) == ("mae" in name) == (job.training.init is not None)
+    assert by_name["vitar-long-10"].training.steps == 6000 + 600
+    with pytest.raises(ValueError, match="hidden cells would be seen"):
+        AblateConfig(study="mae", out=tmp_path, stem="conv")
     sizes = {job.training.sizes for job in jobs if "vitar" in job.variant}
     assert sizes == {("48", "64", "96")} and by_name["vit-mae-1"].training.sizes == ("48",)

@@ -90,3 +90,33 @@ def test_links_are_followed_and_loops_end(tmp_path):
     os.symlink(tmp_path / "real", tmp_path / "real" / "loop")
     os.symlink(tmp_path / "other", tmp_path / "real" / "linked")
     assert [path.name for path in find_images([tmp_path / "real"])] == ["1.png", "2.png"]
+
+
+@pytest.mark.parametrize("kind", [ImageFiles, ImageFolder])
+def test_a_file_in_place_of_a_folder_is_called_so(tmp_path, kind):
+    touch(tmp_path, "u/notes.txt", "u/1.png")
+    for given in ("u/notes.txt", "u/notes.txt/train"):
+        with pytest.raises(ValueError, match="notes.txt is a file; give a folder, such as .*u$") as caught:
+            kind(tmp_path / given)
+        assert "Did you mean" not in str(caught.value)
+
+
+def test_the_digest_of_what_cannot_be_read(tmp_path):
+    touch(tmp_path, "one/1.png")
+    digests = [ImageFiles(tmp_path / "one").digest()]
+    os.symlink(tmp_path / "nowhere", tmp_path / "one" / "2.png")
+    digests.append(ImageFiles(tmp_path / "one").digest())
+    with open(os.fsencode(tmp_path / "one") + b"/\xff.png", "wb"):  # no UTF-8
+        pass
+    digests.append(ImageFiles(tmp_path / "one").digest())
+    assert len(set(digests)) == 3 and len(ImageFiles(tmp_path / "one")) == 3
+
+
+def test_runs_below_a_folder_are_passed_over(tmp_path):
+    run = ("train.json", "log.jsonl", "reconstructions/step-000002.png", "deep/er/1.png")
+    touch(tmp_path, "v/1.png", "v/a/2.png", *(f"v/run/{name}" for name in run), *(f"v/a/run/{name}" for name in run))
+    assert [path.name for path in ImageFiles(tmp_path / "v").paths] == ["1.png", "2.png"]
+    assert ImageFolder(tmp_path / "v").classes == ("a",) and len(ImageFolder(tmp_path / "v")) == 1
+    assert len(find_images([tmp_path / "v" / "run"])) == 2  # named outright
+    touch(tmp_path, "coco/set/train.json", "coco/set/images/1.png")  # of another kind
+    assert len(ImageFiles(tmp_path / "coco")) == 1

@@ -232,11 +232,22 @@ def test_a_run_of_another_grid_is_refused_or_resized(tmp_path):
     saved_mae(tmp_path / "table")
     turned = ViTAR(config("vitar_tiny_patch16", position="rotary", num_classes=2))
     save_model(tmp_path / "turned", turned, name=None, classes=["a", "b"], training_sizes=[(12, 12)])
-    for folder, position in (("table", "fuzzy"), ("turned", "rotary")):
-        other = config("vitar_tiny_patch16", grid=(2, 4), position=position)
-        with pytest.raises(ValueError, match="grid of 3x3 and the model one of 2x4"):
-            initial_weights(tmp_path / folder, other)
-        assert read_initial(tmp_path / folder, other, resize_positions=True).fresh == ()
+    other = config("vitar_tiny_patch16", grid=(2, 4))
+    with pytest.raises(ValueError, match="grid of 3x3 and the model one of 2x4"):
+        initial_weights(tmp_path / "table", other)
+    found = read_initial(tmp_path / "table", other, resize_positions=True)
+    assert (found.fresh, found.differing) == ((), {})
+    rotary = config("vitar_tiny_patch16", grid=(2, 4), position="rotary")
+    found = read_initial(tmp_path / "turned", rotary)  # nothing to resize, but the merger leaves another grid
+    assert (found.fresh, found.differing) == ((), {"grid": ((3, 3), (2, 4))})
+    for folder, options, reason in (
+        ("turned", {"position": "rotary"}, 'the model\'s position is "rotary"'),
+        ("table", {"position": "none"}, 'the model\'s position is "none"'),
+        ("turned", {}, "turned has no positions"),
+    ):
+        with pytest.raises(ValueError, match=f"init_resize has no effect, because .*{reason}.*leave it out"):
+            wanted = config("vitar_tiny_patch16", grid=(2, 4), **options)
+            initial_weights(tmp_path / folder, wanted, resize_positions=True)
     with pytest.raises(ValueError, match="nothing to resize"):
         initial_weights(tmp_path / "table", config("vitar_tiny_patch16"), resize_positions=True)
 
@@ -256,7 +267,7 @@ def test_files_that_cannot_be_used(tmp_path):
         "noise.safetensors": "cannot be read",
         "cut.safetensors": "not whole: block 1 lacks norm2.bias",
         "scaled.safetensors": "no plain ViT: a block of ours has no ls1.gamma",
-        "registers.safetensors": "left over: .'reg_token'",
+        "registers.safetensors": "no plain ViT .*ours has no reg_token",
         "resnet.safetensors": "holds no ViT.*begins with conv1.weight",
         "list.pth": "no state dict",
         "nowhere": "nowhere does not exist",
@@ -294,3 +305,57 @@ def test_the_digest_follows_the_weights(tmp_path):
     assert json.loads((tmp_path / "run" / "config.json").read_text())["architecture"] == "MaskedAutoencoder"
     with pytest.raises(ValueError, match="does not exist"):
         initial_digest(tmp_path / "gone")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("pixels", "grid"), [(12, (3, 3)), ((12, 20), (3, 5))])
+def test_a_class_token_without_a_position(tmp_path, pixels, grid):
+    theirs = vit(tmp_path / "vit.safetensors", img_size=pixels, no_embed_class=True)
+    assert theirs.pos_embed.shape[1] == grid[0] * grid[1]
+    ours = started(tmp_path / "vit.safetensors", "deit_tiny_patch16", grid=grid)
+    images = torch.randn(2, 3, 4 * grid[0], 4 * grid[1])
+    torch.testing.assert_close(flat(ours.forward_features(images)), theirs.forward_features(images))
+
+
+@pytest.mark.parametrize("no_embed_class", [False, True])
+def test_registers_are_named_before_the_table_is_measured(tmp_path, no_embed_class):
+    """5x5 patches: a table of 30 or of 25."""
+    vit(tmp_path / "vit.safetensors", img_size=20, reg_tokens=4, no_embed_class=no_embed_class)
+    with pytest.raises(ValueError, match="no plain ViT .*ours has no reg_token"):
+        initial_weights(tmp_path / "vit.safetensors", config(grid=(5, 5)))
+
+
+@pytest.mark.parametrize(("part", "cause"), [(8, "rows and columns exchanged.*transformers 5"), (0, "all zero.*5")])
+def test_sincos_positions_that_are_not_as_in_mae_are_explained(tmp_path, part, cause):
+    theirs = transformers_mae()
+    table = sincos(3, 3, 16)
+    theirs.vit.embeddings.position_embeddings[0, 1:] = table[:, [*range(8, 16), *range(8)]] if part else 0 * table
+    theirs.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=f"{cause}.*position=learned"):
+        initial_weights(tmp_path, config(position="sincos"))
+    learned = initial_weights(tmp_path, config(position="learned"))["position.table"]
+    assert torch.equal(learned.flatten(0, 1), theirs.vit.embeddings.position_embeddings[0, 1:])
+
+
+@pytest.mark.parametrize(
+    ("name", "there", "here", "differing"),
+    [
+        ("mae_vitar_tiny_patch16", {"mean": (0.5,) * 3}, {}, {"mean": ((0.5,) * 3, (0.485, 0.456, 0.406))}),
+        ("mae_vitar_tiny_patch16", {}, {"std": (0.5,) * 3}, {"std": ((0.229, 0.224, 0.225), (0.5,) * 3)}),
+        ("mae_vitar_tiny_patch16", {"cells": "balanced"}, {}, {"cells": ("balanced", "halving")}),
+        ("mae_vitar_tiny_patch16", {"cells": "halving", "jitter": 0.1, "drop_path_rate": 0.1}, {"extra_passes": 1}, {}),
+        ("mae_vitar_tiny_patch16", {"last_pass": False}, {}, {"last_pass": (False, True)}),
+        ("mae_vitar_tiny_patch16", {"learned_levels": 1}, {}, {"learned_levels": (1, None)}),
+        ("mae_vitar_tiny_patch16", {}, {"padding": "zeros"}, {"padding": ("masked", "zeros")}),
+        ("mae_vitar_tiny_patch16", {}, {"interpolation": "timm"}, {"interpolation": ("bilinear", "timm")}),
+        ("mae_vitar_tiny_patch16", {"cells": "balanced", "last_pass": False}, {"merger": "none"}, {}),  # is left out
+        ("mae_vit_tiny_patch16", {}, {"merger": "none", "tome": 1.0, "position": "learned", "prefix_tokens": 1},
+         {"tome": (0.0, 1.0)}),
+        ("mae_vit_tiny_patch16", {"position": "none"}, {"merger": "average", "position": "rotary", "prefix_tokens": 1},
+         {"position": ("none", "rotary"), "merger": ("none", "average")}),
+    ],
+)  # fmt: skip
+def test_settings_that_no_tensor_tells_of_are_compared(tmp_path, name, there, here, differing):
+    saved_mae(tmp_path, name, **there)
+    found = read_initial(tmp_path, config("vitar_tiny_patch16", **here))
+    assert found.differing == differing

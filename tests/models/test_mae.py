@@ -1,7 +1,10 @@
 """Masked auto-encoding: visible cells equal the whole, the rest equals transformers' ViTMAE, nothing leaks."""
 
+from itertools import pairwise
+
 import pytest
 import torch
+import torch.nn.functional as F
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
 import anyres
@@ -88,20 +91,93 @@ def test_what_is_hidden_cannot_be_seen(masking, size):
     assert prediction.shape == (3, *plan.grid, 48)
 
 
-def test_the_target_is_the_cells_true_rectangle():
-    """A prediction equal to the resized cells costs nothing where hidden, whatever stands in visible cells."""
-    model = tiny(norm_target=False).eval()
-    images, keys = batch((35, 61))
-    shown = model.reconstruct(images, keys)
-    plan = model.encoder.plan(35, 61)
-    rows = [min(edge * 4, 35) for edge in plan.cell_rows]
-    cols = [min(edge * 4, 61) for edge in plan.cell_cols]
-    for b, r, c in shown.is_hidden.nonzero().tolist():
-        part = (b, slice(None), slice(rows[r], rows[r + 1]), slice(cols[c], cols[c + 1]))
-        assert (shown.masked[part] == 0).all()
-    for b, r, c in (~shown.is_hidden).nonzero().tolist():
-        part = (b, slice(None), slice(rows[r], rows[r + 1]), slice(cols[c], cols[c + 1]))
-        assert torch.equal(shown.output[part], images[part]) and torch.equal(shown.masked[part], images[part])
+def cells_of(model, size):
+    """(row, col, slice of pixel rows, slice of pixel columns) of every final cell, by the plan's own map."""
+    plan, patch = model.encoder.plan(*size), model.config.encoder.patch_size
+    for r, (top, bottom) in enumerate(pairwise(plan.cell_rows)):
+        for c, (left, right) in enumerate(pairwise(plan.cell_cols)):
+            yield (
+                r,
+                c,
+                slice(top * patch, min(bottom * patch, size[0])),
+                slice(left * patch, min(right * patch, size[1])),
+            )
+
+
+def true_prediction(model, images, side=4):
+    """What the decoder would have to say: torch's resize of each cell, normalised, channels last."""
+    plan = model.encoder.plan(*images.shape[-2:])
+    found = torch.empty(len(images), *plan.grid, side * side * 3, dtype=torch.float64)
+    for r, c, rows, cols in cells_of(model, images.shape[-2:]):
+        square = F.interpolate(images[..., rows, cols], (side, side), mode="bilinear", antialias=True)
+        values = square.permute(0, 2, 3, 1).flatten(1)
+        if model.config.norm_target:
+            values = (values - values.mean(1, keepdim=True)) / (values.var(1, keepdim=True) + 1e-6).sqrt()
+        found[:, r, c] = values
+    return found
+
+
+@pytest.mark.parametrize("norm_target", [True, False])
+@pytest.mark.parametrize("size", [(35, 61), (16, 16), (64, 17)])
+def test_the_target_is_the_cells_true_rectangle(size, norm_target, monkeypatch):
+    """The true squares at hidden cells and garbage at visible ones cost nothing; one wrong number does."""
+    model = tiny(norm_target=norm_target).eval()
+    images, keys = batch(size)
+    is_hidden = hidden_cells(keys, model.encoder.plan(*size).grid, 0.75)
+    prediction = torch.where(is_hidden[..., None], true_prediction(model, images), torch.tensor(99.0).double())
+    monkeypatch.setattr(model, "forward_decoder", lambda *_: prediction)
+    assert model(images, keys) < 1e-9
+    b, r, c = is_hidden.nonzero()[-1].tolist()
+    prediction[b, r, c, 5] += 3.0
+    assert model(images, keys).item() == pytest.approx(9 / 48 / is_hidden[b].sum().item() / 3, rel=1e-4)
+
+
+@pytest.mark.parametrize("norm_target", [True, False])
+def test_true_squares_restore_the_image(norm_target, monkeypatch):
+    """Exactly where a cell is a patch; where it is larger, up to two of its rows of pixels."""
+    for size, error in [((16, 16), 1e-4), ((35, 61), 0.6)]:
+        model = tiny(norm_target=norm_target).eval()
+        ramp = 0.3 * torch.arange(size[0]).double()[:, None].expand(size)  # from the top to the bottom
+        images = torch.stack([ramp, 1 - ramp, ramp / 2])[None].repeat(2, 1, 1, 1)
+        prediction = true_prediction(model, images)
+        monkeypatch.setattr(model, "forward_decoder", lambda *_, found=prediction: found)
+        shown = model.reconstruct(images, torch.tensor([3, 4]))
+        assert (shown.output - images).abs().max() < error
+        assert shown.loss.max() < 1e-9
+        for r, c, rows, cols in cells_of(model, size):
+            for b in range(2):
+                cell = (b, slice(None), rows, cols)
+                wanted = torch.zeros_like(images[cell]) if shown.is_hidden[b, r, c] else images[cell]
+                assert torch.equal(shown.masked[cell], wanted)
+
+
+def test_with_patches_hidden_only_hidden_pixels_count(monkeypatch):
+    model = tiny(masking="patches", norm_target=False).eval()
+    size = (35, 61)
+    images, keys = batch(size)
+    is_hidden = hidden_cells(keys, model.encoder.plan(*size).size, 0.75)
+    prediction = true_prediction(model, images)
+    wrong = torch.zeros_like(prediction)
+    for r, c, rows, cols in cells_of(model, size):  # wrong by one where nothing that is hidden has a part
+        hidden = is_hidden.repeat_interleave(4, 1).repeat_interleave(4, 2)[:, None, rows, cols].double()
+        share = F.interpolate(hidden, (4, 4), mode="bilinear", antialias=True)[:, 0]  # (B, 4, 4)
+        wrong[:, r, c] = (share < 1e-6)[..., None].repeat(1, 1, 1, 3).flatten(1).double()
+    assert wrong.any()
+    monkeypatch.setattr(model, "forward_decoder", lambda *_: prediction + wrong)
+    assert model(images, keys) < 1e-9
+    monkeypatch.setattr(model, "forward_decoder", lambda *_: prediction + 1 - wrong)
+    assert model(images, keys).item() == pytest.approx(1.0, rel=1e-5)
+
+
+def test_targets_are_not_rounded_under_autocast():
+    """A nearly flat image: in bfloat16 its targets would be rounding errors."""
+    model = anyres.create_model("mae_vitar_tiny_patch16", **TINY, grid=4).eval()
+    images = 1.5 + 0.01 * torch.rand(2, 3, 48, 37)
+    plan = model.encoder.plan(48, 37)
+    wanted = model._squares(images, plan, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(model._squares(images, plan, 4), wanted)
+        assert model.reconstruct(images, torch.tensor([1, 2])).output.dtype == torch.float32
 
 
 def test_a_list_of_sizes_gives_the_mean_of_the_images_one_by_one():
@@ -255,6 +331,16 @@ def test_names_without_weight_decay_exist():
         ({"decoder_heads": 5}, "divisible"),
         ({"decoder_depht": 5}, "decoder_depth"),
         ({"num_classes": 5}, "num_classes"),
+        ({"mask_ratio": "75%"}, "mask_ratio is '75%'; it must be a number"),
+        ({"mask_ratio": None}, "it must be a number"),
+        ({"mask_ratio": float("nan")}, "allowed: above 0"),
+        ({"norm_target": "no"}, "True, False"),
+        ({"large_target": 1}, "True, False"),
+        ({"last_pass": "no"}, "True, False"),
+        ({"std": None}, "std is None"),
+        ({"mean": "abc"}, "mean is 'abc'"),
+        ({"position": None}, "unknown position None"),
+        ({"pool": "token", "prefix_tokens": 1}, "no effect in pre-training"),
     ],
     ids=str,
 )
@@ -279,6 +365,9 @@ def test_wrong_masks_and_keys_are_refused():
     images, keys = batch((16, 16))
     with pytest.raises(ValueError, match="is_hidden"):
         model(images, keys, torch.zeros(3, 4, 5, dtype=torch.bool))
+    for nothing in (torch.zeros(3, 4, 4, dtype=torch.bool), torch.ones(3, 4, 4, dtype=torch.bool)):
+        with pytest.raises(ValueError, match="nothing or all"):
+            model(images, keys, nothing)
     with pytest.raises(ValueError, match="one int64"):
         model(images, keys[:2])
     with pytest.raises(ValueError, match="list"):

@@ -1,5 +1,6 @@
 """Runs that start from weights: what they start with, what they learn, and what makes them another run."""
 
+import dataclasses
 import shutil
 
 import pytest
@@ -212,3 +213,23 @@ def test_an_epoch_is_over_the_share(make_config, data, tmp_path):
         label_share=0.4, sizes=("16",), batch_size=2, lr=0.1, model="deit_tiny_patch16", model_options=()
     )
     assert ClassificationTask(other).folder.paths == task.folder.paths
+
+
+def test_settings_that_no_tensor_tells_of_are_named(plain, tmp_path, capsys):
+    theirs = SMALL | {"mean": (0.5,) * 3, "std": (0.5,) * 3, "cells": "balanced"}
+    model = anyres.create_model("mae_vitar_tiny_patch16", **theirs, decoder_width=8, decoder_depth=1, decoder_heads=2)
+    save_mae(tmp_path / "mae", model, name=None, training_sizes=[(12, 12)])
+    alike = ("mean=0.5,0.5,0.5", "std=0.5,0.5,0.5", "cells=balanced")
+    told = (
+        "mean is 0.5,0.5,0.5 there and 0.485,0.456,0.406 in the model; std is .*; cells is balanced there and halving"
+    )
+    with pytest.raises(ValueError, match=f"{told} in the model. Give --model-options {' '.join(alike)}"):
+        ClassificationTask(plain(init=tmp_path / "mae", linear_probe=True))
+    capsys.readouterr()
+    ClassificationTask(plain(init=tmp_path / "mae"))
+    text = capsys.readouterr().err
+    assert "Not as there: mean is 0.5,0.5,0.5 there and" in text and f"--model-options {' '.join(alike)}." in text
+    config = plain(init=tmp_path / "mae", linear_probe=True)
+    config = dataclasses.replace(config, model_options=(*config.model_options, *alike))
+    assert below_head(ClassificationTask(config).model).keys() == encoder_of(tmp_path / "mae").keys()
+    assert "Not as there" not in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """Pre-training runs: resumed like uninterrupted, pieces like the whole, masks from keys alone, and what is refused."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -122,7 +123,12 @@ def test_a_step_does_not_depend_on_the_generator_nor_on_recomputing(make):
         {"precision": "bfloat16"},
         {"model_options": (*SMALL, "in_channels=1")},
         {"model": "mae_vit_tiny_patch16", "own_aspect": True, "sizes": ("13-20",)},
-        {"model_options": (*SMALL, "masking=patches", "large_target=True"), "aspect": (0.7, 1.4), "repeats": 2},
+        {
+            "model_options": (*SMALL, "masking=patches", "large_target=True"),
+            "sizes": ("13", "30"),
+            "aspect": (0.7, 1.4),
+            "repeats": 2,
+        },
     ],
 )
 def test_other_kinds_of_runs_finish_with_a_picture(make, changes):
@@ -324,3 +330,43 @@ def test_the_command(data, tmp_path, capsys):
     assert load_mae(tmp_path / "run")[0].config.encoder.width == 16
     assert main(["pretrain", "--data", str(data), "--out", str(tmp_path / "x"), "--model", "vitar_base_patch16"]) == 2
     assert "mae_vitar_base_patch16" in capsys.readouterr().err
+
+
+def test_a_run_below_its_own_images_goes_on(make, unlabelled, tmp_path, monkeypatch):
+    reference = make(data=unlabelled, out=tmp_path / "outside", validate_every=2)
+    pretrain(reference)
+    config, update = make(data=unlabelled, out=unlabelled / "run", validate_every=2), Trainer.update
+
+    def dying(self, batch):
+        if self.step == 3:
+            raise KeyError("the process dies")
+        return update(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "update", dying)
+        with pytest.raises(KeyError):
+            pretrain(config)
+    assert (config.out / "reconstructions" / "step-000002.png").exists()
+    assert pretrain(config).finished
+    same_end(config, reference)
+
+
+def test_links_to_nothing_and_odd_names_are_no_reason_to_stop(make, unlabelled):
+    (unlabelled / "link.png").symlink_to(unlabelled / "nowhere")
+    for name, content in ((b"\xff.png", sorted(unlabelled.glob("*.png"))[0].read_bytes()), (b"\xfe.png", b"no image")):
+        with open(os.fsencode(unlabelled) + b"/" + name, "wb") as file:
+            file.write(content)
+    result = pretrain(make(data=unlabelled, steps=9, repeats=1))  # 36 of 18 images
+    assert result.finished
+    assert {Path(path).name for path, _ in result.skipped} == {"link.png", os.fsdecode(b"\xfe.png")}
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_folder_without_a_readable_image_leaves_nothing_behind(make, write_data, tmp_path, split):
+    data = write_data(tmp_path / "broken")
+    for path in (data / split).rglob("*.png"):
+        path.write_bytes(b"no image")
+    count = len(list((data / split).rglob("*.png")))
+    with pytest.raises(ValueError, match=f"none of the {count} images in .*{split} can be read; the first: .*0.png"):
+        pretrain(make(data=data))
+    assert not make().out.exists()

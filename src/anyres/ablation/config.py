@@ -39,9 +39,9 @@ class AblateConfig:
     """Training steps of the first variant; the others have as many, or as many as cost as much (extrapolation)."""
     only: tuple[str, ...] = ()
     """Names of the variants to train; all by default. Those finished earlier stay in the tables."""
-    stem: Stem = "conv"
-    """"conv": patches made by convolutions, which see one patch more above and to the left; "patch": one linear layer,
-    which sees nothing beyond its patch but learns too slowly at this scale."""
+    stem: Stem | None = None
+    """"conv" (the default): patches made by convolutions, which see one patch more above and to the left; "patch": one
+    linear layer, which sees nothing beyond its patch but learns more slowly at this scale; in `mae` the only one."""
     precision: Precision | None = None
     """Precision of the forward pass in training (autocast); weights and optimiser stay in float32. By default bfloat16
     where this processor computes in it, else float32. Measuring is always in float32."""
@@ -58,7 +58,10 @@ class AblateConfig:
 
     def __post_init__(self) -> None:
         check_choice("study", self.study, get_args(StudyName))
-        check_choice("stem", self.stem, get_args(Stem))
+        if self.stem is not None:
+            check_choice("stem", self.stem, get_args(Stem))
+        if self.study == "mae" and self.stem == "conv":
+            raise ValueError('stem is "conv", through which hidden cells would be seen; allowed in mae: "patch".')
         if self.precision is not None:
             check_choice("precision", self.precision, get_args(Precision))
         for given in self.sets or ():
@@ -79,6 +82,10 @@ class AblateConfig:
     def folder(self) -> Path:
         """Where the study's runs and results are."""
         return self.out / self.study
+
+    @property
+    def stem_of_models(self) -> Stem:
+        return self.stem or ("patch" if self.study == "mae" else "conv")
 
     @property
     def base_steps(self) -> int:

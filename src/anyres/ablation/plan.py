@@ -161,7 +161,7 @@ def variant_training(base: TrainConfig, config: AblateConfig, study: Study, vari
 
 
 def _shared_options(config: AblateConfig, study: Study) -> tuple[str, ...]:
-    return (*SMALL_MODEL, "grid=4", f"stem={config.stem}", *study.options)
+    return (*SMALL_MODEL, "grid=4", f"stem={config.stem_of_models}", *study.options)
 
 
 def model_options(shared: Sequence[str], own: Sequence[str]) -> tuple[str, ...]:

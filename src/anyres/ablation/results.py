@@ -43,7 +43,7 @@ def collect(config: AblateConfig, study: Study) -> dict[str, Any]:
         "format": FORMAT, "study": study.name, "title": study.title, "question": study.question,
         "command": config.command, "equal_cost": study.equal_cost,
         "settings": {
-            "stem": config.stem, "training images": config.train_images, "images measured": config.val_images,
+            "stem": config.stem_of_models, "training images": config.train_images, "images measured": config.val_images,
             "batch size": done[0].training.batch_size, "learning rate": done[0].training.lr,
             "training precision": done[0].training.precision, "preparation": first["protocol"]["preparation"],
         },

@@ -336,7 +336,7 @@ MAE = Study(
     "with few labels?",
     table=TABLE_6,
     landmarks={224: 48, 448: 96, 2240: 192, 4032: 384},
-    options=("stem=patch", "grid=6"),
+    options=("grid=6",),
     training={"sizes": ("48", "64", "96"), "size_weights": None},
     pretrainings={
         "vitar": Pretraining(model="mae_vitar_tiny_patch16"),
@@ -353,6 +353,13 @@ MAE = Study(
             start="vitar-patches",
             training={"label_share": 0.1},
             step_share=0.4,
+            panel="10 % of the labels",
+        ),
+        Variant(
+            name="vitar-long-10",
+            text="ViTAR from random weights for as many steps as pre-training and fine-tuning take, 10 % of the labels",
+            training={"label_share": 0.1},
+            step_share=4.4,
             panel="10 % of the labels",
         ),
         *_fine_tuned(100, 1.0),

@@ -13,11 +13,14 @@ from anyres.data.schedule import key
 from anyres.errors import unknown
 
 _SPLITS = {"train", "val", "valid", "validation", "test"}
+_RUN = {"train.json", "log.jsonl"}  # the files of every run that has begun; both, since COCO may have the first
 _SHARE = 0x53484152  # keeps the draws of images apart from all others
 
 
 class ImageFiles:
-    """The image files below a folder, at any depth, without labels; hidden ones are left out, nothing is opened.
+    """The image files below a folder, at any depth, without labels; nothing is opened.
+
+    Left out are hidden ones, and the pictures in the folders of runs below it.
 
     Attributes:
         paths: sorted.
@@ -39,8 +42,9 @@ class ImageFiles:
 
     def digest(self) -> str:
         """Sixteen hexadecimal digits of the files' names below `root` and their lengths, to know other files there."""
-        names = [f"{path.relative_to(self.root).as_posix()}\t{path.stat().st_size}\n" for path in self.paths]
-        return hashlib.sha256("".join(names).encode()).hexdigest()[:16]
+        names = [f"{path.relative_to(self.root).as_posix()}\t{_length(path)}\n" for path in self.paths]
+        # names that are no text come from the system with surrogates
+        return hashlib.sha256("".join(names).encode(errors="surrogateescape")).hexdigest()[:16]
 
 
 class ImageFolder(ImageFiles):
@@ -63,7 +67,7 @@ class ImageFolder(ImageFiles):
         self.root = Path(root)
         if not self.root.is_dir():
             raise _missing(self.root, "no such folder")
-        found = sorted(entry.name for entry in self.root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        found = sorted(entry.name for entry in self.root.iterdir() if _may_be_class(entry))
         if not found:
             raise ValueError(f"{self.root} holds no class folders: allowed is {self.root}/<class name>/<image files>")
         if set(found) <= _SPLITS and any(entry.is_dir() for name in found for entry in (self.root / name).iterdir()):
@@ -111,7 +115,8 @@ class ImageFolder(ImageFiles):
 def find_images(paths: Iterable[Path | str]) -> list[Path]:
     """The image files of any mix of files and folders, each once, in the order given and sorted within a folder.
 
-    Folders are searched to any depth for the known suffixes; a file named outright is taken whatever its suffix.
+    Folders are searched to any depth for the known suffixes, but for the folders of runs that are not named outright;
+    a file named outright is taken whatever its suffix.
 
     Raises:
         ValueError: for a path that does not exist and for a folder without images.
@@ -138,11 +143,26 @@ def _images_below(folder: Path) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add(real)
+        if set(files) >= _RUN and Path(parent) != folder:
+            folders.clear()
+            continue
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in files:
             # hidden files include the "._" twins that macOS leaves beside every image
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
                 yield Path(parent, name)
+
+
+def _may_be_class(entry: Path) -> bool:
+    return entry.is_dir() and not entry.name.startswith(".") and not all((entry / name).is_file() for name in _RUN)
+
+
+def _length(path: Path) -> int:
+    """In bytes; -1 for a link to nothing, which whoever reads it finds unreadable."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
 
 
 def _check_classes(root: Path, found: Sequence[str], wanted: Sequence[str]) -> None:
@@ -159,6 +179,9 @@ def _check_classes(root: Path, found: Sequence[str], wanted: Sequence[str]) -> N
 
 
 def _missing(path: Path, what: str) -> ValueError:
+    file = next((each for each in (path, *path.parents) if each.is_file()), None)
+    if file is not None:
+        return ValueError(f"{path}: {file} is a file; give a folder, such as {file.parent}")
     parent = path.parent
     if not parent.is_dir():
         return ValueError(f"{what}: {path} (nor is there a folder {parent})")

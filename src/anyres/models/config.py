@@ -93,7 +93,10 @@ class ViTARConfig:
         object.__setattr__(self, "grid", grid)
         for name in ("mean", "std"):
             given = getattr(self, name)
-            values = tuple(float(value) for value in (given if isinstance(given, Sequence) else (given,)))
+            given = given if isinstance(given, Sequence) and not isinstance(given, str) else (given,)
+            if not all(isinstance(value, int | float) for value in given):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; give one number for each channel, such as 0.5.")
+            values = tuple(float(value) for value in given)
             if self.in_channels != 3 and values == _default(name):  # ImageNet's fit colour images only
                 values = (0.5,) * self.in_channels
             object.__setattr__(self, name, values)
@@ -103,6 +106,8 @@ class ViTARConfig:
     def _check_numbers(self) -> None:
         for field in fields(self):
             value, default = getattr(self, field.name), field.default
+            if isinstance(default, bool) and not isinstance(value, bool):
+                raise ValueError(f"{field.name} is {value!r}; allowed: True, False.")
             numbers = int if type(default) is int else (int, float)
             if type(default) in (int, float) and (isinstance(value, bool) or not isinstance(value, numbers)):
                 kind = "whole number" if numbers is int else "number"
@@ -139,7 +144,7 @@ class ViTARConfig:
         literals = {"stem": Stem, "position": Position, "merger": Merger, "cells": Cells, "pool": Pool}
         literals |= {"padding": Padding, "interpolation": Interpolation, "placement": Placement, "start": Start}
         for name, literal in literals.items():
-            if getattr(self, name) is not None:
+            if getattr(self, name) is not None or _default(name) is not None:
                 check_choice(name, getattr(self, name), get_args(literal))
         if self.pool == "token" and not self.prefix_tokens:
             raise ValueError('pool is "token" but prefix_tokens is 0; give at least one prefix token.')

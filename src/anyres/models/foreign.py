@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from anyres.models.weights import convert_timm_vit
 
 _PATCHES, _BIAS = "patch_embed.proj.weight", "patch_embed.proj.bias"
 _SPARE = re.compile(r"(head|head_dist|fc_norm|mask_token|pooler|classifier)(\.|$)|decoder")  # not of an encoder
+_OWN = re.compile(r"(pos_embed|cls_token|patch_embed\.proj\.(weight|bias))$|blocks\.|norm\.")
 _LAYERS = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
 _BLOCK = {f"{layer}.{kind}" for layer in _LAYERS for kind in ("weight", "bias")}
 
@@ -54,6 +56,8 @@ class Source:
     """Fields of `ViTARConfig` that the model must share, as far as they are known."""
     left_out: tuple[str, ...] = ()
     """Parts that no encoder of ours has."""
+    config: ViTARConfig | None = None
+    """Of a run of ours."""
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -103,9 +107,12 @@ def convert(weights: Mapping[str, Tensor], where: Path, like: Grid, facts: Mappi
         )
     spare = {name.split(".")[0] for name in weights if _SPARE.match(name)}
     weights = {name: value.float() for name, value in weights.items() if not _SPARE.match(name)}
+    _check_parts(weights, where)
     _check_blocks(weights, where)
     prefix = int("cls_token" in weights)
-    grid = _grid_of(weights["pos_embed"].shape[1] - prefix, like, where)
+    grid, is_of_all = _grid_of(weights["pos_embed"].shape[1], prefix, like, where)
+    if not is_of_all:  # the class token has no position
+        weights["pos_embed"] = F.pad(weights["pos_embed"], (0, 0, 1, 0))
     try:
         converted = convert_timm_vit(weights, ViTARConfig(grid=grid, prefix_tokens=prefix))
     except ValueError as error:
@@ -122,17 +129,31 @@ def _facts(weights: Mapping[str, Tensor], where: Path) -> dict[str, Any]:
     return {"stem": "patch", "patch_size": height, "in_channels": channels, "width": width, "depth": depth}
 
 
-def _grid_of(count: int, like: Grid, where: Path) -> Grid:
-    """The grid of a table of so many positions: the file holds their number alone, and both libraries' are square."""
-    side = math.isqrt(count)
-    if side * side == count:
-        return side, side
-    if like[0] * like[1] == count:
-        return like
+def _grid_of(count: int, prefix: int, like: Grid, where: Path) -> tuple[Grid, bool]:
+    """The grid of a table of so many positions, and whether those of prefix tokens are among them.
+
+    The file holds their number alone. Both libraries' grids are square, and only some of timm's models have no
+    position for their class token.
+    """
+    for of_prefix in dict.fromkeys((prefix, 0)):
+        left = count - of_prefix
+        side = math.isqrt(left)
+        for grid in ((side, side), like):
+            if 0 < left == grid[0] * grid[1]:
+                return grid, of_prefix == prefix
     raise ValueError(
-        f"{where} has a table of {count} positions, which is neither a square nor the model's grid of "
+        f"{where} has a table of {count - prefix} positions, which is neither a square nor the model's grid of "
         f"{like[0]}x{like[1]}; give its rows and columns as --model-options grid=ROWSxCOLS"
     )
+
+
+def _check_parts(weights: Mapping[str, Tensor], where: Path) -> None:
+    """ValueError for more than a plain ViT has. Its table may have positions for them too, so this comes first."""
+    other = [name for name in weights if not _OWN.match(name)]
+    if other:
+        raise ValueError(
+            f"{where} is no plain ViT with at most a class token: ours has no {', '.join(sorted(other)[:5])}"
+        )
 
 
 def _check_blocks(weights: Mapping[str, Tensor], where: Path) -> None:

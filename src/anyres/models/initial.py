@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,12 @@ from anyres.models.weights import CONFIG, WEIGHTS, load_mae, load_model, model_d
 
 _SHARED = ("stem", "patch_size", "in_channels", "width", "depth", "heads")  # what model and source must have in common
 _TABLES = ("fuzzy", "learned")
+_MERGING = ("cells", "last_pass", "learned_levels", "padding")
+_WITHOUT_TENSORS = {"position": {"sincos", "rotary", "none"}, "merger": {"average", "none"}}
 _SINCOS_ERROR = 1e-3  # half precision keeps sines to 5e-4; those of another grid, or learned, differ by far more
+
+
+Differing = Mapping[str, tuple[Any, Any]]  # fields of a `ViTARConfig`: (in the source, in the model)
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,8 @@ class Initial:
     """What the model has and the source lacks, such as "merger": it keeps the values that the model was made with."""
     left_out: tuple[str, ...]
     """What the source has and the model lacks, such as "decoder"."""
+    differing: Differing = field(default_factory=dict)
+    """Settings with which the same weights are another function, or meet other pixels. Known of runs of ours alone."""
 
 
 def initial_weights(source: Path | str, config: ViTARConfig, *, resize_positions: bool = False) -> dict[str, Tensor]:
@@ -55,8 +62,9 @@ def read_initial(source: Path | str, config: ViTARConfig, *, resize_positions: b
         resize_positions: reads a table of another grid bilinearly at the token centres of the model's.
 
     Raises:
-        ValueError: a source that cannot be read, of another patch size, width, depth or number of heads, or of
-            another grid without `resize_positions`; fixed positions that are not the model's.
+        ValueError: a source that cannot be read, of another patch size, width, depth or number of heads, or with a
+            table of another grid without `resize_positions`; fixed positions that are not the model's;
+            `resize_positions` where nothing is resized.
     """
     where = Path(source)
     found = _read(where, config)
@@ -74,6 +82,7 @@ def read_initial(source: Path | str, config: ViTARConfig, *, resize_positions: b
         weights,
         fresh=_parts((name for name in wanted if name not in weights), wanted),
         left_out=tuple(sorted({*_parts((k for k in given if k not in wanted), given), *found.left_out, *spare_table})),
+        differing={} if found.config is None else _differing(found.config, config, resize_positions),
     )
 
 
@@ -130,17 +139,54 @@ def _of_run(folder: Path, architecture: str) -> Source:
     if isinstance(model.position, SinCosPosition):
         table = model.position.exact(Window.whole(config.grid))
     facts = {name: getattr(config, name) for name in _SHARED}
-    return Source(weights, table, config.grid, facts, left_out)
+    return Source(weights, table, config.grid, facts, left_out, config)
 
 
 def _check_facts(found: Source, config: ViTARConfig, where: Path) -> None:
     """ValueError that names what the source and the model do not have in common."""
-    pairs = [(name, found.facts[name], getattr(config, name)) for name in _SHARED if name in found.facts]
-    differing = [(name, theirs, ours) for name, theirs, ours in pairs if theirs != ours]
+    pairs = {name: (found.facts[name], getattr(config, name)) for name in _SHARED if name in found.facts}
+    differing = _unequal(pairs)
     if differing:
-        told = "; ".join(f"{name} is {theirs} there and {ours} in the model" for name, theirs, ours in differing)
-        options = " ".join(f"{name}={theirs}" for name, theirs, _ in differing)
-        raise ValueError(f"{where} is another model: {told}. Choose a model like it, or --model-options {options}")
+        raise ValueError(
+            f"{where} is another model: {told(differing)}. Choose a model like it, or {options(differing)}"
+        )
+
+
+def _differing(theirs: ViTARConfig, ours: ViTARConfig, resize: bool) -> Differing:
+    """What no tensor tells of, of the parts that both have. Nothing that matters while training alone."""
+    names = ["mean", "std"]
+    names += [name for name, few in _WITHOUT_TENSORS.items() if {getattr(theirs, name), getattr(ours, name)} <= few]
+    if theirs.position in _TABLES and ours.position in _TABLES:
+        names.append("interpolation")
+    if theirs.merger == ours.merger == "none":
+        names.append("tome")
+    elif theirs.merger == ours.merger:
+        is_fixed = {theirs.cells, ours.cells} <= {"1x1", "2x2"}
+        names += _MERGING if resize or is_fixed else ("grid", *_MERGING)
+    pairs = {name: (getattr(theirs, name), getattr(ours, name)) for name in names}
+    if "cells" in pairs:
+        usual = "balanced" if ours.merger == "average" else "halving"
+        pairs["cells"] = (theirs.cells or usual, ours.cells or usual)
+    return _unequal(pairs)
+
+
+def _unequal(pairs: Differing) -> Differing:
+    return {name: (theirs, ours) for name, (theirs, ours) in pairs.items() if theirs != ours}
+
+
+def told(differing: Differing) -> str:
+    """What differs, in words."""
+    return "; ".join(f"{k} is {_text(k, a)} there and {_text(k, b)} in the model" for k, (a, b) in differing.items())
+
+
+def options(differing: Differing) -> str:
+    """What makes the model like the source."""
+    return "--model-options " + " ".join(f"{name}={_text(name, there)}" for name, (there, _) in differing.items())
+
+
+def _text(name: str, value: Any) -> str:
+    """As --model-options takes it."""
+    return ("x" if name == "grid" else ",").join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _position(found: Source, config: ViTARConfig, where: Path, resize: bool) -> dict[str, Tensor]:
@@ -151,16 +197,32 @@ def _position(found: Source, config: ViTARConfig, where: Path, resize: bool) -> 
     if config.position in _TABLES:
         return {"position.table": _resized(found.table, config.grid)}
     own = SinCosPosition(config.width, config.grid).exact(Window.whole(config.grid))
-    if (found.table - own).abs().max() > _SINCOS_ERROR:
+    if not _is_same(found.table, own):
         raise ValueError(
-            f'the positions of {where} are learned or of another kind, and the model\'s are "sincos", which are fixed; '
+            f'the positions of {where} are {_kind(found.table, own)}, and the model\'s are "sincos", which are fixed; '
             "give --model-options position=learned or position=fuzzy"
         )
     return {}
 
 
+def _is_same(table: Tensor, other: Tensor) -> bool:
+    return (table - other).abs().max().item() <= _SINCOS_ERROR
+
+
+def _kind(table: Tensor, own: Tensor) -> str:
+    """What a table is that is not the sin-cos one."""
+    if _is_same(table, own.roll(own.shape[-1] // 2, -1)):
+        return (
+            "sin-cos ones with rows and columns exchanged, as versions of transformers 5 give them to a ViTMAE that "
+            "starts from nothing"
+        )
+    if not table.any():
+        return "all zero, as versions of transformers 5 leave them in a ViTMAE that starts from nothing"
+    return "learned or of another kind"
+
+
 def _check_grid(found: Source, config: ViTARConfig, where: Path, resize: bool) -> None:
-    """ValueError for another grid unless it is to be converted and can be, and for a conversion that is none."""
+    """ValueError for a table of another grid unless it is to be resized and can be, and for a resizing that is none."""
     theirs, ours = (f"{rows}x{cols}" for rows, cols in (found.grid, config.grid))
     if found.grid == config.grid:
         if resize:
@@ -168,15 +230,20 @@ def _check_grid(found: Source, config: ViTARConfig, where: Path, resize: bool) -
                 f"{where} has the model's grid of {ours}: there is nothing to resize; leave init_resize out"
             )
         return
-    told = f"{where} has a grid of {theirs} and the model one of {ours}: give --model-options grid={theirs}"
+    both = f"{where} has a grid of {theirs} and the model one of {ours}: give --model-options grid={theirs}"
     is_fixed = found.table is not None and config.position == "sincos"
     if is_fixed or config.position == "relative_bias":
         raise ValueError(
-            f'{told}; positions "{config.position}" cannot be resized, those of a table can '
+            f'{both}; positions "{config.position}" cannot be resized, those of a table can '
             "(--model-options position=learned --init-resize)"
         )
-    if not resize:
-        raise ValueError(f"{told}, or --init-resize, which reads the position table bilinearly at {ours}")
+    has_table = found.table is not None and config.position in _TABLES
+    if resize and not has_table:
+        own = f'the model\'s position is "{config.position}"'
+        reason = f"{where} has no positions" if config.position in _TABLES else own
+        raise ValueError(f"init_resize has no effect, because {reason}: there is no table to resize; leave it out")
+    if has_table and not resize:
+        raise ValueError(f"{both}, or --init-resize, which reads the position table bilinearly at {ours}")
 
 
 def _resized(table: Tensor, grid: Grid) -> Tensor:

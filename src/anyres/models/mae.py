@@ -17,7 +17,7 @@ from anyres.layers.masking import hidden_cells, to_patches
 from anyres.layers.merge_plan import Boundaries, MergePlan
 from anyres.layers.merging import AdaptiveTokenMerger
 from anyres.layers.position import FuzzyPositionalEncoding, NoPosition
-from anyres.layers.resize import resize_cells, resize_matrix
+from anyres.layers.resize import paint_cells, resize_cells
 from anyres.layers.sincos import SinCosPosition
 from anyres.layers.stem import PatchStem
 from anyres.layers.visible import merge_visible
@@ -101,8 +101,8 @@ class MaskedAutoencoder(nn.Module):
             images: (B, C, H, W), or a list of (C, H_i, W_i).
             keys: (B,) int64, from which each image's mask and, in training, its fuzzy positions are drawn. None draws
                 keys from torch's generator.
-            is_hidden: (B, R, C) bool, the final cells to hide, equally many of each image; with masking "patches" the
-                patches. Of a tensor of images only; None draws them.
+            is_hidden: (B, R, C) bool, the final cells to hide, some of each image; with masking "patches" the patches.
+                Of a tensor of images only; None draws them.
 
         Raises:
             ValueError: as `ViTAR`, and for images that leave no cell visible or none hidden.
@@ -130,7 +130,7 @@ class MaskedAutoencoder(nn.Module):
             prediction = prediction * _deviation(target) + target.mean(-1, keepdim=True)
         prediction = prediction.unflatten(-1, (side, side, -1)).permute(0, 1, 2, 5, 3, 4)  # (B, R, C', C, side, side)
         seen = self._pixels(masked.is_visible, images)  # (B, 1, H, W)
-        restored = _painted(prediction, *self._edges(masked.plan, images)).to(images)
+        restored = paint_cells(prediction, *self._edges(masked.plan, images)).to(images)
         is_hidden = masked.weights.sum(-1) > 0
         return Reconstruction(images * seen, torch.where(seen, images, restored), is_hidden, losses)
 
@@ -220,6 +220,9 @@ class MaskedAutoencoder(nn.Module):
         elif is_hidden.shape != (len(images), *grid) or is_hidden.dtype != torch.bool:
             given = f"{is_hidden.dtype} of shape {tuple(is_hidden.shape)}"
             raise ValueError(f"is_hidden is {given}; needed is bool of shape {(len(images), *grid)}.")
+        hidden = is_hidden.flatten(1).sum(1)
+        if hidden.min() < 1 or hidden.max() >= grid[0] * grid[1]:
+            raise ValueError("is_hidden hides nothing or all of an image; allowed: some of each.")
         if config.masking == "cells":
             return _Masked(plan, to_patches(~is_hidden, plan), is_hidden[..., None].float())
         hidden = self._pixels(is_hidden, images).float().expand(-1, images.shape[1], -1, -1)
@@ -255,16 +258,3 @@ class MaskedAutoencoder(nn.Module):
 def _deviation(target: Tensor) -> Tensor:
     """(..., pixels) -> (..., 1)"""
     return (target.var(-1, keepdim=True) + _EPSILON).sqrt()
-
-
-def _painted(squares: Tensor, rows: Boundaries, cols: Boundaries) -> Tensor:
-    """Squares (B, R, C', C, side, side), each resized to the pixels of its cell: (B, C, H, W)."""
-    bands = []
-    for r in range(len(rows) - 1):
-        down = resize_matrix(squares.shape[-2], rows[r + 1] - rows[r]).to(squares)
-        band = []
-        for c in range(len(cols) - 1):
-            across = resize_matrix(squares.shape[-1], cols[c + 1] - cols[c]).to(squares)
-            band.append(down @ squares[:, r, c] @ across.T)  # (B, C, h, w)
-        bands.append(torch.cat(band, dim=-1))
-    return torch.cat(bands, dim=-2)

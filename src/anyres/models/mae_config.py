@@ -7,7 +7,7 @@ from anyres.errors import check_choice
 from anyres.layers.masking import visible_count
 from anyres.layers.merge_plan import MergePlan
 from anyres.layers.stem import token_grid
-from anyres.models.config import ViTARConfig
+from anyres.models.config import Position, ViTARConfig
 
 Masking = Literal["cells", "patches"]
 
@@ -47,6 +47,11 @@ class MAEConfig:
                 f"decoder_width is {self.decoder_width}, decoder_heads is {self.decoder_heads}; the width must be "
                 "divisible by 4 and by the heads."
             )
+        for name in ("large_target", "norm_target"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; allowed: True, False.")
+        if isinstance(self.mask_ratio, bool) or not isinstance(self.mask_ratio, int | float):
+            raise ValueError(f"mask_ratio is {self.mask_ratio!r}; it must be a number, such as 0.75.")
         if not 0 < self.mask_ratio < 1:
             raise ValueError(f"mask_ratio is {self.mask_ratio}; allowed: above 0 and below 1, such as 0.75.")
         if self.encoder.merger == "none":
@@ -62,6 +67,7 @@ class MAEConfig:
         if encoder.stem != "patch":
             raise ValueError(f'stem is "{encoder.stem}", which {leaks}; allowed in pre-training: stem="patch".')
         if encoder.position not in _POSITIONS:
+            check_choice("position", encoder.position, get_args(Position))
             local = encoder.position in ("conditional", "global_local")
             reason = leaks if local else "needs the whole grid in the trunk, which sees visible cells only"
             allowed = ", ".join(_POSITIONS)
@@ -70,6 +76,8 @@ class MAEConfig:
             raise ValueError(f'merger is "{encoder.merger}"; allowed in pre-training: grid_attention, none.')
         if encoder.padding != "masked":
             raise ValueError(f'padding is "{encoder.padding}"; allowed in pre-training: masked.')
+        if encoder.pool != "mean":
+            raise ValueError(f'pool is "{encoder.pool}", which has no effect in pre-training; leave it out.')
         if encoder.tome:
             raise ValueError(f"tome is {encoder.tome}; allowed in pre-training: 0, since merged tokens have no place.")
 

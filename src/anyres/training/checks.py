@@ -11,6 +11,7 @@ from anyres.data.own_aspect import MOST, own_size
 from anyres.data.schedule import SideRange, Size, stretched
 from anyres.data.transforms import train_transform
 from anyres.errors import check_choice
+from anyres.layers.stem import token_grid
 from anyres.models.config import ViTARConfig
 from anyres.models.presets import MAE_PRESETS, PRESETS, get_config, get_mae_config
 from anyres.training.config import PretrainConfig, RunConfig, TrainConfig, default_of
@@ -100,8 +101,15 @@ def check_pretraining(config: PretrainConfig) -> None:
             f"nearest: {nearest!r}"
         )
     model = get_mae_config(config.model, **config.overrides())
-    for size in _extreme_sizes(config, model.encoder.patch_size):
+    sizes = list(_extreme_sizes(config, model.encoder.patch_size))
+    for size in sizes:
         model.visible(*size)
+    patch = model.encoder.patch_size
+    if model.large_target and all(model.side(model.encoder.plan(token_grid(*size, patch))) == patch for size in sizes):
+        rows, cols = (2 * patch * side for side in model.encoder.grid)
+        raise ValueError(
+            f"large_target is set, but no training size has cells of 2x2 patches; allowed: a size from {rows}x{cols} up"
+        )
     _check_augmentation(config, model.encoder)
 
 

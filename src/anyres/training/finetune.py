@@ -6,7 +6,7 @@ import sys
 
 from tqdm import tqdm
 
-from anyres.models.initial import Initial, initial_digest, read_initial
+from anyres.models.initial import Initial, initial_digest, options, read_initial, told
 from anyres.models.vitar import ViTAR
 from anyres.training import checkpoint
 from anyres.training.config import TrainConfig
@@ -15,10 +15,11 @@ from anyres.training.config import TrainConfig
 def start_from(config: TrainConfig, model: ViTAR) -> None:
     """Puts the weights of `config.init` below the head of a fresh model, unless a checkpoint will replace them all.
 
-    Says on stderr which parts start fresh and which of the file are left out.
+    Says on stderr which parts start fresh, which of the file are left out and which settings are others than there.
 
     Raises:
-        ValueError: weights that do not fit (see `read_initial`), or a probe of parts that nobody has trained.
+        ValueError: weights that do not fit (see `read_initial`), a probe of parts that nobody has trained, or of
+            features that are not those of the source.
     """
     assert config.init is not None
     if (config.out / checkpoint.NAME).exists():
@@ -28,6 +29,11 @@ def start_from(config: TrainConfig, model: ViTAR) -> None:
         raise ValueError(
             f"linear_probe trains the head alone, but {config.init} lacks {', '.join(found.fresh)}, which would stay "
             "as drawn; leave linear_probe out, or choose a model that is all in there"
+        )
+    if config.linear_probe and found.differing:
+        raise ValueError(
+            f"linear_probe trains a head on the features of {config.init}, which the model would not give: "
+            f"{told(found.differing)}. Give {options(found.differing)}"
         )
     model.load_state_dict(found.weights, strict=False)
     tqdm.write(_described(config, found), file=sys.stderr)
@@ -57,4 +63,8 @@ def freeze_below_head(model: ViTAR) -> None:
 def _described(config: TrainConfig, found: Initial) -> str:
     parts = sorted({name.split(".")[0] for name in found.weights})
     text = f"Starting from {config.init}: {', '.join(parts)}. Fresh: {', '.join((*found.fresh, 'head'))}."
-    return text + (f" Left out: {', '.join(found.left_out)}." if found.left_out else "")
+    if found.left_out:
+        text += f" Left out: {', '.join(found.left_out)}."
+    if found.differing:
+        text += f" Not as there: {told(found.differing)}; alike with {options(found.differing)}."
+    return text

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from anyres.data.batches import Batch, View, moved
+from anyres.data.decode import read_image
 from anyres.data.folder import ImageFiles
 from anyres.data.loader import TrainingStream, evaluation_batches, permutation
 from anyres.data.own_aspect import OwnAspect
@@ -37,8 +38,8 @@ class PretrainTask:
 
     What is hidden of an image while measuring and drawing follows from the run's seed and the image's place alone.
 
-    Raises ValueError for a folder without images, for val/ without train/ beside it, and for settings that need val/
-    where there is none.
+    Raises ValueError for a folder without images or with none that can be read, for val/ without train/ beside it, and
+    for settings that need val/ where there is none.
     """
 
     def __init__(self, config: PretrainConfig) -> None:
@@ -64,6 +65,9 @@ class PretrainTask:
             repeats=config.repeats,
             own_aspect=self.settings.patch_size if config.own_aspect else None,
         )
+        for folder in (self.folder, self.validation):
+            if folder is not None:
+                _check_readable(folder, config.max_pixels)
 
     def identity(self) -> dict[str, Any]:
         """A digest of the training files' names: another folder under the same path is another run."""
@@ -190,3 +194,15 @@ def _folders(config: PretrainConfig) -> tuple[ImageFiles, ImageFiles | None]:
                 f"{name} is {given}, but {reason} without {val}; add images there, or leave {name} at {default}"
             )
     return ImageFiles(train if train.is_dir() else config.data), None
+
+
+def _check_readable(folder: ImageFiles, max_pixels: int) -> None:
+    """ValueError if no image can be read; stops at the first one that can."""
+    first = None
+    for path in folder.paths:
+        try:
+            read_image(path, max_pixels=max_pixels)
+            return
+        except UnreadableImageError as error:
+            first = first or error
+    raise ValueError(f"none of the {len(folder)} images in {folder.root} can be read; the first: {first}") from first
