@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +19,8 @@ from anyres.models.mae_config import MAEConfig
 from anyres.models.vitar import ViTAR, ViTARConfig
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
+_ADVICE = {"MaskedAutoencoder": "fine-tune it with anyres train --init", "ViTAR": "it is a classifier"}
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,8 @@ def save_model(
     extra: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes a model to a folder; each of the two files is replaced atomically."""
-    info = _info(name, classes, training_sizes, extra)
-    _write(Path(folder), model, {"architecture": "ViTAR", "config": asdict(model.config), **asdict(info)})
+    info = model_info(name, classes, training_sizes, extra)
+    write_model(Path(folder), model, {"architecture": "ViTAR", "config": asdict(model.config), **asdict(info)})
 
 
 def save_mae(
@@ -58,17 +60,20 @@ def save_mae(
     extra: Mapping[str, Any] | None = None,
 ) -> None:
     """`save_model` for a masked auto-encoder with its decoder. `anyres train --init` starts from such a folder."""
-    info = _info(name, (), training_sizes, extra)
-    _write(Path(folder), model, {"architecture": "MaskedAutoencoder", "config": asdict(model.config), **asdict(info)})
+    info = model_info(name, (), training_sizes, extra)
+    record = {"architecture": "MaskedAutoencoder", "config": asdict(model.config), **asdict(info)}
+    write_model(Path(folder), model, record)
 
 
-def _info(
+def model_info(
     name: str | None, classes: Sequence[str], sizes: Sequence[tuple[int, int]], extra: Mapping[str, Any] | None
 ) -> ModelInfo:
+    """What is written beside the weights, in its own types."""
     return ModelInfo(name, tuple(classes), tuple((int(h), int(w)) for h, w in sizes), dict(extra or {}))
 
 
-def _write(folder: Path, model: nn.Module, record: dict[str, Any]) -> None:
+def write_model(folder: Path, model: nn.Module, record: dict[str, Any]) -> None:
+    """Both files of a model: its weights, and `record`, with "architecture", "config" and the fields of `ModelInfo`."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     tensors, settings = save(weights, metadata={"format": "pt"}), (json.dumps(record, indent=2) + "\n").encode()
@@ -91,8 +96,8 @@ def load_model(folder: Path | str) -> tuple[ViTAR, ModelInfo]:
     Raises:
         ValueError: no model there, a configuration that this version does not know, or weights of another model.
     """
-    record, info = _read_config(Path(folder), "ViTAR")
-    return _loaded(Path(folder), ViTAR, _encoder_config(record, Path(folder))), info
+    record, info = read_config(Path(folder), "ViTAR")
+    return loaded(Path(folder), ViTAR, encoder_config(record, Path(folder))), info
 
 
 def load_mae(folder: Path | str) -> tuple[MaskedAutoencoder, ModelInfo]:
@@ -102,17 +107,18 @@ def load_mae(folder: Path | str) -> tuple[MaskedAutoencoder, ModelInfo]:
         ValueError: as `load_model`.
     """
     folder = Path(folder)
-    record, info = _read_config(folder, "MaskedAutoencoder")
+    record, info = read_config(folder, "MaskedAutoencoder")
     if "encoder" not in record:
         raise ValueError(f"{folder / CONFIG} is not a model configuration of anyres: no encoder")
-    encoder = _encoder_config(record.pop("encoder"), folder)
-    return _loaded(folder, MaskedAutoencoder, _config(MAEConfig, {**record, "encoder": encoder}, folder)), info
+    encoder = encoder_config(record.pop("encoder"), folder)
+    return loaded(folder, MaskedAutoencoder, make_config(MAEConfig, {**record, "encoder": encoder}, folder)), info
 
 
-Model = TypeVar("Model", ViTAR, MaskedAutoencoder)
+Model = TypeVar("Model", bound=nn.Module)
 
 
-def _loaded(folder: Path, kind: type[Model], config: Any) -> Model:
+def loaded(folder: Path, kind: Callable[[Any], Model], config: Any) -> Model:
+    """A model of this configuration with the weights in a folder: on the CPU, in evaluation mode."""
     with torch.device("meta"):
         model = kind(config)
     try:
@@ -124,7 +130,7 @@ def _loaded(folder: Path, kind: type[Model], config: Any) -> Model:
     return model.eval().requires_grad_(True)
 
 
-def _read_config(folder: Path, architecture: str) -> tuple[dict[str, Any], ModelInfo]:
+def read_config(folder: Path, architecture: str) -> tuple[dict[str, Any], ModelInfo]:
     """The fields of the model's configuration, and what else is known of it."""
     for file in (WEIGHTS, CONFIG):
         if not (folder / file).is_file():
@@ -138,16 +144,19 @@ def _read_config(folder: Path, architecture: str) -> tuple[dict[str, Any], Model
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not a model configuration of anyres: {error!r}") from error
     if found != architecture:
-        advice = "fine-tune it with anyres train --init" if found == "MaskedAutoencoder" else "it is a classifier"
+        advice = _ADVICE.get(found, f"allowed here: {architecture}")
         raise ValueError(f"{folder} holds a {found}, needed is a {architecture}; {advice}.")
     return settings, info
 
 
-def _encoder_config(settings: Mapping[str, Any], folder: Path) -> ViTARConfig:
-    return _config(ViTARConfig, {key: tuple(v) if isinstance(v, list) else v for key, v in settings.items()}, folder)
+def encoder_config(settings: Mapping[str, Any], folder: Path) -> ViTARConfig:
+    """The configuration of a ViTAR in a folder, by itself or as a part of another model's."""
+    return make_config(ViTARConfig, settings, folder)
 
 
-def _config(kind: Any, settings: Mapping[str, Any], folder: Path) -> Any:
+def make_config(kind: Any, settings: Mapping[str, Any], folder: Path) -> Any:
+    """A frozen configuration of a kind from what JSON holds, where tuples are lists. ValueError for unknown fields."""
+    settings = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
     allowed = [field.name for field in fields(kind)]
     for key in settings:
         if key not in allowed:

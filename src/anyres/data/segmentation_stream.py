@@ -1,0 +1,194 @@
+"""Training batches of images with masks, a pure function of (seed, step): scaled, cropped, flipped and tinted."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import v2
+
+from anyres.data.batches import Skipped
+from anyres.data.loader import permutation
+from anyres.data.schedule import Schedule, Size, key
+from anyres.data.segmentation import IGNORE, Labelled, SegmentationFolder
+from anyres.data.transforms import to_tensor
+from anyres.data.workers import Numbered, check_counts, run_in_order, seeded
+from anyres.errors import UnreadableImageError
+
+LONGEST = 4
+"""Longest side of a resized image, in short sides of the size asked for (mmsegmentation: 2048 for 512)."""
+
+_TRIES = 10  # crops that may be drawn until one is not of a single class
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentAugment:
+    """Augmentation of training images and their masks. The defaults are mmsegmentation's for ADE20K."""
+
+    scale: tuple[float, float] = (0.5, 2.0)
+    """factor on the size of the image, before so much as the step's size is cut from it"""
+    cat_max_ratio: float = 0.75
+    """largest share of one class in a crop, if ten draws allow; 1 takes the first crop"""
+    hflip: float = 0.5
+    """probability of a flip left to right"""
+    photometric: bool = True
+    """changes of brightness, contrast, saturation and hue, each with probability 1/2"""
+
+    def __post_init__(self) -> None:
+        low, high = self.scale
+        if not 0 < low <= high < float("inf"):
+            raise ValueError(f"scale=({low}, {high}) given: allowed is 0 < low <= high")
+        if not 0 < self.cat_max_ratio <= 1:
+            raise ValueError(f"cat_max_ratio={self.cat_max_ratio} given: allowed is above 0 up to 1")
+        if not 0 <= self.hflip <= 1:
+            raise ValueError(f"hflip={self.hflip} given: allowed is a probability, 0 to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentationBatch:
+    """One training step's images and masks, all of one size."""
+
+    step: int
+    size: Size
+    images: Tensor
+    """(B, C, H, W) float32, normalised; 0 where an image is smaller"""
+    labels: Tensor
+    """(B, H, W) uint8, IGNORE where nothing is known or an image is smaller"""
+    skipped: list[Skipped]
+    """files that could not be read, and why; another image stands in their place"""
+
+
+class SegmentationStream:
+    """Endless training batches, each a pure function of (seed, step, position in the batch), as `TrainingStream`.
+
+    An image that cannot be read, or has labels that are not allowed, is replaced by the next one in folder order and
+    reported; `strict` raises instead.
+    """
+
+    def __init__(
+        self,
+        folder: SegmentationFolder,
+        *,
+        batch_size: int,
+        schedule: Schedule,
+        augment: SegmentAugment,
+        mean: Sequence[float],
+        std: Sequence[float],
+        seed: int,
+        num_workers: int = 0,
+        strict: bool = False,
+    ) -> None:
+        check_counts(batch_size, num_workers)
+        self.folder, self.batch_size, self.schedule, self.augment = folder, batch_size, schedule, augment
+        self.mean, self.std = tuple(mean), tuple(std)
+        self.seed, self.num_workers, self.strict = seed, num_workers, strict
+
+    def batches(self, start_step: int, stop_step: int) -> Iterator[SegmentationBatch]:
+        """The batches of steps start_step ... stop_step - 1."""
+        if not 0 <= start_step <= stop_step:
+            raise ValueError(f"steps {start_step} to {stop_step} given: allowed is 0 <= start_step <= stop_step")
+        return run_in_order(Numbered(self.batch), range(start_step, stop_step), self.num_workers)
+
+    def batch(self, step: int) -> SegmentationBatch:
+        """The batch of one step, made in this process."""
+        (size,) = self.schedule.sizes_at(step)
+        images, labels, skipped = [], [], []
+        for position in range(self.batch_size):
+            found, failed = self._sample(step * self.batch_size + position)
+            with seeded(key(self.seed, step, position)):
+                image, mask = augmented(found, size, self.augment, self.mean, self.std)
+            images.append(image)
+            labels.append(mask)
+            skipped += failed
+        return SegmentationBatch(
+            step=step, size=size, images=torch.stack(images), labels=torch.stack(labels), skipped=skipped
+        )
+
+    def _sample(self, entry: int) -> tuple[Labelled, list[Skipped]]:
+        """The image of an entry of the endless stream, and what had to be passed over."""
+        count = len(self.folder)
+        epoch, place = divmod(entry, count)
+        first = permutation(self.seed, epoch, count)[place]
+        skipped: list[Skipped] = []
+        for offset in range(count):
+            index = (first + offset) % count
+            try:
+                return self.folder.read(index, len(self.mean)), skipped
+            except UnreadableImageError as error:
+                if self.strict:
+                    raise
+                skipped.append((self.folder.paths[index], str(error)))
+        raise ValueError(f"none of the {count} images in {self.folder.root} can be used; the first: {skipped[0][1]}")
+
+
+def augmented(
+    found: Labelled, size: Size, augment: SegmentAugment, mean: Sequence[float], std: Sequence[float]
+) -> tuple[Tensor, Tensor]:
+    """A random crop of an image and of its mask: (C, H, W) float32 and (H, W) uint8 at `size`.
+
+    Draws from torch's generator.
+    """
+    low, high = augment.scale
+    whole = resized(found, own_size(found.image, size, low + (high - low) * _uniform()))
+    whole = _cropped(whole, size, augment.cat_max_ratio)
+    image, labels = whole.image, whole.labels
+    if _uniform() < augment.hflip:
+        image, labels = (each.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for each in (image, labels))
+    if augment.photometric:
+        image = _photometric()(image)
+    height, width = size
+    pixels = torch.zeros(len(mean), height, width)
+    target = torch.full((height, width), IGNORE, dtype=torch.uint8)
+    pixels[:, : image.height, : image.width] = to_tensor(image, mean, std)
+    target[: image.height, : image.width] = torch.from_numpy(np.array(labels))
+    return pixels, target
+
+
+def own_size(image: Image.Image, size: Size, factor: float = 1.0) -> Size:
+    """(height, width) with the aspect of the image, a short side of min(size) and at most four times that long, times
+    a factor."""
+    short, long = min(image.size), max(image.size)
+    scale = factor * min(size) * min(1 / short, LONGEST / long)
+    return max(1, round(image.height * scale)), max(1, round(image.width * scale))
+
+
+def resized(found: Labelled, size: Size) -> Labelled:
+    """To (height, width): the image bilinear, antialiased where made smaller, each label that of the nearest pixel."""
+    height, width = size
+    return Labelled(
+        found.image.resize((width, height), Image.Resampling.BILINEAR),
+        found.labels.resize((width, height), Image.Resampling.NEAREST),
+    )
+
+
+def _cropped(found: Labelled, size: Size, most: float) -> Labelled:
+    """A random part of at most (height, width), drawn anew while one class has too large a share of it."""
+    height, width = (min(side, own) for side, own in zip(size, found.labels.size[::-1], strict=True))
+    box = (0, 0, width, height)
+    for _ in range(_TRIES):
+        top = int(_uniform() * (found.labels.height - height + 1))
+        left = int(_uniform() * (found.labels.width - width + 1))
+        box = (left, top, left + width, top + height)
+        if most == 1 or _largest_share(found.labels.crop(box)) < most:
+            break
+    return Labelled(found.image.crop(box), found.labels.crop(box))
+
+
+def _largest_share(labels: Image.Image) -> float:
+    """Of any class among the pixels whose class is known; 1 if there are none."""
+    counts = np.bincount(np.asarray(labels).reshape(-1), minlength=IGNORE + 1)[:IGNORE]
+    return float(counts.max() / counts.sum()) if counts.sum() else 1.0
+
+
+@lru_cache(maxsize=1)
+def _photometric() -> v2.Transform:
+    changes = ({"brightness": 0.125}, {"contrast": 0.5}, {"saturation": 0.5}, {"hue": 0.05})
+    return v2.Compose([v2.RandomApply([v2.ColorJitter(**change)], p=0.5) for change in changes])
+
+
+def _uniform() -> float:
+    """In [0, 1), in double precision."""
+    return float(torch.rand((), dtype=torch.float64))

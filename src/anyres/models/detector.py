@@ -1,0 +1,246 @@
+"""Detection and instance segmentation: a ViTAR whose grid keeps the image's shape, under torchvision's Mask R-CNN."""
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.layers import LayerNorm2d
+from torch import Tensor, nn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, RPNHead
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.mask_rcnn import MaskRCNN, MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops.poolers import initLevelMapper
+from torchvision.transforms.v2 import functional
+
+from anyres.layers.pyramid import SimpleFeaturePyramid
+from anyres.models.detector_config import DetectorConfig
+from anyres.models.images import check_images
+from anyres.models.vitar import ViTAR
+from anyres.models.weights import (
+    CONFIG,
+    ModelInfo,
+    encoder_config,
+    loaded,
+    make_config,
+    model_info,
+    read_config,
+    write_model,
+)
+
+_STRIDES = (4, 8, 16, 32)
+_ASPECTS = (0.5, 1.0, 2.0)  # height / width of anchors
+
+
+class PyramidBackbone(nn.Module):
+    """ViTAR and simple feature pyramid: images (B, C, H, W) -> maps (B, channels, h, w) of strides 4 to 64."""
+
+    def __init__(self, config: DetectorConfig) -> None:
+        super().__init__()
+        self.encoder = ViTAR(config.backbone)
+        self.pyramid = SimpleFeaturePyramid(
+            config.backbone.width, stride=config.stride, strides=_STRIDES, out_channels=config.channels
+        )
+        self.out_channels = config.channels
+
+    def forward(self, images: Tensor) -> "OrderedDict[str, Tensor]":
+        tokens = self.encoder.forward_features(images).tokens  # (B, rows, cols, D)
+        assert isinstance(tokens, Tensor)
+        maps = self.pyramid(tokens.permute(0, 3, 1, 2).contiguous())
+        maps.append(F.max_pool2d(maps[-1], 1, 2))  # ViTDet's P6, for anchors alone
+        return OrderedDict((str(level), each) for level, each in enumerate(maps))
+
+
+class Detector(MaskRCNN):
+    """Boxes, classes and masks of the objects in images of any height and width.
+
+    Images are a list of (C, H_i, W_i) floating-point tensors from 0 to 1, not normalised: that and, in evaluation,
+    resizing is done here (`config.min_size`, `config.max_size`, `set_size`). Strides of anchors and of what boxes are
+    cut from are exact, where torchvision estimates them from sizes that are rounded or padded.
+    """
+
+    def __init__(self, config: DetectorConfig) -> None:
+        outputs, channels = config.num_classes + 1, config.channels
+        super().__init__(
+            PyramidBackbone(config),
+            rpn_anchor_generator=_Anchors((*_STRIDES, 2 * _STRIDES[-1]), config.anchor_sizes),
+            rpn_head=_FirstStage(channels, len(_ASPECTS), conv_depth=2),
+            rpn_pre_nms_top_n_train=config.train_proposals,
+            rpn_post_nms_top_n_train=config.train_proposals,
+            rpn_pre_nms_top_n_test=config.test_proposals,
+            rpn_post_nms_top_n_test=config.test_proposals,
+            rpn_batch_size_per_image=config.rpn_samples,
+            box_roi_pool=_region_pool(7),
+            box_head=FastRCNNConvFCHead((channels, 7, 7), [channels] * 4, [config.box_features], LayerNorm2d),
+            box_predictor=_SecondStage(config.box_features, outputs),
+            box_score_thresh=config.score_threshold,
+            box_nms_thresh=config.nms_threshold,
+            box_detections_per_img=config.detections,
+            box_batch_size_per_image=config.roi_samples,
+            mask_roi_pool=_region_pool(14),
+            mask_head=MaskRCNNHeads(channels, [channels] * 4, 1, LayerNorm2d),
+            mask_predictor=MaskRCNNPredictor(channels, channels, outputs),
+        )
+        self.config = config
+        self.transform = _Preparation(config)
+        if not config.masks:
+            self.roi_heads.mask_roi_pool = self.roi_heads.mask_head = self.roi_heads.mask_predictor = None
+
+    @property
+    def encoder(self) -> ViTAR:
+        """The ViTAR in it."""
+        return self.backbone.encoder
+
+    def set_size(self, min_size: int, max_size: int) -> None:
+        """The size in pixels that images are resized to in evaluation, see `DetectorConfig`; it is not saved."""
+        if not 1 <= min_size <= max_size:
+            raise ValueError(f"min_size={min_size} and max_size={max_size} given; allowed: 1 <= min_size <= max_size")
+        self.transform.limits = (min_size, max_size)
+
+    def forward(self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]] | None = None) -> Any:
+        """Losses by name in training, otherwise one dictionary an image.
+
+        Args:
+            images: (C, H_i, W_i) each, from 0 to 1; in training as they are to be seen, they are not resized.
+            targets: in training, for each image boxes (N, 4) as x0, y0, x1, y1 in pixels, labels (N,) from 1 to
+                `num_classes` and, if the model has masks, masks (N, H_i, W_i) of 0 and 1.
+
+        Returns:
+            In evaluation boxes (N, 4) and scores (N,), labels (N,) and masks (N, 1, H_i, W_i) from 0 to 1, in the
+            pixels of the images as given, the best first.
+
+        Raises:
+            ValueError: images that are none, or targets that do not fit them or the model.
+        """
+        images = list(images)
+        if not images:
+            raise ValueError("no images are given; give a list of (C, H, W) tensors.")
+        for image in images:
+            check_images(image, 3, self.config.backbone.in_channels, self.rpn.head.cls_logits.weight.dtype)
+        if self.training:
+            self._check_targets(images, targets)
+        return super().forward(images, None if targets is None else [dict(target) for target in targets])
+
+    def _check_targets(self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]] | None) -> None:
+        needed = ("boxes", "labels", "masks") if self.config.masks else ("boxes", "labels")
+        if targets is None or len(targets) != len(images):
+            given = "none" if targets is None else len(targets)
+            raise ValueError(f"{given} targets are given for {len(images)} images; in training each image needs one.")
+        for image, target in zip(images, targets, strict=True):
+            missing = [name for name in needed if name not in target]
+            if missing:
+                raise ValueError(f"a target lacks {', '.join(missing)}; needed are {', '.join(needed)}.")
+            count = len(target["labels"])
+            shapes = {"boxes": (count, 4), "masks": (count, *image.shape[-2:])}
+            for name in needed:
+                if name in shapes and tuple(target[name].shape) != shapes[name]:
+                    raise ValueError(f"{name} are {tuple(target[name].shape)}; needed for the image: {shapes[name]}.")
+            if count and not 1 <= target["labels"].min() <= target["labels"].max() <= self.config.num_classes:
+                found = sorted(set(target["labels"].tolist()))
+                raise ValueError(f"labels are {found}; allowed: 1 to num_classes, {self.config.num_classes}.")
+
+    # What the engine expects.
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters without weight decay: the backbone's."""
+        return {f"backbone.encoder.{name}" for name in self.encoder.no_weight_decay()}
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recomputes the backbone's passes and blocks in the backward pass instead of keeping their activations."""
+        self.encoder.set_grad_checkpointing(enable)
+
+
+class _FirstStage(RPNHead):
+    """Scores and boxes in float32: under autocast torchvision would round boxes of bfloat16 to whole patches."""
+
+    def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        scores, boxes = super().forward(x)
+        return [each.float() for each in scores], [each.float() for each in boxes]
+
+
+class _SecondStage(FastRCNNPredictor):
+    """The same for the last scores and boxes."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        scores, boxes = super().forward(x)
+        return scores.float(), boxes.float()
+
+
+class _Anchors(AnchorGenerator):
+    """Anchors at the maps' true strides."""
+
+    def __init__(self, strides: Sequence[int], sizes: Sequence[int]) -> None:
+        super().__init__(tuple((size,) for size in sizes), (_ASPECTS,) * len(sizes))
+        self.strides = tuple(strides)
+
+    def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
+        """(N, 4) float32 for each image."""
+        device = feature_maps[0].device
+        self.set_cell_anchors(torch.float32, device)
+        strides = [[torch.full((), stride, device=device)] * 2 for stride in self.strides]
+        anchors = torch.cat(self.grid_anchors([list(each.shape[-2:]) for each in feature_maps], strides))
+        return [anchors] * len(image_list.image_sizes)
+
+
+def _region_pool(side: int) -> MultiScaleRoIAlign:
+    """Cuts boxes out of the map that fits their size, with the scales that torchvision would guess from the first
+    images it sees, wrongly where much of them is padding."""
+    pool = MultiScaleRoIAlign([str(level) for level in range(len(_STRIDES))], side, sampling_ratio=2)
+    pool.scales = [1 / stride for stride in _STRIDES]
+    pool.map_levels = initLevelMapper(2, 5)
+    return pool
+
+
+class _Preparation(GeneralizedRCNNTransform):
+    """Normalises and pads images and, in evaluation alone, resizes them, with antialiasing as in training."""
+
+    def __init__(self, config: DetectorConfig) -> None:
+        mean, std = list(config.backbone.mean), list(config.backbone.std)
+        divisor = max(config.stride, _STRIDES[-1])
+        super().__init__(config.min_size, config.max_size, mean, std, size_divisible=divisor)
+        self.limits = (config.min_size, config.max_size)
+
+    def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, Any]:
+        if self.training:
+            return image, target
+        (short, long), (height, width) = self.limits, image.shape[-2:]
+        scale = min(short / min(height, width), long / max(height, width))
+        size = [max(1, round(height * scale)), max(1, round(width * scale))]
+        return functional.resize(image, size, antialias=True), target
+
+
+def save_detector(
+    folder: Path | str,
+    model: Detector,
+    *,
+    name: str | None,
+    classes: Sequence[str],
+    category_ids: Sequence[int],
+    training_sizes: Sequence[tuple[int, int]],
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes a detector to a folder, with names and original ids of its classes; each file is replaced atomically."""
+    record = {"architecture": "Detector", "config": asdict(model.config)}
+    extra = {**(extra or {}), "category_ids": [int(each) for each in category_ids]}
+    write_model(Path(folder), model, record | asdict(model_info(name, classes, training_sizes, extra)))
+
+
+def load_detector(folder: Path | str) -> tuple[Detector, ModelInfo]:
+    """Reads a detector that `save_detector` wrote: on the CPU, in evaluation mode. `extra` has "category_ids".
+
+    Raises:
+        ValueError: as `load_model`.
+    """
+    folder = Path(folder)
+    record, info = read_config(folder, "Detector")
+    if "backbone" not in record:
+        raise ValueError(f"{folder / CONFIG} is not a model configuration of anyres: no backbone")
+    backbone = encoder_config(record.pop("backbone"), folder)
+    config = make_config(DetectorConfig, {**record, "backbone": backbone}, folder)
+    return loaded(folder, Detector, config), info

@@ -1,0 +1,121 @@
+"""The configuration of a detector: its backbone, the sizes that it works at, and its heads; and the named ones."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from anyres.errors import unknown
+from anyres.models.config import ViTARConfig
+
+_LEVELS = 5  # maps that anchors stand on: strides 4 to 64
+_WHOLE = {
+    "num_classes": 1, "min_size": 1, "max_size": 1, "channels": 1, "box_features": 1, "train_proposals": 1,
+    "test_proposals": 1, "rpn_samples": 2, "roi_samples": 2, "detections": 1,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorConfig:
+    """Everything that defines a detector. The heads are those of ViTDet (arXiv 2203.16527), all with layer norms."""
+
+    backbone: ViTARConfig
+    """A ViTAR with cells of "1x1" or "2x2" patches, or without a merger; its own head is left out."""
+    num_classes: int = 80
+    """Classes to find, without the background; COCO has 80."""
+    masks: bool = True
+    """Finds masks too (Mask R-CNN); otherwise boxes alone (Faster R-CNN)."""
+    min_size: int = 800
+    """In evaluation images are resized until the shorter side has this many pixels ..."""
+    max_size: int = 1333
+    """... but the longer one no more than this."""
+    channels: int = 256
+    """Channels of the pyramid's maps and of the heads' convolutions."""
+    box_features: int = 1024
+    """Length of the vector that a box is classified by."""
+    anchor_sizes: tuple[int, ...] = (32, 64, 128, 256, 512)
+    """Side in pixels of the anchors on each of the five maps, whose strides are 4, 8, 16, 32 and 64."""
+    train_proposals: int = 2000
+    """Most boxes that the first stage hands on, per map and in all, while training."""
+    test_proposals: int = 1000
+    """The same in evaluation."""
+    rpn_samples: int = 256
+    """Anchors per image that the first stage learns from in a step."""
+    roi_samples: int = 512
+    """Boxes per image that the second stage learns from in a step."""
+    score_threshold: float = 0.05
+    """Least score of what is found."""
+    nms_threshold: float = 0.5
+    """Of two boxes of one class that overlap by more than this (IoU) the better one is kept."""
+    detections: int = 100
+    """Most objects found in an image."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "backbone", replace(self.backbone, num_classes=0))
+        for name, least in _WHOLE.items():
+            given = getattr(self, name)
+            if isinstance(given, bool) or not isinstance(given, int) or given < least:
+                raise ValueError(f"{name} is {given!r}; it must be a whole number from {least} up.")
+        if not isinstance(self.masks, bool):
+            raise ValueError(f"masks is {self.masks!r}; allowed: True, False.")
+        for name in ("score_threshold", "nms_threshold"):
+            given = getattr(self, name)
+            if not isinstance(given, int | float) or not 0 <= given <= 1:
+                raise ValueError(f"{name} is {given!r}; it must be a number from 0 to 1.")
+        if self.min_size > self.max_size:
+            raise ValueError(f"min_size is {self.min_size}, above max_size {self.max_size}; allowed: up to it.")
+        sizes = self.anchor_sizes if isinstance(self.anchor_sizes, Sequence) else ()
+        if len(sizes) != _LEVELS or not all(isinstance(size, int) and size > 0 for size in sizes):
+            usual = next(field.default for field in fields(DetectorConfig) if field.name == "anchor_sizes")
+            raise ValueError(f"anchor_sizes is {self.anchor_sizes!r}; give {_LEVELS} whole numbers, such as {usual}.")
+        object.__setattr__(self, "anchor_sizes", tuple(sizes))
+        self._check_backbone()
+
+    def _check_backbone(self) -> None:
+        backbone = self.backbone
+        if backbone.merger != "none" and backbone.cells not in ("1x1", "2x2"):
+            raise ValueError(
+                f"cells are {backbone.cells!r}, whose grid does not keep the image's shape; allowed in detection: "
+                'cells="1x1" or "2x2", or merger="none".'
+            )
+        if self.stride not in (4, 8, 16, 32, 64):
+            raise ValueError(
+                f"patch_size is {backbone.patch_size}, which gives a map of stride {self.stride}; allowed: strides of "
+                "4, 8, 16, 32 and 64, such as patch_size=16."
+            )
+        if backbone.in_channels not in (1, 3):
+            raise ValueError(f"in_channels is {backbone.in_channels}; image files have 1 or 3.")
+
+    @property
+    def stride(self) -> int:
+        """Pixels per token of the backbone's grid."""
+        cell = 2 if self.backbone.merger != "none" and self.backbone.cells == "2x2" else 1
+        return self.backbone.patch_size * cell
+
+
+_VITAR: dict[str, Any] = {"cells": "1x1", "num_classes": 0, "drop_path_rate": 0.1}
+PRESETS_DETECT: dict[str, DetectorConfig] = {
+    "mask_rcnn_vitar_small_patch16": DetectorConfig(backbone=ViTARConfig(width=384, heads=6, **_VITAR)),
+    "mask_rcnn_vitar_base_patch16": DetectorConfig(backbone=ViTARConfig(width=768, heads=12, **_VITAR)),
+}
+
+
+def get_detector_config(name: str, **overrides: Any) -> DetectorConfig:
+    """The configuration of a named detector; overrides are fields of `DetectorConfig` or of its backbone.
+
+    Raises:
+        ValueError: unknown model or field (the nearest names are suggested), or an impossible value.
+    """
+    # Here, not at the top: the page of presets lists these too.
+    from anyres.models.presets import _overridden
+
+    if name not in PRESETS_DETECT:
+        raise unknown("detector", name, PRESETS_DETECT)
+    preset = PRESETS_DETECT[name]
+    own = {field.name for field in fields(DetectorConfig)} - {"backbone"}
+    of_backbone = {key: value for key, value in overrides.items() if key not in own}
+    known = [field.name for field in fields(ViTARConfig)]
+    for key in of_backbone:
+        if key not in known:
+            raise unknown(f"option of {name}", key, [*sorted(own), *known])
+    backbone = _overridden(preset.backbone, of_backbone, name)
+    return replace(preset, backbone=backbone, **{key: value for key, value in overrides.items() if key in own})

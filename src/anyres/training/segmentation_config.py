@@ -1,0 +1,86 @@
+"""What a run of semantic segmentation is made of, and its checks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from anyres.data.segmentation import IGNORE
+from anyres.data.segmentation_stream import SegmentAugment
+from anyres.models.segmenter import get_segmenter_config
+from anyres.training.checks import _check_idle, _check_run, _idle_in_any_run
+from anyres.training.config import RunConfig, default_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentationConfig(RunConfig):
+    """A run of semantic segmentation. The defaults are mmsegmentation's for a plain ViT under UperNet on ADE20K.
+
+    The heads normalise over the images of a batch, so with `accumulate` they see the statistics of a piece.
+    """
+
+    data: Path
+    """Folder that holds images/ and annotations/, in each training/ and, optionally, validation/ (or train/ and val/)
+    with masks of the images' names as PNG; and, optionally, classes.txt, a name a line."""
+    init: Path | None = None
+    """Start the backbone from these weights instead of random ones: folder of a run of `anyres pretrain` or `anyres
+    train`, or a ViT or MAE of timm or transformers (.safetensors, .pth)."""
+    init_resize: bool = False
+    """Read the position table of init bilinearly at the model's grid, where that is another."""
+    num_classes: int = 150
+    """Labels in the masks are 0 to num_classes - 1, and 255 where nothing is known."""
+    reduce_zero_label: bool = False
+    """In the masks 0 means that nothing is known, and the labels begin at 1 (ADE20K)."""
+    model: str = "upernet_vitar_small_patch16"
+    """Name of the model; `anyres models "upernet_*"` lists them."""
+    auxiliary_weight: float = 0.4
+    """Weight of the auxiliary head's loss."""
+    sizes: tuple[str, ...] = ("512",)
+    """Training sizes in pixels: of crops, and in validation of images' short sides."""
+    steps: int = 160_000
+    """Optimiser steps."""
+    batch_size: int = 16
+    """Images per optimiser step."""
+    lr: float = 6e-5
+    """Learning rate at the end of the warm-up."""
+    min_lr: float = 0.0
+    """Learning rate that the cosine ends at."""
+    warmup_steps: int = 1500
+    """Steps of linear warm-up from a thousandth of the learning rate."""
+    weight_decay: float = 0.01
+    """AdamW's decay of matrices; biases, norms and the position table are left alone."""
+    augmentation: SegmentAugment = SegmentAugment()  # type: ignore[assignment]
+    """What is done to each training image and its mask."""
+
+    def check(self) -> None:
+        _check_run(self)
+        _check_idle(self, _idle(self))
+        most = IGNORE - self.reduce_zero_label
+        if isinstance(self.num_classes, bool) or not 2 <= self.num_classes <= most:
+            raise ValueError(f"num_classes is {self.num_classes}; allowed: 2 to {most}; label {IGNORE} is ignored")
+        if not 0 < self.auxiliary_weight < float("inf"):
+            raise ValueError(
+                f"auxiliary_weight is {self.auxiliary_weight}; allowed: above 0; to leave the head out, "
+                "--model-options auxiliary_channels=0"
+            )
+        if self.batch_size // self.accumulate < 2:
+            raise ValueError(
+                f"batch_size is {self.batch_size} in {self.accumulate} pieces; the heads normalise over a piece, which "
+                f"needs two images: nearest: batch_size={2 * self.accumulate}, or accumulate={self.batch_size // 2}"
+            )
+        model = get_segmenter_config(self.model, num_classes=self.num_classes, **self.overrides())
+        if not model.auxiliary_channels and self.auxiliary_weight != default_of("auxiliary_weight", type(self)):
+            raise ValueError(
+                f"auxiliary_weight is {self.auxiliary_weight} but has no effect, because auxiliary_channels is 0; "
+                "leave it out"
+            )
+
+
+def _idle(config: SegmentationConfig) -> dict[str, str | None]:
+    """Settings, and why they have no effect; None if they have one."""
+    return _idle_in_any_run(config) | {
+        "cache": "segmentation reads its files anew",
+        "cache_bytes": "there is no cache",
+        "repeats": "segmentation shows every image once in an epoch",
+        "init_resize": "there is no init" if config.init is None else None,
+    }
