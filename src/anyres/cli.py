@@ -1,10 +1,12 @@
 """The command line: parse, call, print."""
 
+import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 import tyro
 from tyro.conf import Positional, subcommand
 
@@ -12,17 +14,27 @@ from anyres.ablation.config import AblateConfig
 from anyres.ablation.runner import ablate
 from anyres.data import synthetic
 from anyres.data.decode import read_image
+from anyres.deploy.detect import DetectConfig, find_objects
 from anyres.deploy.encode import EncodeConfig, encode
 from anyres.deploy.predict import PredictConfig, predict
+from anyres.deploy.segment import SegmentConfig, segment
+from anyres.errors import check_choice
 from anyres.evaluation.cost import Convention, cost
+from anyres.evaluation.evaluate import EvaluateConfig, evaluate
 from anyres.evaluation.largest import LargestSizeConfig, describe_largest_size
 from anyres.evaluation.plan_image import draw_plan
 from anyres.evaluation.sweep import SweepConfig, sweep
 from anyres.layers.stem import token_grid
-from anyres.models.presets import get_config, list_models
+from anyres.models.detector_config import PRESETS_DETECT
+from anyres.models.presets import create_model, get_config, list_models
+from anyres.models.segmenter import PRESETS_SEGMENT
 from anyres.recipes import DemoConfig, RecipeConfig, demo, describe, recipe
 from anyres.training.config import PretrainConfig, TrainConfig
+from anyres.training.detection_config import DetectionConfig
+from anyres.training.detection_task import detect_train
 from anyres.training.engine import pretrain, train
+from anyres.training.segmentation_config import SegmentationConfig
+from anyres.training.segmentation_task import segment_train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,10 +142,15 @@ def _models(config: Models) -> int:
     names = list_models(config.pattern)
     if not names:
         raise ValueError(f"no model matches {config.pattern!r}. Allowed: {', '.join(list_models())}.")
-    print(f"{'model':<24} {'parameters':>11} {'GMACs at 224':>13} {'at 1120':>9}")
+    print(f"{'model':<31} {'parameters':>11} {'GMACs at 224':>13} {'at 1120':>9}")
     for name in names:
+        if name in PRESETS_SEGMENT or name in PRESETS_DETECT:  # whose cost depends on what they find, or on windows
+            with torch.device("meta"):
+                parameters = sum(parameter.numel() for parameter in create_model(name).parameters())
+            print(f"{name:<31} {parameters / 1e6:>9.1f} M {'-':>13} {'-':>9}")
+            continue
         small, large = (cost(name, (side, side)) for side in (224, 1120))
-        print(f"{name:<24} {small.parameters / 1e6:>9.1f} M {small.macs / 1e9:>13.1f} {large.macs / 1e9:>9.1f}")
+        print(f"{name:<31} {small.parameters / 1e6:>9.1f} M {small.macs / 1e9:>13.1f} {large.macs / 1e9:>9.1f}")
     return 0
 
 
@@ -189,10 +206,37 @@ def _ablate(config: AblateConfig) -> int:
     return 0
 
 
+def _train_segmenter(config: SegmentationConfig) -> int:
+    return 0 if segment_train(config).finished else 130
+
+
+def _train_detector(config: DetectionConfig) -> int:
+    return 0 if detect_train(config).finished else 130
+
+
+def _segment(config: SegmentConfig) -> int:
+    entries = segment(config)
+    print(json.dumps(entries, indent=1))
+    return int(any("error" in entry for entry in entries))
+
+
+def _detect(config: DetectConfig) -> int:
+    entries = find_objects(config)
+    print(json.dumps(entries, indent=1))
+    return int(any("error" in entry for entry in entries))
+
+
+def _evaluate(config: EvaluateConfig) -> int:
+    found = evaluate(config)
+    print(json.dumps(found, indent=1, default=str))
+    return int(bool(found["skipped"]))
+
+
 COMMANDS: dict[str, tuple[type, Any, str]] = {
     "train": (TrainConfig, _train, "Train a model at several sizes, or go on with a run that was stopped."),
     "pretrain": (PretrainConfig, _pretrain, "Pre-train a model on images without labels, masked auto-encoding."),
     "sweep": (SweepConfig, _sweep, "Measure models at many sizes: accuracy, cost, latency, memory."),
+    "evaluate": (EvaluateConfig, _evaluate, "Measure a segmenter (mIoU) or a detector (AP) on a data set."),
     "report": (Report, _report, "Draw sweeps as one offline HTML page."),
     "predict": (PredictConfig, _predict, "Classify images of any mix of sizes."),
     "encode": (EncodeConfig, _encode, "Write the features of images of any size, huge ones too, to disk."),
@@ -207,16 +251,51 @@ COMMANDS: dict[str, tuple[type, Any, str]] = {
 }
 
 
+TASKS: dict[str, dict[str, tuple[type, Any, str]]] = {
+    "train": {
+        "segmentation": (SegmentationConfig, _train_segmenter, "Train a model that labels every pixel."),
+        "detection": (DetectionConfig, _train_detector, "Train a model that finds objects, with boxes and masks."),
+    },
+    "predict": {
+        "segmentation": (SegmentConfig, _segment, "Label every pixel of images."),
+        "detection": (DetectConfig, _detect, "Find objects in images."),
+    },
+}
+"""Commands that other tasks than classification have too, chosen by `--task`."""
+
+
+def _commands(arguments: list[str]) -> tuple[dict[str, tuple[type, Any, str]], list[str]]:
+    """The commands, with that of the task that `--task` names in its place; and the arguments without that option."""
+    command, rest = arguments[:1], arguments[1:]
+    commands = dict(COMMANDS)
+    for name, tasks in TASKS.items():
+        kind, run, text = COMMANDS[name]
+        commands[name] = (kind, run, f"{text} Other tasks: --task {' or --task '.join(tasks)}.")
+    if command and command[0] in TASKS and "--task" in rest:
+        place = rest.index("--task")
+        task, (name,) = " ".join(rest[place + 1 : place + 2]), command
+        check_choice("task", task, ("classification", *TASKS[name]))
+        rest = rest[:place] + rest[place + 2 :]
+        if task != "classification":
+            commands[name] = TASKS[name][task]
+    return commands, command + rest
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command. Exit status: 0, 1 with files that could not be read, 2 for bad input, 130 when interrupted."""
+    try:
+        commands, arguments = _commands(sys.argv[1:] if arguments is None else list(arguments))
+    except ValueError as error:
+        print(f"anyres: {error}", file=sys.stderr)
+        return 2
     choices: Any = None
-    for name, (kind, _, text) in COMMANDS.items():
+    for name, (kind, _, text) in commands.items():
         choice: Any = Annotated[kind, subcommand(name, description=text, prefix_name=False)]
         choices = choice if choices is None else choices | choice
     about = "Vision transformers for images of any resolution. `anyres COMMAND --help` lists a command's options."
     try:
         chosen: Any = tyro.cli(choices, prog="anyres", args=arguments, description=about)
-        run = next(run for kind, run, _ in COMMANDS.values() if isinstance(chosen, kind))
+        run = next(run for kind, run, _ in commands.values() if isinstance(chosen, kind))
         return int(run(chosen))
     except (ValueError, FloatingPointError, ImportError, OSError, MemoryError) as error:
         print(f"anyres: {error}", file=sys.stderr)

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 import anyres
+from anyres.models.detector_config import PRESETS_DETECT
 from anyres.models.presets import MAE_PRESETS, PRESETS, get_config
+from anyres.models.segmenter import PRESETS_SEGMENT
 
 
 @pytest.mark.parametrize(
@@ -61,7 +63,7 @@ def test_unknown_model_suggests_the_nearest():
     with pytest.raises(ValueError, match="Did you mean 'vitar_small_patch16'"):
         anyres.create_model("vitar_smal_patch16")
     assert anyres.list_models("deit*") == ["deit_tiny_patch16", "deit_small_patch16", "deit_base_patch16"]
-    assert anyres.list_models() == [*PRESETS, *MAE_PRESETS]
+    assert anyres.list_models() == [*PRESETS, *MAE_PRESETS, *PRESETS_SEGMENT, *PRESETS_DETECT]
 
 
 def test_configurations_are_frozen_and_normalised():

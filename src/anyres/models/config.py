@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
-from anyres.errors import check_choice
+from anyres.errors import check_choice, unknown
 from anyres.layers.merge_plan import Grid, MergePlan
 from anyres.layers.merging import Padding, Start
 from anyres.layers.position import Interpolation
@@ -228,3 +228,20 @@ def idle_fields(values: Mapping[str, Any]) -> dict[str, str]:
 
 def _default(name: str) -> Any:
     return next(field.default for field in fields(ViTARConfig) if field.name == name)
+
+
+FIELDS = tuple(field.name for field in fields(ViTARConfig))
+
+
+def override(preset: ViTARConfig, overrides: Mapping[str, Any], name: str) -> ViTARConfig:
+    """A named model's configuration with some fields replaced; what that leaves without effect goes to its default.
+
+    Raises:
+        ValueError: unknown field (the nearest names are suggested), or an impossible value.
+    """
+    for key in overrides:
+        if key not in FIELDS:
+            raise unknown(f"option of {name}", key, FIELDS)
+    values = {field: getattr(preset, field) for field in FIELDS} | dict(overrides)
+    kept = {key: value for key, value in values.items() if key in overrides or key not in idle_fields(values)}
+    return ViTARConfig(**kept)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from anyres.errors import unknown
-from anyres.models.config import ViTARConfig
+from anyres.models.config import ViTARConfig, override
 
 _LEVELS = 5  # maps that anchors stand on: strides 4 to 64
 _WHOLE = {
@@ -106,8 +106,6 @@ def get_detector_config(name: str, **overrides: Any) -> DetectorConfig:
         ValueError: unknown model or field (the nearest names are suggested), or an impossible value.
     """
     # Here, not at the top: the page of presets lists these too.
-    from anyres.models.presets import _overridden
-
     if name not in PRESETS_DETECT:
         raise unknown("detector", name, PRESETS_DETECT)
     preset = PRESETS_DETECT[name]
@@ -117,5 +115,5 @@ def get_detector_config(name: str, **overrides: Any) -> DetectorConfig:
     for key in of_backbone:
         if key not in known:
             raise unknown(f"option of {name}", key, [*sorted(own), *known])
-    backbone = _overridden(preset.backbone, of_backbone, name)
+    backbone = override(preset.backbone, of_backbone, name)
     return replace(preset, backbone=backbone, **{key: value for key, value in overrides.items() if key in own})

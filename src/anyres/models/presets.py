@@ -4,10 +4,14 @@ import fnmatch
 from dataclasses import fields, replace
 from typing import Any, Literal, overload
 
+from torch import nn
+
 from anyres.errors import unknown
-from anyres.models.config import ViTARConfig, idle_fields
+from anyres.models.config import FIELDS, ViTARConfig, override
+from anyres.models.detector_config import PRESETS_DETECT, get_detector_config
 from anyres.models.mae import MaskedAutoencoder
 from anyres.models.mae_config import MAEConfig
+from anyres.models.segmenter import PRESETS_SEGMENT, Segmenter, get_segmenter_config
 from anyres.models.vitar import ViTAR
 
 MAEName = Literal[
@@ -53,7 +57,8 @@ MAE_PRESETS: dict[str, MAEConfig] = {
 
 def list_models(pattern: str = "*") -> list[str]:
     """Names of models that match a shell-style pattern, such as "vitar*"."""
-    return [name for name in (*PRESETS, *MAE_PRESETS) if fnmatch.fnmatch(name, pattern)]
+    names = (*PRESETS, *MAE_PRESETS, *PRESETS_SEGMENT, *PRESETS_DETECT)
+    return [name for name in names if fnmatch.fnmatch(name, pattern)]
 
 
 def get_config(name: str, **overrides: Any) -> ViTARConfig:
@@ -67,7 +72,7 @@ def get_config(name: str, **overrides: Any) -> ViTARConfig:
     """
     if name not in PRESETS:
         raise unknown("model", name, PRESETS)
-    return _overridden(PRESETS[name], overrides, name)
+    return override(PRESETS[name], overrides, name)
 
 
 def get_mae_config(name: str, **overrides: Any) -> MAEConfig:
@@ -82,30 +87,19 @@ def get_mae_config(name: str, **overrides: Any) -> MAEConfig:
     preset = MAE_PRESETS[name]
     of_encoder = {key: value for key, value in overrides.items() if key not in own}
     for key in of_encoder:
-        if key not in _FIELDS or key == "num_classes":
-            raise unknown(f"option of {name}", key, [*sorted(own), *_FIELDS])
-    encoder = _overridden(preset.encoder, of_encoder, name)
+        if key not in FIELDS or key == "num_classes":
+            raise unknown(f"option of {name}", key, [*sorted(own), *FIELDS])
+    encoder = override(preset.encoder, of_encoder, name)
     return replace(preset, encoder=encoder, **{key: value for key, value in overrides.items() if key in own})
-
-
-_FIELDS = tuple(field.name for field in fields(ViTARConfig))
-
-
-def _overridden(preset: ViTARConfig, overrides: dict[str, Any], name: str) -> ViTARConfig:
-    for key in overrides:
-        if key not in _FIELDS:
-            raise unknown(f"option of {name}", key, _FIELDS)
-    values = {field: getattr(preset, field) for field in _FIELDS} | overrides
-    kept = {key: value for key, value in values.items() if key in overrides or key not in idle_fields(values)}
-    return ViTARConfig(**kept)
 
 
 @overload
 def create_model(name: MAEName, **overrides: Any) -> MaskedAutoencoder: ...
 @overload
 def create_model(name: str, **overrides: Any) -> ViTAR: ...
-def create_model(name: str, **overrides: Any) -> ViTAR | MaskedAutoencoder:
-    """A freshly initialised model by name; overrides are fields of `ViTARConfig`, or for `mae_*` of `MAEConfig` too.
+def create_model(name: str, **overrides: Any) -> nn.Module:
+    """A freshly initialised model by name; overrides are fields of `ViTARConfig`, and for `mae_*`, `upernet_*` and
+    `mask_rcnn_*` those of `MAEConfig`, `SegmenterConfig` and `DetectorConfig` too.
 
     `create_model("vitar_small_patch16", num_classes=10, drop_path_rate=0.1)`. Inside `with torch.device("meta"):`
     nothing is allocated; call `model.to_empty(device=...)` and `model.init_weights()` later.
@@ -115,4 +109,10 @@ def create_model(name: str, **overrides: Any) -> ViTAR | MaskedAutoencoder:
     """
     if name.startswith("mae_"):
         return MaskedAutoencoder(get_mae_config(name, **overrides))
+    if name in PRESETS_SEGMENT:
+        return Segmenter(get_segmenter_config(name, **overrides))
+    if name in PRESETS_DETECT:
+        from anyres.models.detector import Detector  # torchvision's detection, which nothing else needs
+
+        return Detector(get_detector_config(name, **overrides))
     return ViTAR(get_config(name, **overrides))

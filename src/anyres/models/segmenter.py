@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from anyres.errors import unknown
 from anyres.layers.pyramid import TapPyramid, doublings
 from anyres.layers.upernet import FCNHead, UperNetHead, init_convolutions
-from anyres.models.config import ViTARConfig
+from anyres.models.config import ViTARConfig, override
 from anyres.models.images import Images, group_by
 from anyres.models.vitar import ViTAR
 from anyres.models.weights import (
@@ -184,8 +184,6 @@ def get_segmenter_config(name: str, **overrides: Any) -> SegmenterConfig:
         ValueError: unknown model or field (the nearest names are suggested), or an impossible value.
     """
     # Here, not at the top: the page of presets lists these too.
-    from anyres.models.presets import _overridden
-
     if name not in PRESETS_SEGMENT:
         raise unknown("model to segment with", name, PRESETS_SEGMENT)
     preset = PRESETS_SEGMENT[name]
@@ -195,7 +193,7 @@ def get_segmenter_config(name: str, **overrides: Any) -> SegmenterConfig:
     for key in of_backbone:
         if key not in known:
             raise unknown(f"option of {name}", key, [*sorted(own), *known])
-    backbone = _overridden(preset.backbone, of_backbone, name)
+    backbone = override(preset.backbone, of_backbone, name)
     return replace(preset, backbone=backbone, **{key: value for key, value in overrides.items() if key in own})
 
 

@@ -56,7 +56,7 @@ def open_source(
     if cache_bytes is not None and cache_bytes < 0:
         raise ValueError(f"cache_bytes={cache_bytes} given; allowed is 0 and more")
     if not isinstance(source, str | os.PathLike):
-        _check_idle(type(source).__name__, level, cache_bytes)
+        check_idle(type(source).__name__, level, cache_bytes)
         return _open_object(source)
     path = Path(source)
     start = _start(path)
@@ -65,7 +65,7 @@ def open_source(
         return SlideSource(path, level=level, cache_bytes=kept)
     if start.startswith(_TIFF):
         return TiffSource(path, level=level, cache_bytes=kept)
-    _check_idle(str(path), level, cache_bytes)
+    check_idle(str(path), level, cache_bytes)
     if not start:
         raise UnreadableImageError(f"{path}: the file is empty")
     return open_npy(path) if start.startswith(_NPY) else _open_picture(path)
@@ -87,7 +87,7 @@ def _open_object(source: Any) -> OpenSource:
     )
 
 
-def _check_idle(name: str, level: int, cache_bytes: int | None) -> None:
+def check_idle(name: str, level: int, cache_bytes: int | None) -> None:
     for setting, idle in (("level", level == 0), ("cache_bytes", cache_bytes is None)):
         if not idle:
             raise ValueError(f"{name}: {setting} given, which has an effect on TIFF files and slides only")

@@ -55,9 +55,9 @@ _WHILE_LEARNING = ("drop_path_rate", "extra_passes", "jitter", "rescale")
 
 def check_config(config: TrainConfig) -> None:
     """ValueError for the first field that is out of range, contradicts another or has no effect."""
-    _check_run(config)
+    check_run(config)
     _check_mixing(config)
-    _check_idle(config, _idle_in_training(config))
+    check_idle(config, _idle_in_training(config))
     if config.model in MAE_PRESETS:
         nearest = _nearest(config.model.removeprefix("mae_").replace("vit_", "deit_"), PRESETS)
         raise ValueError(
@@ -92,8 +92,8 @@ def _check_probe(config: TrainConfig, model: ViTARConfig) -> None:
 
 def check_pretraining(config: PretrainConfig) -> None:
     """ValueError for the first field that is out of range, has no effect, or leaves nothing to see or to predict."""
-    _check_run(config)
-    _check_idle(config, _idle_in_pretraining(config))
+    check_run(config)
+    check_idle(config, _idle_in_pretraining(config))
     if config.model in PRESETS:
         nearest = _nearest(f"mae_{config.model}", MAE_PRESETS)
         raise ValueError(
@@ -117,7 +117,7 @@ def _nearest(name: str, names: Iterable[str]) -> str:
     return difflib.get_close_matches(name, list(names), n=1, cutoff=0.0)[0]
 
 
-def _check_run(config: RunConfig) -> None:
+def check_run(config: RunConfig) -> None:
     """What every kind of run shares."""
     for name, lowest in _INTEGERS.items():
         if hasattr(config, name) and not _is_left_out(config, name):
@@ -211,7 +211,7 @@ def _extreme_sizes(config: PretrainConfig, patch_size: int) -> list[Size]:
     return [stretched(size, factor) for size in sizes for factor in (1.0, *config.aspect)]
 
 
-def _check_idle(config: RunConfig, idle: dict[str, str | None]) -> None:
+def check_idle(config: RunConfig, idle: dict[str, str | None]) -> None:
     """ValueError for a setting that differs from its default although another leaves it without effect."""
     for name, reason in idle.items():
         given, default = getattr(config, name), default_of(name, type(config))
@@ -222,7 +222,7 @@ def _check_idle(config: RunConfig, idle: dict[str, str | None]) -> None:
 def _idle_in_training(config: TrainConfig) -> dict[str, str | None]:
     unmixed = not (config.mixup or config.cutmix)
     switched_off = next((name for name in ("mixup_prob", "mixup", "cutmix") if not getattr(config, name)), None)
-    idle = _idle_in_any_run(config) | {
+    idle = idle_in_any_run(config) | {
         "mixup_prob": "mixup and cutmix are 0" if unmixed else None,
         "mixup": "mixup_prob is 0" if not config.mixup_prob else None,
         "cutmix": "mixup_prob is 0" if not config.mixup_prob else None,
@@ -239,10 +239,10 @@ def _idle_in_training(config: TrainConfig) -> dict[str, str | None]:
 
 
 def _idle_in_pretraining(config: PretrainConfig) -> dict[str, str | None]:
-    return _idle_in_any_run(config) | {"aspect": "images keep their own" if config.own_aspect else None}
+    return idle_in_any_run(config) | {"aspect": "images keep their own" if config.own_aspect else None}
 
 
-def _idle_in_any_run(config: RunConfig) -> dict[str, str | None]:
+def idle_in_any_run(config: RunConfig) -> dict[str, str | None]:
     """Settings, and why they have no effect; None if they have one."""
     return {
         "save_ema": "there is no running average without ema" if config.ema is None else None,

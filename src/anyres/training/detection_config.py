@@ -8,7 +8,7 @@ from typing import Any
 
 from anyres.data.detection import ScaleJitter
 from anyres.models.detector_config import get_detector_config
-from anyres.training.checks import _check_idle, _check_run, _idle_in_any_run
+from anyres.training.checks import check_idle, check_run, idle_in_any_run
 from anyres.training.config import RunConfig
 
 
@@ -52,8 +52,8 @@ class DetectionConfig(RunConfig):
     """Validation images that every validation draws with what is found in them; 0 draws none."""
 
     def check(self) -> None:
-        _check_run(self)
-        _check_idle(self, _idle(self))
+        check_run(self)
+        check_idle(self, _idle(self))
         get_detector_config(self.model, **self.detector_options())
 
     def detector_options(self) -> dict[str, Any]:
@@ -64,7 +64,7 @@ class DetectionConfig(RunConfig):
 
 def _idle(config: DetectionConfig) -> dict[str, str | None]:
     """Settings, and why they have no effect; None if they have one."""
-    return _idle_in_any_run(config) | {
+    return idle_in_any_run(config) | {
         "cache": "detection reads its files anew",
         "cache_bytes": "there is no cache",
         "repeats": "detection shows every image once in an epoch",

@@ -26,7 +26,7 @@ from anyres.models.initial import read_initial
 from anyres.training import checkpoint
 from anyres.training.config import default_of
 from anyres.training.detection_config import DetectionConfig
-from anyres.training.engine import TrainResult, _start
+from anyres.training.engine import TrainResult, run_task
 from anyres.training.finetune import identity_of_init
 from anyres.training.reconstructions import write_picture
 
@@ -41,7 +41,7 @@ def detect_train(config: DetectionConfig) -> TrainResult:
     Everything else is as in `train`, its errors too; ImportError names the extra that reading masks and measuring
     need. The run folder in the end holds the detector, and pictures of what it finds in detections/.
     """
-    return _start(config, lambda: DetectionTask(config))
+    return run_task(config, lambda: DetectionTask(config))
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,8 @@ class DetectionTask:
         same path are another run."""
         categories = [[number, name] for number, name in self.data.categories.items()]
         known = {"kind": "detection", "categories": categories, "annotations": self.data.digest()}
-        return known if self.config.init is None else known | {"init": identity_of_init(self.config)}  # type: ignore[arg-type]
+        init = self.config.init
+        return known if init is None else known | {"init": identity_of_init(init, self.config.out)}
 
     def batches(self, start: int, stop: int) -> Iterator[DetectionBatch]:
         return self.stream.batches(start, stop)

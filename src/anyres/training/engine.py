@@ -60,7 +60,7 @@ def train(config: TrainConfig, task: Task | None = None) -> TrainResult:
         MemoryError: a step found no room in memory, on whatever device. The last checkpoint stays as it is.
         UnreadableImageError: with `strict`, the first file that cannot be read.
     """
-    return _start(config, lambda: task or _usual_task(config))
+    return run_task(config, lambda: task or _usual_task(config))
 
 
 def pretrain(config: PretrainConfig) -> TrainResult:
@@ -69,14 +69,14 @@ def pretrain(config: PretrainConfig) -> TrainResult:
     Everything else is as in `train`, its errors too. The run folder in the end holds the auto-encoder, from whose
     encoder `train` can start, and pictures of what it restores in reconstructions/.
     """
-    return _start(config, lambda: PretrainTask(config))
+    return run_task(config, lambda: PretrainTask(config))
 
 
 def _usual_task(config: TrainConfig) -> Task:
     return ClassificationTask(config) if config.from_records is None else RecordsTask(config)
 
 
-def _start(config: RunConfig, make_task: Callable[[], Task]) -> TrainResult:
+def run_task(config: RunConfig, make_task: Callable[[], Task]) -> TrainResult:
     config.check()
     refuse_foreign_folder(config)
     if config.tensorboard:

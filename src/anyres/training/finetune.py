@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -39,15 +40,14 @@ def start_from(config: TrainConfig, model: ViTAR) -> None:
     tqdm.write(_described(config, found), file=sys.stderr)
 
 
-def identity_of_init(config: TrainConfig) -> str:
-    """A digest of `config.init`: other weights under the same name are another run.
+def identity_of_init(init: Path, out: Path) -> str:
+    """A digest of the weights that the run in `out` starts from: others under the same name are another run.
 
     If they are gone since, it is what the checkpoint says of them, which needs them no more.
     """
-    assert config.init is not None
-    written = config.out / checkpoint.NAME
+    written = out / checkpoint.NAME
     try:
-        return initial_digest(config.init)
+        return initial_digest(init)
     except ValueError:
         if not written.exists():
             raise

@@ -8,7 +8,7 @@ from pathlib import Path
 from anyres.data.segmentation import IGNORE
 from anyres.data.segmentation_stream import SegmentAugment
 from anyres.models.segmenter import get_segmenter_config
-from anyres.training.checks import _check_idle, _check_run, _idle_in_any_run
+from anyres.training.checks import check_idle, check_run, idle_in_any_run
 from anyres.training.config import RunConfig, default_of
 
 
@@ -53,8 +53,8 @@ class SegmentationConfig(RunConfig):
     """What is done to each training image and its mask."""
 
     def check(self) -> None:
-        _check_run(self)
-        _check_idle(self, _idle(self))
+        check_run(self)
+        check_idle(self, _idle(self))
         most = IGNORE - self.reduce_zero_label
         if isinstance(self.num_classes, bool) or not 2 <= self.num_classes <= most:
             raise ValueError(f"num_classes is {self.num_classes}; allowed: 2 to {most}; label {IGNORE} is ignored")
@@ -78,7 +78,7 @@ class SegmentationConfig(RunConfig):
 
 def _idle(config: SegmentationConfig) -> dict[str, str | None]:
     """Settings, and why they have no effect; None if they have one."""
-    return _idle_in_any_run(config) | {
+    return idle_in_any_run(config) | {
         "cache": "segmentation reads its files anew",
         "cache_bytes": "there is no cache",
         "repeats": "segmentation shows every image once in an epoch",

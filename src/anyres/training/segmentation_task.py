@@ -21,7 +21,7 @@ from anyres.models.initial import read_initial
 from anyres.models.segmenter import Segmenter, get_segmenter_config, save_segmenter
 from anyres.training import checkpoint
 from anyres.training.config import default_of
-from anyres.training.engine import TrainResult, _start
+from anyres.training.engine import TrainResult, run_task
 from anyres.training.finetune import identity_of_init
 from anyres.training.segmentation_config import SegmentationConfig
 
@@ -33,7 +33,7 @@ def segment_train(config: SegmentationConfig) -> TrainResult:
 
     Everything else is as in `train`, its errors too. The run folder in the end holds the segmenter.
     """
-    return _start(config, lambda: SegmentationTask(config))
+    return run_task(config, lambda: SegmentationTask(config))
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,8 @@ class SegmentationTask:
         """Classes and digests of the training files and of the weights that it starts from, if any: others under the
         same path are another run."""
         known = {"kind": "segmentation", "classes": list(self.classes), "training files": self.folder.digest()}
-        return known if self.config.init is None else known | {"init": identity_of_init(self.config)}  # type: ignore[arg-type]
+        init = self.config.init
+        return known if init is None else known | {"init": identity_of_init(init, self.config.out)}
 
     def batches(self, start: int, stop: int) -> Iterator[SegmentationBatch]:
         return self.stream.batches(start, stop)

@@ -152,7 +152,8 @@ class ClassificationTask:
         """Classes and digests of the training files' names and of the weights that it starts from, if any: others under
         the same path are another run."""
         known = {"kind": "classification", "classes": list(self.folder.classes), "training files": self.folder.digest()}
-        return known if self.config.init is None else known | {"init": identity_of_init(self.config)}
+        init = self.config.init
+        return known if init is None else known | {"init": identity_of_init(init, self.config.out)}
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
         return self.stream.batches(start, stop)
