@@ -14,6 +14,7 @@ from anyres.ablation.config import AblateConfig
 from anyres.ablation.runner import ablate
 from anyres.data import synthetic
 from anyres.data.decode import read_image
+from anyres.data.dense_scenes import write_dense
 from anyres.deploy.detect import DetectConfig, find_objects
 from anyres.deploy.encode import EncodeConfig, encode
 from anyres.deploy.predict import PredictConfig, predict
@@ -90,9 +91,10 @@ class PlanImage:
 
 @dataclass(frozen=True, kw_only=True)
 class Synthesize:
-    """Write a synthetic set of real image files: glyphs, or detail (a small glyph on a large canvas)."""
+    """Write a synthetic set of real image files: glyphs, detail (a small glyph on a large canvas), or dense (several
+    glyphs with boxes, masks and a label for every pixel, in COCO's and ADE20K's formats)."""
 
-    kind: Positional[Literal["glyphs", "detail"]]
+    kind: Positional[Literal["glyphs", "detail", "dense"]]
     """Which set."""
     root: Positional[Path]
     """Folder to write train/ and val/ into."""
@@ -183,7 +185,7 @@ def _plan_image(config: PlanImage) -> int:
 
 
 def _synthesize(config: Synthesize) -> int:
-    write = synthetic.write_glyphs if config.kind == "glyphs" else synthetic.write_detail
+    write: Any = {"glyphs": synthetic.write_glyphs, "detail": synthetic.write_detail, "dense": write_dense}[config.kind]
     print(write(config.root, train=config.train, val=config.val, size=config.size, seed=config.seed).resolve())
     return 0
 

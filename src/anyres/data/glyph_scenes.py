@@ -95,7 +95,7 @@ def make_scene(config: SceneConfig, split: Split, index: int) -> Scene:
     offset = (ink.min(axis=0) + ink.max(axis=0)) / 2 * height  # the turned outline is not centred exactly
     free = (config.frame - np.ptp(ink, axis=0) * height) * config.margin
     x, y = 0.5 + (draw.random(2) - 0.5) * free - offset
-    foreground, background = _colours(draw, config.polarity)
+    foreground, background = colours(draw, config.polarity)
     scene = Scene(
         character=character, font=font, glyph_height=height, centre=(float(x), float(y)), rotation=float(rotation),
         shear=float(shear), foreground=foreground, background=background,
@@ -115,8 +115,8 @@ def _colour(draw: np.random.Generator) -> Colour:
     return red, green, blue
 
 
-def _colours(draw: np.random.Generator, polarity: str) -> tuple[Colour, tuple[Colour, Colour]]:
-    """Foreground, and the two ends of a faint gradient that keep their distance from it."""
+def colours(draw: np.random.Generator, polarity: str) -> tuple[Colour, tuple[Colour, Colour]]:
+    """Foreground, and the two ends of a faint gradient that keep their distance from it; dark on light, or "any"."""
     while True:
         foreground, start = _colour(draw), _colour(draw)
         red, green, blue = (int(np.clip(value + draw.integers(-40, 41), 0, 255)) for value in start)

@@ -65,25 +65,27 @@ class Scene:
         """An RGB image of height x width pixels. Twice as large and averaged 2x2, it is nearly the same."""
         if height < 1 or width < 1:
             raise ValueError(f"cannot draw {height}x{width} pixels: allowed are sides from 1 pixel up")
-        canvas = self._gradient(height, width)
+        canvas = gradient(height, width, self.background, self.gradient_angle)
         for shape in self.shapes:
-            _fill(canvas, [shape.outline()], [True], shape.colour)
+            fill(canvas, [shape.outline()], [True], shape.colour)
         outlines, solid = glyph_outline(self.font, self.character)
         matrix = glyph_matrix(self.glyph_height, self.rotation, self.shear)
-        _fill(canvas, [points @ matrix.T + np.array(self.centre) for points in outlines], solid, self.foreground)
+        fill(canvas, [points @ matrix.T + np.array(self.centre) for points in outlines], solid, self.foreground)
         return canvas
 
-    def _gradient(self, height: int, width: int) -> Image.Image:
-        start, end = (np.array(colour, dtype=np.float64) for colour in self.background)
-        across, down = math.cos(self.gradient_angle), math.sin(self.gradient_angle)
-        total = abs(across) + abs(down)
-        x = ((np.arange(width) + 0.5) / width - 0.5) * (across / total)
-        y = ((np.arange(height) + 0.5) / height - 0.5) * (down / total)
-        # a sum of one vector per axis, in 8.8 fixed point: far faster than the same in floating point
-        rows = ((start + end) / 2 + y[:, None] * (end - start)) * 256 + 128
-        columns = (x[:, None] * (end - start)) * 256
-        summed = rows.astype(np.int32)[:, None] + columns.astype(np.int32)[None]  # (H, W, 3)
-        return Image.fromarray((summed >> 8).astype(np.uint8), "RGB")
+
+def gradient(height: int, width: int, ends: tuple[Colour, Colour], angle: float) -> Image.Image:
+    """A linear gradient between two colours over an RGB canvas, in a direction of `angle` radians."""
+    start, end = (np.array(colour, dtype=np.float64) for colour in ends)
+    across, down = math.cos(angle), math.sin(angle)
+    total = abs(across) + abs(down)
+    x = ((np.arange(width) + 0.5) / width - 0.5) * (across / total)
+    y = ((np.arange(height) + 0.5) / height - 0.5) * (down / total)
+    # a sum of one vector per axis, in 8.8 fixed point: far faster than the same in floating point
+    rows = ((start + end) / 2 + y[:, None] * (end - start)) * 256 + 128
+    columns = (x[:, None] * (end - start)) * 256
+    summed = rows.astype(np.int32)[:, None] + columns.astype(np.int32)[None]  # (H, W, 3)
+    return Image.fromarray((summed >> 8).astype(np.uint8), "RGB")
 
 
 def _turn(degrees: float) -> np.ndarray:
@@ -130,7 +132,7 @@ def _area(points: np.ndarray) -> float:
     return float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2
 
 
-def _fill(canvas: Image.Image, outlines: Sequence[np.ndarray], solid: Sequence[bool], colour: Colour) -> None:
+def fill(canvas: Image.Image, outlines: Sequence[np.ndarray], solid: Sequence[bool], colour: Colour | int) -> None:
     """Paint outlines (unit square coordinates) onto the canvas, antialiased by the area that they cover."""
     short = min(canvas.size)
     origin = (np.array(canvas.size) - short) / 2
