@@ -23,16 +23,7 @@ from anyres.layers.pyramid import SimpleFeaturePyramid
 from anyres.models.detector_config import DetectorConfig
 from anyres.models.images import check_images
 from anyres.models.vitar import ViTAR
-from anyres.models.weights import (
-    CONFIG,
-    ModelInfo,
-    encoder_config,
-    loaded,
-    make_config,
-    model_info,
-    read_config,
-    write_model,
-)
+from anyres.models.weights import ModelInfo, load_around, model_info, write_model
 
 _STRIDES = (4, 8, 16, 32)
 _ASPECTS = (0.5, 1.0, 2.0)  # height / width of anchors
@@ -237,10 +228,4 @@ def load_detector(folder: Path | str) -> tuple[Detector, ModelInfo]:
     Raises:
         ValueError: as `load_model`.
     """
-    folder = Path(folder)
-    record, info = read_config(folder, "Detector")
-    if "backbone" not in record:
-        raise ValueError(f"{folder / CONFIG} is not a model configuration of anyres: no backbone")
-    backbone = encoder_config(record.pop("backbone"), folder)
-    config = make_config(DetectorConfig, {**record, "backbone": backbone}, folder)
-    return loaded(folder, Detector, config), info
+    return load_around(folder, Detector, DetectorConfig, "backbone")

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from anyres.errors import unknown
-from anyres.models.config import ViTARConfig, override
+from anyres.models.config import ViTARConfig, override_around
 
 _LEVELS = 5  # maps that anchors stand on: strides 4 to 64
 _WHOLE = {
@@ -105,15 +104,4 @@ def get_detector_config(name: str, **overrides: Any) -> DetectorConfig:
     Raises:
         ValueError: unknown model or field (the nearest names are suggested), or an impossible value.
     """
-    # Here, not at the top: the page of presets lists these too.
-    if name not in PRESETS_DETECT:
-        raise unknown("detector", name, PRESETS_DETECT)
-    preset = PRESETS_DETECT[name]
-    own = {field.name for field in fields(DetectorConfig)} - {"backbone"}
-    of_backbone = {key: value for key, value in overrides.items() if key not in own}
-    known = [field.name for field in fields(ViTARConfig)]
-    for key in of_backbone:
-        if key not in known:
-            raise unknown(f"option of {name}", key, [*sorted(own), *known])
-    backbone = override(preset.backbone, of_backbone, name)
-    return replace(preset, backbone=backbone, **{key: value for key, value in overrides.items() if key in own})
+    return override_around(PRESETS_DETECT, "backbone", name, overrides, "detector")

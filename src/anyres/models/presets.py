@@ -1,13 +1,12 @@
 """The named models, a line each, and how to make one."""
 
 import fnmatch
-from dataclasses import fields, replace
 from typing import Any, Literal, overload
 
 from torch import nn
 
 from anyres.errors import unknown
-from anyres.models.config import FIELDS, ViTARConfig, override
+from anyres.models.config import ViTARConfig, override, override_around
 from anyres.models.detector_config import PRESETS_DETECT, get_detector_config
 from anyres.models.mae import MaskedAutoencoder
 from anyres.models.mae_config import MAEConfig
@@ -81,16 +80,7 @@ def get_mae_config(name: str, **overrides: Any) -> MAEConfig:
     Raises:
         ValueError: unknown model or field (the nearest names are suggested), or an impossible value.
     """
-    if name not in MAE_PRESETS:
-        raise unknown("model to pre-train", name, MAE_PRESETS)
-    own = {field.name for field in fields(MAEConfig)} - {"encoder"}
-    preset = MAE_PRESETS[name]
-    of_encoder = {key: value for key, value in overrides.items() if key not in own}
-    for key in of_encoder:
-        if key not in FIELDS or key == "num_classes":
-            raise unknown(f"option of {name}", key, [*sorted(own), *FIELDS])
-    encoder = override(preset.encoder, of_encoder, name)
-    return replace(preset, encoder=encoder, **{key: value for key, value in overrides.items() if key in own})
+    return override_around(MAE_PRESETS, "encoder", name, overrides, "model to pre-train")
 
 
 @overload

@@ -9,22 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anyres.errors import unknown
 from anyres.layers.pyramid import TapPyramid, doublings
 from anyres.layers.upernet import FCNHead, UperNetHead, init_convolutions
-from anyres.models.config import ViTARConfig, override
+from anyres.models.config import ViTARConfig, override_around
 from anyres.models.images import Images, group_by
 from anyres.models.vitar import ViTAR
-from anyres.models.weights import (
-    CONFIG,
-    ModelInfo,
-    encoder_config,
-    loaded,
-    make_config,
-    model_info,
-    read_config,
-    write_model,
-)
+from anyres.models.weights import ModelInfo, load_around, model_info, write_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,18 +173,7 @@ def get_segmenter_config(name: str, **overrides: Any) -> SegmenterConfig:
     Raises:
         ValueError: unknown model or field (the nearest names are suggested), or an impossible value.
     """
-    # Here, not at the top: the page of presets lists these too.
-    if name not in PRESETS_SEGMENT:
-        raise unknown("model to segment with", name, PRESETS_SEGMENT)
-    preset = PRESETS_SEGMENT[name]
-    own = {each.name for each in fields(SegmenterConfig)} - {"backbone"}
-    of_backbone = {key: value for key, value in overrides.items() if key not in own}
-    known = [each.name for each in fields(ViTARConfig)]
-    for key in of_backbone:
-        if key not in known:
-            raise unknown(f"option of {name}", key, [*sorted(own), *known])
-    backbone = override(preset.backbone, of_backbone, name)
-    return replace(preset, backbone=backbone, **{key: value for key, value in overrides.items() if key in own})
+    return override_around(PRESETS_SEGMENT, "backbone", name, overrides, "model to segment with")
 
 
 def save_segmenter(
@@ -217,13 +196,7 @@ def load_segmenter(folder: Path | str) -> tuple[Segmenter, ModelInfo]:
     Raises:
         ValueError: as `load_model`.
     """
-    folder = Path(folder)
-    record, info = read_config(folder, "Segmenter")
-    if "backbone" not in record:
-        raise ValueError(f"{folder / CONFIG} is not a model configuration of anyres: no backbone")
-    backbone = encoder_config(record.pop("backbone"), folder)
-    config = make_config(SegmenterConfig, {**record, "backbone": backbone}, folder)
-    return loaded(folder, Segmenter, config), info
+    return load_around(folder, Segmenter, SegmenterConfig, "backbone")
 
 
 def _of(name: str) -> Any:

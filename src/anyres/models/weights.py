@@ -106,15 +106,22 @@ def load_mae(folder: Path | str) -> tuple[MaskedAutoencoder, ModelInfo]:
     Raises:
         ValueError: as `load_model`.
     """
-    folder = Path(folder)
-    record, info = read_config(folder, "MaskedAutoencoder")
-    if "encoder" not in record:
-        raise ValueError(f"{folder / CONFIG} is not a model configuration of anyres: no encoder")
-    encoder = encoder_config(record.pop("encoder"), folder)
-    return loaded(folder, MaskedAutoencoder, make_config(MAEConfig, {**record, "encoder": encoder}, folder)), info
+    return load_around(folder, MaskedAutoencoder, MAEConfig, "encoder")
 
 
 Model = TypeVar("Model", bound=nn.Module)
+
+
+def load_around(
+    folder: Path | str, kind: Callable[[Any], Model], config: type[Any], part: str
+) -> tuple[Model, ModelInfo]:
+    """`load_model` for a model around a ViTAR, whose configuration is the field `part` of its own."""
+    folder = Path(folder)
+    record, info = read_config(folder, kind.__name__)
+    if part not in record:
+        raise ValueError(f"{folder / CONFIG} is not a model configuration of anyres: no {part}")
+    inner = encoder_config(record.pop(part), folder)
+    return loaded(folder, kind, make_config(config, {**record, part: inner}, folder)), info
 
 
 def loaded(folder: Path, kind: Callable[[Any], Model], config: Any) -> Model:

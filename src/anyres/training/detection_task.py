@@ -22,12 +22,10 @@ from anyres.evaluation.average_precision import AveragePrecision
 from anyres.evaluation.detections import detect, draw_detections, evaluate_detector
 from anyres.models.detector import Detector, save_detector
 from anyres.models.detector_config import get_detector_config
-from anyres.models.initial import read_initial
-from anyres.training import checkpoint
 from anyres.training.config import default_of
 from anyres.training.detection_config import DetectionConfig
 from anyres.training.engine import TrainResult, run_task
-from anyres.training.finetune import identity_of_init
+from anyres.training.finetune import identity_of_init, start_backbone
 from anyres.training.reconstructions import write_picture
 
 PICTURES = "detections"
@@ -75,7 +73,7 @@ class DetectionTask:
             torch.manual_seed(key(config.seed, _INIT))
             self.model = Detector(settings)
         if config.init is not None:
-            _start_from(config, self.model)
+            start_backbone(config.init, config.out, self.model.encoder, resize_positions=config.init_resize)
         self.stream = DetectionStream(
             self.data,
             batch_size=config.batch_size,
@@ -197,14 +195,3 @@ def _reported(data: CocoImages) -> CocoImages:
     for line in data.report():
         tqdm.write(line, file=sys.stderr)
     return data
-
-
-def _start_from(config: DetectionConfig, model: Detector) -> None:
-    """Puts the weights of `config.init` into the backbone, unless a checkpoint will replace them all."""
-    assert config.init is not None
-    if (config.out / checkpoint.NAME).exists():
-        return
-    found = read_initial(config.init, model.encoder.config, resize_positions=config.init_resize)
-    model.encoder.load_state_dict(found.weights, strict=False)
-    fresh = ", ".join((*found.fresh, "pyramid", "heads"))
-    tqdm.write(f"Backbone starting from {config.init}. Fresh: {fresh}.", file=sys.stderr)

@@ -40,6 +40,23 @@ def start_from(config: TrainConfig, model: ViTAR) -> None:
     tqdm.write(_described(config, found), file=sys.stderr)
 
 
+def start_backbone(init: Path, out: Path, backbone: ViTAR, *, resize_positions: bool) -> None:
+    """Puts the weights of `init` into a model's backbone, unless the run in `out` has a checkpoint, which replaces all.
+
+    Says on stderr which parts start fresh and which settings are others than there.
+
+    Raises:
+        ValueError: weights that do not fit, see `read_initial`.
+    """
+    if (out / checkpoint.NAME).exists():
+        return
+    found = read_initial(init, backbone.config, resize_positions=resize_positions)
+    backbone.load_state_dict(found.weights, strict=False)
+    other = f" Not as there: {told(found.differing)}." if found.differing else ""
+    fresh = ", ".join((*found.fresh, "pyramid", "heads"))
+    tqdm.write(f"Backbone starting from {init}. Fresh: {fresh}.{other}", file=sys.stderr)
+
+
 def identity_of_init(init: Path, out: Path) -> str:
     """A digest of the weights that the run in `out` starts from: others under the same name are another run.
 

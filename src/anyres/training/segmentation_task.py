@@ -17,12 +17,10 @@ from anyres.data.schedule import key
 from anyres.data.segmentation import IGNORE, SegmentationFolder, class_names, described, has_split
 from anyres.data.segmentation_stream import SegmentationBatch, SegmentationStream
 from anyres.evaluation.miou import evaluate_segmenter, measured
-from anyres.models.initial import read_initial
 from anyres.models.segmenter import Segmenter, get_segmenter_config, save_segmenter
-from anyres.training import checkpoint
 from anyres.training.config import default_of
 from anyres.training.engine import TrainResult, run_task
-from anyres.training.finetune import identity_of_init
+from anyres.training.finetune import identity_of_init, start_backbone
 from anyres.training.segmentation_config import SegmentationConfig
 
 _INIT = 0x5345474D  # keeps the draws of initialisation apart from all others
@@ -67,7 +65,7 @@ class SegmentationTask:
             torch.manual_seed(key(config.seed, _INIT))
             self.model = Segmenter(settings)
         if config.init is not None:
-            _start_from(config, self.model)
+            start_backbone(config.init, config.out, self.model.backbone, resize_positions=config.init_resize)
         self.stream = SegmentationStream(
             self.folder,
             batch_size=config.batch_size,
@@ -168,14 +166,3 @@ def _validation_folder(config: SegmentationConfig) -> SegmentationFolder | None:
                 f"{name} at {default}"
             )
     return None
-
-
-def _start_from(config: SegmentationConfig, model: Segmenter) -> None:
-    """Puts the weights of `config.init` into the backbone, unless a checkpoint will replace them all."""
-    assert config.init is not None
-    if (config.out / checkpoint.NAME).exists():
-        return
-    found = read_initial(config.init, model.backbone.config, resize_positions=config.init_resize)
-    model.backbone.load_state_dict(found.weights, strict=False)
-    fresh = ", ".join((*found.fresh, "pyramid", "heads"))
-    tqdm.write(f"Backbone starting from {config.init}. Fresh: {fresh}.", file=sys.stderr)
