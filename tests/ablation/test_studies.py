@@ -44,7 +44,7 @@ def test_each_study_is_named_by_what_it_holds(name):
     rows = {variant.paper for variant in study.variants if variant.paper}
     assert rows == ({"ViTAR-S"} if name == "extrapolation" else set(study.table.rows))
     assert set(study.landmarks) <= set(study.table.resolutions)
-    settings = {(v.model, v.options, v.start, repr(sorted(v.training.items()))) for v in study.variants}
+    settings = {(v.model, v.options, v.start, v.step_share, repr(sorted(v.training.items()))) for v in study.variants}
     assert len(settings) == len(names)  # no variant twice
 
 
