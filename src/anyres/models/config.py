@@ -10,6 +10,7 @@ from anyres.layers.merge_plan import Grid, MergePlan
 from anyres.layers.merging import Padding, Start
 from anyres.layers.position import Interpolation
 from anyres.layers.token_merging import check_amount
+from anyres.layers.windows import usual_global_blocks
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -80,6 +81,11 @@ class ViTARConfig:
     are, as in the paper."""
     tome: float = 0.0
     """Without a merger: what every block merges (ToMe), as a share of the tokens below 1, as a number from 1 on."""
+    window: int = 0
+    """Side in tokens of the windows that the trunk's attention is kept in (ViTDet: 14); 0: it is global. Windows at the
+    right and bottom edge are smaller where the grid does not divide."""
+    global_blocks: tuple[int, ...] | None = None
+    """With windows: the blocks, counted from 0, whose attention is global all the same. None: four spread evenly."""
     prefix_tokens: int = 0
     """Learned tokens in front of the grid tokens; they bypass the merger. The first is the class token."""
     pool: Pool = "mean"
@@ -122,7 +128,7 @@ class ViTARConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
         if not 1 <= self.rescale < math.inf:
             raise ValueError(f"rescale is {self.rescale}; it must be at least 1 (1 is none, DINOv3 uses 2).")
-        for name in ("num_classes", "extra_passes", "prefix_tokens", "jitter"):
+        for name in ("num_classes", "extra_passes", "prefix_tokens", "jitter", "window"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more.")
         if self.width % self.heads:
@@ -157,6 +163,8 @@ class ViTARConfig:
                 f"tome is {self.tome} and position {self.position!r} acts in the trunk, where merged tokens form no "
                 'grid; give tome=0, or a position before the trunk, such as "learned".'
             )
+        if self.window:
+            self._check_windows()
         if self.merger == "grid_attention" and self.learned_levels == 0 and (not self.last_pass or self.cells == "2x2"):
             raise ValueError(
                 "learned_levels is 0 and there is no last pass: grid attention is never used; "
@@ -166,6 +174,32 @@ class ViTARConfig:
             raise ValueError('merger is "concat" and cells are "1x1": nothing is merged; give cells="2x2".')
         for name, reason in idle_fields({field.name: getattr(self, field.name) for field in fields(self)}).items():
             raise ValueError(f"{name}={getattr(self, name)!r} has no effect because {reason}; leave it out.")
+
+    def _check_windows(self) -> None:
+        """What acts in the trunk's attention, beside the grid or by merging its tokens, does not know windows."""
+        blocks = self.global_blocks
+        if blocks is not None:
+            is_sequence = isinstance(blocks, Sequence) and not isinstance(blocks, str)
+            object.__setattr__(self, "global_blocks", tuple(blocks) if is_sequence else blocks)
+            if not is_sequence or not all(type(block) is int and 0 <= block < self.depth for block in blocks):
+                usual = usual_global_blocks(self.depth)
+                raise ValueError(
+                    f"global_blocks is {blocks!r}; allowed: numbers of blocks from 0 to {self.depth - 1}; "
+                    f"usual: {usual}."
+                )
+        if len(set(self.whole_blocks)) == self.depth:
+            raise ValueError(
+                f"window={self.window} has no effect because all {self.depth} blocks are global; leave it out."
+            )
+        in_attention = self.position in ("relative_bias", "rotary")
+        in_attention |= self.position == "global_local" and self.local_placement == "trunk"
+        for applies, given, allowed in (
+            (self.prefix_tokens, f"prefix_tokens is {self.prefix_tokens}", 'prefix_tokens=0 with pool="mean"'),
+            (self.tome, f"tome is {self.tome}", "tome=0"),
+            (in_attention, f"position {self.position!r} acts in the trunk's attention", 'such as position="learned"'),
+        ):
+            if applies:
+                raise ValueError(f"window is {self.window} and {given}; allowed with windows: {allowed}.")
 
     def _check_position(self) -> None:
         """Sin-cos positions need pairs of channels on two axes: a width, or for rotary ones a head, divisible by 4."""
@@ -189,6 +223,13 @@ class ViTARConfig:
             return None
         behind_merger = self.position == "conditional" and self.merger != "none"
         return self.placement or ("before" if behind_merger else "trunk")
+
+    @property
+    def whole_blocks(self) -> tuple[int, ...]:
+        """The blocks whose attention is global, counted from 0."""
+        if not self.window:
+            return tuple(range(self.depth))
+        return usual_global_blocks(self.depth) if self.global_blocks is None else self.global_blocks
 
     def plan(self, size: Grid) -> MergePlan:
         """The merge plan for a grid of patch tokens (rows, cols)."""
@@ -217,6 +258,7 @@ def idle_fields(values: Mapping[str, Any]) -> dict[str, str]:
             ("padding", "last_pass", "extra_passes", "start", "scale_query", "learned_levels"),
         ),
         'merger is not "none"': (values["merger"] != "none", ("tome",)),
+        "window is 0": (not values["window"], ("global_blocks",)),
         "cells are fixed": (values["cells"] in ("1x1", "2x2"), ("last_pass",)),
         'cells are "1x1"': (values["cells"] == "1x1", ("padding", "learned_levels", "scale_query")),
         "learned_levels is 0": (values["learned_levels"] == 0, ("padding", "scale_query")),

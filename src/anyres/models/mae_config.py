@@ -80,6 +80,10 @@ class MAEConfig:
             raise ValueError(f'pool is "{encoder.pool}", which has no effect in pre-training; leave it out.')
         if encoder.tome:
             raise ValueError(f"tome is {encoder.tome}; allowed in pre-training: 0, since merged tokens have no place.")
+        if encoder.window:
+            raise ValueError(
+                f"window is {encoder.window}; allowed in pre-training: 0, since visible cells form no grid."
+            )
 
     def visible(self, height: int, width: int) -> int:
         """How many final cells (with masking "patches": how many patches) of an image of this size stay visible.

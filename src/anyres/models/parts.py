@@ -93,6 +93,7 @@ def _make_block(config: ViTARConfig, index: int, rate: float) -> TrunkBlock | To
         norm_layer=layer_norm,
         attention=_make_attention(config),
         position=ConditionalPosition(config.width) if after_first else None,
+        window=0 if index in config.whole_blocks else config.window,
     )
 
 

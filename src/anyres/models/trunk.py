@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from anyres.layers.attention import PositionedAttention
 from anyres.layers.conditional import ConditionalPosition
 from anyres.layers.merge_plan import Grid
+from anyres.layers.windows import in_windows
 
 
 class TrunkBlock(Block):
@@ -22,6 +23,7 @@ class TrunkBlock(Block):
         norm_layer: makes a normalisation from D.
         attention: attention that depends on the tokens' places, in the place of timm's.
         position: acts on the grid tokens that leave the block.
+        window: side in tokens of the windows that timm's attention is kept in, without prefix tokens; 0: none.
     """
 
     def __init__(
@@ -34,11 +36,12 @@ class TrunkBlock(Block):
         norm_layer: Any,
         attention: PositionedAttention | None = None,
         position: ConditionalPosition | None = None,
+        window: int = 0,
     ) -> None:
         super().__init__(width, heads, mlp_ratio, qkv_bias=True, drop_path=drop_path, norm_layer=norm_layer)
         if attention is not None:
             self.attn: nn.Module = attention
-        self.position = position
+        self.position, self.window = position, window
 
     def init_weights(self) -> None:
         """Initialises what belongs to the position; the model initialises linear layers and norms."""
@@ -56,14 +59,18 @@ class TrunkBlock(Block):
             x: prefix tokens, then grid tokens row by row.
             grid: (rows, cols).
             rotation: cosines and sines of `RotaryPosition`, for rotary attention only.
-            mask: (B, 1, 1, P + N), added to attention's logits, for padded batches and blocks that know no grid only.
+            mask: (B, 1, 1, P + N), added to attention's logits, for padded batches and blocks that know no grid
+                only.
         """
-        if isinstance(self.attn, PositionedAttention):
-            x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x), grid, rotation)))
-            x = x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
-        else:
+        if not self.window and not isinstance(self.attn, PositionedAttention):
             x = super().forward(x, mask)
+        else:
+            x = x + self.drop_path1(self.ls1(self._attended(self.norm1(x), grid, rotation)))
+            x = x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
         if self.position is None:
             return x
         prefix, tokens = x.split([x.shape[1] - grid[0] * grid[1], grid[0] * grid[1]], dim=1)
         return torch.cat([prefix, self.position(tokens.unflatten(1, grid)).flatten(1, 2)], dim=1)
+
+    def _attended(self, x: Tensor, grid: Grid, rotation: Tensor | None) -> Tensor:
+        return in_windows(self.attn, x, grid, self.window) if self.window else self.attn(x, grid, rotation)

@@ -262,8 +262,9 @@ class ViTAR(nn.Module):
     def _pads(self, grids: Sequence[Grid]) -> bool:
         """Whether images of these final grids go through the trunk together: no block may need the grid itself."""
         counts = [rows * cols for rows, cols in grids]
-        knows_grid = self.rotary is not None or self.config.position == "relative_bias" or bool(self.config.tome)
-        if len(set(grids)) == 1 or knows_grid or self.config.local_placement == "trunk":
+        config = self.config
+        knows_grid = config.position in ("rotary", "relative_bias") or config.local_placement == "trunk"
+        if len(set(grids)) == 1 or knows_grid or config.tome or config.window:
             return False
         return len(grids) * max(counts) <= _PADDING * sum(counts)
 
