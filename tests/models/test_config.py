@@ -8,7 +8,7 @@ import torch
 import anyres
 from anyres.models.detector_config import PRESETS_DETECT
 from anyres.models.presets import MAE_PRESETS, PRESETS, get_config
-from anyres.models.segmenter import PRESETS_SEGMENT
+from anyres.models.segmenter_config import PRESETS_SEGMENT
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,8 @@ from transformers import UperNetConfig
 from transformers.models.upernet import modeling_upernet as theirs
 
 from anyres.layers.upernet import FCNHead, UperNetHead
-from anyres.models.segmenter import (
-    PRESETS_SEGMENT,
-    Segmenter,
-    get_segmenter_config,
-    load_segmenter,
-    save_segmenter,
-)
+from anyres.models.segmenter import Segmenter, load_segmenter, save_segmenter
+from anyres.models.segmenter_config import PRESETS_SEGMENT, get_segmenter_config
 
 TINY = {
     "patch_size": 4, "grid": (3, 3), "width": 16, "depth": 4, "heads": 2, "taps": (0, 1, 2, 3), "num_classes": 5,
@@ -126,7 +121,8 @@ def test_initialisation_does_not_need_the_memory_first():
 
 def test_the_named_models_have_the_sizes_of_their_parts():
     """Matrices alone: backbone, merger, pyramid of three transposed convolutions, head and auxiliary head."""
-    for (name, config), d in zip(PRESETS_SEGMENT.items(), (384, 768), strict=True):
+    for name, d in (("upernet_vitar_small_patch16", 384), ("upernet_vitar_base_patch16", 768)):
+        config = PRESETS_SEGMENT[name]
         with torch.device("meta"):
             model = Segmenter(config)
         count = sum(parameter.numel() for parameter in model.parameters())
@@ -165,3 +161,76 @@ def test_a_plain_vit_is_a_backbone_too():
     assert model.config.stride == 4 and model(torch.randn(1, 3, 9, 5)).shape == (1, 5, 9, 5)
     with pytest.raises(ValueError, match="Did you mean 'upernet_vitar_small_patch16'"):
         get_segmenter_config("upernet_vitar_smal_patch16")
+
+
+UNMERGE = {
+    "patch_size": 4, "grid": (3, 3), "width": 16, "depth": 2, "heads": 2, "num_classes": 5, "head_channels": 8,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"neighbours": True, "skip": False},
+        {"decoder": "bilinear"},
+        {"cells": "2x2"},
+        {"merger": "none", "position": "learned"},
+        {"merger": "average"},
+        {"padding": "zeros"},
+    ],
+    ids=str,
+)
+def test_the_grid_carried_back_labels_images_of_any_size_as_they_would_be_alone(changes):
+    torch.manual_seed(0)
+    model = shake(Segmenter(get_segmenter_config("unmerge_vitar_small_patch16", **(UNMERGE | changes)))).eval()
+    images = [torch.randn(3, *size) for size in ((3, 2), (29, 53), (97, 31), (29, 53))]
+    for image, found in zip(images, model(images), strict=True):
+        assert found.shape == (5, *image.shape[1:])
+        torch.testing.assert_close(found, model(image[None])[0], rtol=1e-4, atol=1e-4)
+
+
+def test_what_completes_the_last_patch_changes_no_other_pixel_of_a_segmenter_by_patches():
+    torch.manual_seed(0)
+    model = shake(Segmenter(get_segmenter_config("unmerge_vitar_small_patch16", **UNMERGE))).eval()
+    image = torch.randn(1, 3, 30, 41)
+    completed = torch.nn.functional.pad(image, (0, 3, 0, 2), mode="replicate")
+    torch.testing.assert_close(model(completed)[..., :30, :41], model(image), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(4, 4), (23, 45)])
+def test_training_gives_every_parameter_of_the_way_back_a_gradient(size):
+    model = Segmenter(get_segmenter_config("unmerge_vitar_small_patch16", **UNMERGE, neighbours=True)).train()
+    logits, auxiliary = model.forward_training(torch.randn(2, 3, *size))
+    assert auxiliary is None
+    logits.square().sum().backward()
+    assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+
+
+def test_gains_and_rates_do_not_decay():
+    model = Segmenter(get_segmenter_config("unmerge_vitar_small_patch16", **UNMERGE, neighbours=True))
+    assert {"unmerge.gain", "unmerge.neighbours.decay", "backbone.position.table"} <= model.no_weight_decay()
+
+
+@pytest.mark.parametrize(
+    "name, changes, message",
+    [
+        ("unmerge", {"taps": (0, 1, 2, 3)}, r'taps=\(0, 1, 2, 3\) has no effect because decoder is "unmerge"'),
+        ("unmerge", {"auxiliary_channels": 9}, 'auxiliary_channels=9 has no effect because decoder is "unmerge"'),
+        ("unmerge", {"decoder": "bilinear", "neighbours": True}, 'neighbours=True has no effect .* "bilinear"'),
+        ("upernet", {"skip": False}, 'skip=False has no effect because decoder is "upernet"'),
+        ("upernet", {"decoder": "unmrge"}, "unmrge"),
+        ("upernet", {"neighbours": 1}, "neighbours is 1; allowed: True, False"),
+        ("upernet", {"cells": "halving"}, 'other cells need decoder="unmerge"'),
+    ],
+)
+def test_decoders_say_what_has_no_effect(name, changes, message):
+    with pytest.raises(ValueError, match=message):
+        get_segmenter_config(f"{name}_vitar_small_patch16", **changes)
+
+
+def test_a_segmenter_by_patches_comes_back_from_disk(tmp_path):
+    model = shake(Segmenter(get_segmenter_config("unmerge_vitar_small_patch16", **UNMERGE, neighbours=True))).eval()
+    save_segmenter(tmp_path, model, name=None, classes="abcde", training_sizes=[(8, 8)])
+    image = torch.randn(1, 3, 17, 23)
+    assert torch.equal(load_segmenter(tmp_path)[0](image), model(image))

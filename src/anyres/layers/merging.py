@@ -124,6 +124,23 @@ class GridAttention(nn.Module):
             raise ValueError('padding is "zeros" and patches are skipped; allowed with skipped patches: "masked".')
         if level.cell == (1, 1) and not self.training:
             return self.merge_singles(x)
+        tokens, is_absent = self._apart(x, level, is_kept)
+        return self.merge(tokens.flatten(0, 2), is_absent, extent).unflatten(0, tokens.shape[:3])
+
+    def forward_shares(self, x: Tensor, level: Level, extent: Extent | None = None) -> tuple[Tensor, Tensor]:
+        """What `forward` gives, and how much of each cell's attention falls on each of its tokens.
+
+        Returns:
+            (B, R, C, D), and shares (B, R, C, places) float32, the mean over the heads; those of a cell's places, which
+            are in the order of `cells.places`, sum to 1.
+        """
+        tokens, is_absent = self._apart(x, level, None)
+        merged, shares = self._merged(tokens.flatten(0, 2), is_absent, _coarseness(tokens, extent))
+        return merged.unflatten(0, tokens.shape[:3]), shares.mean(1).unflatten(0, tokens.shape[:3])
+
+    def _apart(self, x: Tensor, level: Level, is_kept: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Tokens (B, rows, cols, D) as those of each cell (B, R, C, places, D), and (B * R * C, places) bool, which
+        places hold none, if there are such."""
         rows, cols = Axis(level.rows), Axis(level.cols)
         is_absent = None
         if self.padding == "zeros":
@@ -138,13 +155,12 @@ class GridAttention(nn.Module):
             is_absent = ~kept if is_absent is None else ~kept | is_absent
         if is_absent is not None:
             is_absent = is_absent[:, :, 0].expand(*tokens.shape[:-1]).flatten(0, 2)
-        return self.merge(tokens.flatten(0, 2), is_absent, extent).unflatten(0, tokens.shape[:3])
+        return tokens, is_absent
 
     def merge(self, tokens: Tensor, is_absent: Tensor | None, extent: Extent | None = None) -> Tensor:
         """Merges n cells that have been taken apart, (n, places, D) -> (n, D), compiled where that was asked for."""
-        coarseness = None if extent is None else tokens.new_tensor([math.log2(patches) for patches in extent])
         merge_cells = GridAttention.merge_cells if self._compiled is None else self._compiled
-        return merge_cells(self, tokens, is_absent, coarseness)
+        return merge_cells(self, tokens, is_absent, _coarseness(tokens, extent))
 
     def merge_singles(self, x: Tensor) -> Tensor:
         """What a pass makes of cells of one token each, (..., D): softmax over one key is 1. In inference only."""
@@ -162,6 +178,10 @@ class GridAttention(nn.Module):
         Returns:
             (n, D)
         """
+        return self._merged(tokens, is_absent, coarseness)[0]
+
+    def _merged(self, tokens: Tensor, is_absent: Tensor | None, coarseness: Tensor | None) -> tuple[Tensor, Tensor]:
+        """`merge_cells`, and the shares (n, heads, places) of a cell's tokens in its attention."""
         if is_absent is None:
             mean = tokens.mean(1)
         else:
@@ -170,22 +190,23 @@ class GridAttention(nn.Module):
         query = self.norm1(mean)
         if self.scale is not None and coarseness is not None:
             query = query + self.scale(coarseness)
-        x = mean + self.proj(self._one_query(self.q(query), self.norm1(tokens), is_absent))
-        return x + self.mlp(self.norm2(x))
+        tokens = self.norm1(tokens)
+        shares = self._shares(self.q(query), tokens, is_absent)
+        x = mean + self.proj(self._attended(shares.to(tokens.dtype), tokens))
+        return x + self.mlp(self.norm2(x)), shares
 
     def _value_weights(self) -> tuple[Tensor, Tensor]:
         width = self.q.in_features
         return self.kv.weight[width:], self.kv.bias[width:]
 
-    def _one_query(self, q: Tensor, tokens: Tensor, is_absent: Tensor | None) -> Tensor:
-        """Attention of one query (n, D) over a cell's tokens (n, places, D), without keys and values: (n, D).
+    def _attended(self, shares: Tensor, tokens: Tensor) -> Tensor:
+        """The values of a cell's tokens (n, places, D), weighted by their shares (n, heads, places): (n, D).
 
         With a single query, q . (W_k x) = (W_k^T q) . x and sum a W_v x = W_v sum a x, so that the weights of keys and
         values meet a cell once instead of each of its tokens. The bias of the keys adds the same to all scores of a
         query and drops out. Faster in every precision than the plain form that the tests compare it with (docs/log.md).
         """
         values = self.kv.weight.chunk(2)[1].unflatten(0, (self.heads, -1))
-        shares = self._shares(q, tokens, is_absent).to(tokens.dtype)  # (n, heads, places)
         found = (shares @ tokens).transpose(0, 1)  # (heads, n, D)
         merged = (found @ values.transpose(1, 2)).transpose(0, 1)  # (n, heads, D / heads)
         return merged.flatten(1) + self._value_weights()[1]
@@ -199,6 +220,10 @@ class GridAttention(nn.Module):
         if is_absent is not None:
             scores = scores.masked_fill(is_absent[:, None], float("-inf"))
         return scores.softmax(-1)
+
+
+def _coarseness(tokens: Tensor, extent: Extent | None) -> Tensor | None:
+    return None if extent is None else tokens.new_tensor([math.log2(patches) for patches in extent])
 
 
 def _even_axis(axis: Axis, cell: int) -> Axis:
@@ -268,6 +293,20 @@ class AdaptiveTokenMerger(nn.Module):
         if self.grad_checkpointing and torch.is_grad_enabled():
             return checkpoint(self.block, x, level, extent, is_kept, use_reentrant=False), counts
         return self.block(x, level, extent, is_kept), counts
+
+    def step_shares(self, x: Tensor, plan: MergePlan, index: int) -> tuple[Tensor, Tensor]:
+        """Level `index` of a plan as `step`, and the shares (B, R, C, places) of a cell's tokens in its attention;
+        they are equal in a level of plain means."""
+        level, extent = plan.levels[index], self.extent(plan, index)
+        if self.is_plain(plan, index):
+            absent = is_padding(Axis(level.rows), Axis(level.cols), x.device)[:, :, 0]  # (R, C, places)
+            weights = (~absent).float()
+            return cell_mean(x, level.rows, level.cols), (weights / weights.sum(-1, keepdim=True)).expand(
+                len(x), -1, -1, -1
+            )
+        if self.grad_checkpointing and torch.is_grad_enabled():
+            return checkpoint(self.block.forward_shares, x, level, extent, use_reentrant=False)
+        return self.block.forward_shares(x, level, extent)
 
     def extent(self, plan: MergePlan, index: int) -> Extent | None:
         """Patches that a cell of level `index` covers, where the block is to be told."""

@@ -35,7 +35,7 @@ class SimpleFeaturePyramid(nn.Module):
             channels = width if steps <= 0 else max(width >> steps, 1)
             levels.append(
                 nn.Sequential(
-                    _rescale(width, steps, halve=True),
+                    rescale(width, steps, halve=True),
                     nn.Conv2d(channels, out_channels, 1, bias=False),
                     LayerNorm2d(out_channels),
                     nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
@@ -66,7 +66,7 @@ class TapPyramid(nn.Module):
     def __init__(self, width: int, scales: Sequence[float] = (4, 2, 1, 0.5)) -> None:
         super().__init__()
         self.scales = tuple(scales)
-        self.levels = nn.ModuleList(_rescale(width, doublings(scale), halve=False) for scale in self.scales)
+        self.levels = nn.ModuleList(rescale(width, doublings(scale), halve=False) for scale in self.scales)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """As many maps (B, D, rows, cols) as there are scales -> each at its scale."""
@@ -83,7 +83,7 @@ def doublings(scale: float) -> int:
     return steps
 
 
-def _rescale(width: int, steps: int, *, halve: bool) -> nn.Module:
+def rescale(width: int, steps: int, *, halve: bool) -> nn.Module:
     """Doubles maps by transposed convolutions, each halving the width if asked to, or halves them by pooling."""
     if steps <= 0:
         return nn.MaxPool2d(2**-steps, ceil_mode=True) if steps else nn.Identity()

@@ -93,5 +93,6 @@ def init_convolutions(module: nn.Module) -> None:
         elif isinstance(each, nn.ConvTranspose2d | nn.BatchNorm2d | nn.LayerNorm):
             each.reset_parameters()
     for each in module.modules():
-        if isinstance(each, UperNetHead | FCNHead):
-            nn.init.normal_(each.classifier.weight, std=_LOGIT_STD)
+        classifier = getattr(each, "classifier", None)
+        if isinstance(classifier, nn.Conv2d):
+            nn.init.normal_(classifier.weight, std=_LOGIT_STD)

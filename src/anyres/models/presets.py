@@ -10,7 +10,8 @@ from anyres.models.config import ViTARConfig, override, override_around
 from anyres.models.detector_config import PRESETS_DETECT, get_detector_config
 from anyres.models.mae import MaskedAutoencoder
 from anyres.models.mae_config import MAEConfig
-from anyres.models.segmenter import PRESETS_SEGMENT, Segmenter, get_segmenter_config
+from anyres.models.segmenter import Segmenter
+from anyres.models.segmenter_config import PRESETS_SEGMENT, get_segmenter_config
 from anyres.models.vitar import ViTAR
 
 MAEName = Literal[

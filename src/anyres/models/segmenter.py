@@ -1,7 +1,8 @@
-"""Semantic segmentation: a ViTAR whose grid keeps the image's shape, tapped at four blocks, under UperNet."""
+"""Semantic segmentation: a ViTAR whose grid keeps the image's shape, tapped at four blocks, under UperNet; or one whose
+grid is any, its output carried back to every patch."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,78 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anyres.layers.pyramid import TapPyramid, doublings
+from anyres.layers.pyramid import TapPyramid
+from anyres.layers.unmerge import Interpolate, LightHead, Unmerge
 from anyres.layers.upernet import FCNHead, UperNetHead, init_convolutions
-from anyres.models.config import ViTARConfig, override_around
 from anyres.models.images import Images, group_by
+from anyres.models.layer_groups import group_matcher_around
+from anyres.models.segmenter_config import SegmenterConfig
 from anyres.models.vitar import ViTAR
 from anyres.models.weights import ModelInfo, load_around, model_info, write_model
-
-
-@dataclass(frozen=True, kw_only=True)
-class SegmenterConfig:
-    """Everything that defines a segmenter. The head's defaults are those of UperNet on BEiT and DeiT."""
-
-    backbone: ViTARConfig
-    """A ViTAR with cells of "1x1" or "2x2" patches, or without a merger; its own head is left out."""
-    num_classes: int = 150
-    """Classes to tell apart; ADE20K has 150."""
-    taps: tuple[int, ...] = (2, 5, 8, 11)
-    """Blocks of the trunk, counted from 0, whose outputs the head reads; the first becomes the finest map."""
-    scales: tuple[float, ...] = (4, 2, 1, 0.5)
-    """Size of each map relative to the backbone's; with cells of "2x2", (8, 4, 2, 1) keeps strides of 4 to 32."""
-    head_channels: int = 512
-    """Channels of the head."""
-    auxiliary_channels: int = 256
-    """Channels of the auxiliary head, which helps training; 0 leaves it out."""
-    auxiliary_tap: int = 2
-    """Which of the maps the auxiliary head reads, counted from 0."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "backbone", replace(self.backbone, num_classes=0))
-        lowest = {"num_classes": 2, "head_channels": 1, "auxiliary_channels": 0, "auxiliary_tap": 0}
-        for name, least in lowest.items():
-            given = getattr(self, name)
-            if isinstance(given, bool) or not isinstance(given, int) or given < least:
-                raise ValueError(f"{name} is {given!r}; it must be a whole number from {least} up.")
-        for name in ("taps", "scales"):
-            if not isinstance(getattr(self, name), Sequence):
-                raise ValueError(f"{name} is {getattr(self, name)!r}; give a tuple of numbers, such as {_of(name)}.")
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        self._check_taps()
-        if self.backbone.merger != "none" and self.backbone.cells not in ("1x1", "2x2"):
-            raise ValueError(
-                f"cells are {self.backbone.cells!r}, whose grid does not keep the image's shape; allowed in "
-                'segmentation: cells="1x1" or "2x2", or merger="none".'
-            )
-        if self.backbone.in_channels not in (1, 3):
-            raise ValueError(f"in_channels is {self.backbone.in_channels}; image files have 1 or 3.")
-
-    def _check_taps(self) -> None:
-        depth, count = self.backbone.depth, len(self.taps)
-        fits = count >= 2 and all(isinstance(tap, int) and 0 <= tap < depth for tap in self.taps)
-        if not fits or list(self.taps) != sorted(set(self.taps)):
-            nearest = sorted({max(depth * (i + 1) // 4 - 1, 0) for i in range(4)})
-            raise ValueError(
-                f"taps are {self.taps}; allowed: rising numbers of two or more blocks from 0 to {depth - 1}; "
-                f"usual: {tuple(nearest)}."
-            )
-        if len(self.scales) != count:
-            raise ValueError(f"scales are {self.scales} for {count} taps; give as many, the largest first.")
-        for scale in self.scales:
-            doublings(scale)
-        if list(self.scales) != sorted(self.scales, reverse=True):
-            raise ValueError(f"scales are {self.scales}; the first map is the finest: give the largest scale first.")
-        if self.auxiliary_tap >= count:
-            raise ValueError(f"auxiliary_tap is {self.auxiliary_tap}; allowed: 0 to {count - 1}, the place of a tap.")
-        if not self.auxiliary_channels and self.auxiliary_tap != _of("auxiliary_tap"):
-            raise ValueError(f"auxiliary_tap={self.auxiliary_tap} has no effect because auxiliary_channels is 0.")
-
-    @property
-    def stride(self) -> int:
-        """Pixels per token of the backbone's grid."""
-        cell = 2 if self.backbone.merger != "none" and self.backbone.cells == "2x2" else 1
-        return self.backbone.patch_size * cell
 
 
 class Segmenter(nn.Module):
@@ -95,8 +32,15 @@ class Segmenter(nn.Module):
         self.config, width = config, config.backbone.width
         self.num_classes = config.num_classes
         self.backbone = ViTAR(config.backbone)
-        self.pyramid = TapPyramid(width, config.scales)
-        self.head = UperNetHead([width] * len(config.taps), config.head_channels, config.num_classes)
+        self.pyramid: TapPyramid | None = None
+        self.unmerge: Unmerge | Interpolate | None = None
+        self.head: UperNetHead | LightHead
+        if config.decoder == "upernet":
+            self.pyramid = TapPyramid(width, config.scales)
+            self.head = UperNetHead([width] * len(config.taps), config.head_channels, config.num_classes)
+        else:
+            self.unmerge = _make_unmerge(config)
+            self.head = LightHead(width, config.head_channels, config.num_classes)
         self.auxiliary = None
         if config.auxiliary_channels:
             self.auxiliary = FCNHead(width, config.auxiliary_channels, config.num_classes)
@@ -109,6 +53,8 @@ class Segmenter(nn.Module):
         for part in (self.pyramid, self.head, self.auxiliary):
             if part is not None:
                 init_convolutions(part)
+        if self.unmerge is not None:
+            self.unmerge.init_weights()
 
     def forward(self, images: Images) -> Tensor | list[Tensor]:
         """Logits (B, num_classes, H, W) at the images' own size, or for a list a list of (num_classes, H_i, W_i).
@@ -117,8 +63,7 @@ class Segmenter(nn.Module):
             ValueError: images of the wrong rank, dtype or channel count, of zero size, or a list in training.
         """
         if isinstance(images, Tensor):
-            maps = self._maps(images)
-            return self._at_pixels(self.head(maps), images)
+            return self._at_pixels(self.head(self._maps(images)), images)
         if self.training:
             raise ValueError("a list of images is given in training; allowed: a (B, C, H, W) tensor, or evaluation.")
         found: list[Any] = [None] * len(images)
@@ -136,8 +81,12 @@ class Segmenter(nn.Module):
             return logits, None
         return logits, self._at_pixels(self.auxiliary(maps[self.config.auxiliary_tap]), images)
 
-    def _maps(self, images: Tensor) -> list[Tensor]:
-        """(B, D, h_i, w_i) for each scale."""
+    def _maps(self, images: Tensor) -> Any:
+        """What the head reads: (B, D, h_i, w_i) for each scale, or one map of the patches (B, D, rows, cols)."""
+        if self.unmerge is not None:
+            features, patches, shares = self.backbone.forward_patches(images)
+            return self.unmerge(features.tokens, patches, shares, features.plan).permute(0, 3, 1, 2).contiguous()
+        assert self.pyramid is not None
         taps = self.backbone.forward_intermediates(
             images, indices=self.config.taps, stop_early=True, intermediates_only=True
         )
@@ -152,28 +101,23 @@ class Segmenter(nn.Module):
     # What the engine expects.
 
     def no_weight_decay(self) -> set[str]:
-        """Names of parameters without weight decay: the backbone's."""
-        return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
+        """Names of parameters without weight decay: the backbone's, and rates and gains of carrying back."""
+        own = {name for name, value in self.named_parameters() if name.startswith("unmerge.") and value.ndim == 1}
+        return own | {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Layers for layer-wise learning rates: the backbone's, and all else at the top."""
+        return group_matcher_around(self.backbone, "backbone")
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recomputes the backbone's passes and blocks in the backward pass instead of keeping their activations."""
         self.backbone.set_grad_checkpointing(enable)
 
 
-_VITAR: dict[str, Any] = {"cells": "1x1", "num_classes": 0, "drop_path_rate": 0.1}
-PRESETS_SEGMENT: dict[str, SegmenterConfig] = {
-    "upernet_vitar_small_patch16": SegmenterConfig(backbone=ViTARConfig(width=384, heads=6, **_VITAR)),
-    "upernet_vitar_base_patch16": SegmenterConfig(backbone=ViTARConfig(width=768, heads=12, **_VITAR)),
-}
-
-
-def get_segmenter_config(name: str, **overrides: Any) -> SegmenterConfig:
-    """The configuration of a named segmenter; overrides are fields of `SegmenterConfig` or of its backbone.
-
-    Raises:
-        ValueError: unknown model or field (the nearest names are suggested), or an impossible value.
-    """
-    return override_around(PRESETS_SEGMENT, "backbone", name, overrides, "model to segment with")
+def _make_unmerge(config: SegmenterConfig) -> Unmerge | Interpolate:
+    if config.decoder == "bilinear":
+        return Interpolate(config.backbone.width, skip=config.skip)
+    return Unmerge(config.backbone.width, config.backbone.heads, skip=config.skip, neighbours=config.neighbours)
 
 
 def save_segmenter(
@@ -197,8 +141,3 @@ def load_segmenter(folder: Path | str) -> tuple[Segmenter, ModelInfo]:
         ValueError: as `load_model`.
     """
     return load_around(folder, Segmenter, SegmenterConfig, "backbone")
-
-
-def _of(name: str) -> Any:
-    """The default of a field."""
-    return next(each.default for each in fields(SegmenterConfig) if each.name == name)

@@ -18,6 +18,7 @@ from anyres.errors import check_choice
 from anyres.layers.merge_plan import Grid, MergePlan
 from anyres.layers.merging import AdaptiveTokenMerger, GridAttention
 from anyres.layers.recompute import merge_recomputing
+from anyres.layers.shares import merge_with_shares
 from anyres.layers.stem import token_grid
 from anyres.layers.strips import PieceMerger, merge_in_pieces, piece_positions, pixels_of
 from anyres.layers.token_merging import Merged
@@ -147,6 +148,21 @@ class ViTAR(nn.Module):
         grids = [tokens for tokens, _ in found]
         prefixes = torch.stack([prefix for _, prefix in found])  # (B, P, D)
         return self._features(grids, prefixes, [plan for _, plan in merged])
+
+    def forward_patches(self, images: Tensor, jitter_keys: Tensor | None = None) -> tuple[Features, Tensor, Tensor]:
+        """Features, the patch tokens before merging (B, rows, cols, D), and the share of each in its cell.
+
+        The shares (B, rows, cols) are float32 and add up to 1 in every cell of the plan: the merger's own attention
+        (`layers.shares`); without a merger they are 1.
+        """
+        check_images(images, 4, self.config.in_channels, self.norm.weight.dtype)
+        height, width = images.shape[-2:]
+        plan, patches = self.plan(height, width), self.position(self.stem(images), jitter_keys)
+        tokens, shares = patches, patches.new_ones(patches.shape[:3], dtype=torch.float32)
+        if self.merger is not None:
+            plan = self._deepened(plan)
+            tokens, shares = merge_with_shares(self.merger, patches, plan)
+        return self.forward_merged(tokens, plan, jitter_keys), patches, shares
 
     def forward_merged(self, tokens: Tensor, plan: MergePlan, jitter_keys: Tensor | None = None) -> Features:
         """Trunk and final norm of merged tokens (B, rows, cols, D), such as those of `grid_tokens` or `pieces`."""
