@@ -7,9 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from torchvision import tv_tensors
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional
 
 from anyres.data.coco import CocoImages
-from anyres.data.detection import AnnotatedReader, DetectionStream, ScaleJitter, spread
+from anyres.data.detection import AnnotatedReader, DetectionStream, spread
+from anyres.data.detection_augment import MultiScale, ScaleJitter, on_canvas
 from anyres.data.schedule import ResolutionSchedule
 from anyres.errors import UnreadableImageError
 
@@ -105,6 +109,131 @@ def test_settings_that_are_refused():
         ScaleJitter(hflip=1.5)
 
 
+SMALL = MultiScale(shortest=20, spacing=7, before=(17, 23, 40), crop=(13, 29), most=31)  # for images of 20 to 50
+
+
+def steps_of(augment, height, width, size):
+    """Resizings and crops of the next draws as (whole, corner, crop), and whether the image is flipped."""
+    draws = torch.rand(10, dtype=torch.float64).tolist()
+
+    def fit(height, width, short):
+        scale = min(short / min(height, width), max(size) / max(height, width))
+        return max(1, round(height * scale)), max(1, round(width * scale))
+
+    def place(whole, crop, draws):
+        return tuple(int(draw * (side - part + 1)) for draw, side, part in zip(draws, whole, crop, strict=True))
+
+    steps = []
+    if draws[0] < augment.crop_prob:
+        whole = fit(height, width, augment.before[int(draws[1] * len(augment.before))])
+        low, high = augment.crop
+        crop = tuple(
+            min(low, side) + int(draw * (min(high, side) - min(low, side) + 1))
+            for side, draw in zip(whole, draws[2:4], strict=True)
+        )
+        steps.append((whole, place(whole, crop, draws[4:6]), crop))
+        height, width = crop
+    sides = list(range(augment.shortest, min(size) + 1, augment.spacing))
+    whole = fit(height, width, sides[int(draws[6] * len(sides))])
+    crop = tuple(min(side, augment.most) for side in whole)
+    return [*steps, (whole, place(whole, crop, draws[7:9]), crop)], draws[9] < augment.hflip
+
+
+@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("shape", [(32, 46), (47, 29)])
+def test_multi_scale_moves_all_as_torchvision_moves_its_tensors(seed, shape):
+    """Images, boxes and masks, resized, cropped and flipped as tv_tensors, with masks read as nearest exact."""
+    random = np.random.default_rng(seed)
+    corners = np.sort(random.integers(0, (shape[0] - 1, shape[1] - 1), (6, 2, 2)), axis=1)  # (y, x) twice
+    boxes = [(x0, y0, x1 + 1, y1 + 1) for (y0, x0), (y1, x1) in corners.tolist()]
+    image, target = rectangles(shape, boxes)
+    image = torch.from_numpy(random.integers(0, 256, (3, *shape), dtype=np.uint8))
+    torch.manual_seed(seed)
+    seen, found = SMALL(image, target, (37, 51), FILL)
+    torch.manual_seed(seed)
+    steps, flips = steps_of(SMALL, *shape, (37, 51))
+    theirs, masks = tv_tensors.Image(image), target["masks"]
+    moved = tv_tensors.BoundingBoxes(target["boxes"], format="XYXY", canvas_size=shape)
+    for whole, (top, left), crop in steps:
+        theirs = functional.crop(functional.resize(theirs, list(whole), antialias=True), top, left, *crop)
+        masks = functional.resize(masks, list(whole), InterpolationMode.NEAREST_EXACT)
+        masks = functional.crop(masks, top, left, *crop)
+        moved = functional.clamp_bounding_boxes(functional.crop(functional.resize(moved, whole), top, left, *crop))
+    if flips:
+        theirs, masks, moved = (functional.horizontal_flip(each) for each in (theirs, masks, moved))
+    assert torch.equal(seen, functional.to_dtype(theirs, torch.float32, scale=True).as_subclass(torch.Tensor))
+    assert max(seen.shape[1:]) <= 31 and found["masks"].shape[1:] == seen.shape[1:]
+    kept = (found["labels"] - 1).tolist()
+    assert torch.equal(found["masks"], masks[kept])
+    # Nearest reading moves an edge by half a pixel at most, twice where the image is resized twice.
+    pixel = 1 + (steps[1][0][0] / steps[0][2][0] if len(steps) > 1 else 0)
+    if kept:
+        assert (found["boxes"] - moved[kept].as_subclass(torch.Tensor)).abs().max() <= pixel
+    gone = [place for place in range(6) if place not in kept]
+    thin = (moved[gone][:, 2:] - moved[gone][:, :2]).amin(1) if gone else torch.zeros(0)
+    assert all(side < 1 + pixel or not masks[place].any() for side, place in zip(thin, gone, strict=True))
+
+
+def test_multi_scale_without_crops_has_torchvisions_boxes_exactly():
+    image, target = rectangles((33, 47), [(0, 0, 47, 33), (5, 2, 17, 31), (40, 30, 47, 33)])
+    augment, sizes = MultiScale(shortest=20, spacing=5, crop_prob=0.0, most=99), set()
+    for seed in range(20):
+        torch.manual_seed(seed)
+        seen, found = augment(image, target, (35, 48), FILL)
+        torch.manual_seed(seed)
+        _, flips = steps_of(augment, 33, 47, (35, 48))
+        theirs = tv_tensors.BoundingBoxes(target["boxes"], format="XYXY", canvas_size=(33, 47))
+        theirs = functional.resize(theirs, list(seen.shape[1:]))
+        theirs = functional.horizontal_flip(theirs) if flips else theirs
+        torch.testing.assert_close(found["boxes"], theirs.as_subclass(torch.Tensor))
+        factor = seen.shape[1] * seen.shape[2] / (33 * 47)
+        torch.testing.assert_close(found["area"], target["area"] * factor)
+        sizes.add(tuple(seen.shape[1:]))
+    assert sizes == {(20, 28), (25, 36), (30, 43), (34, 48)}  # the last is held by the longer side
+
+
+def test_the_recipe_of_multi_scale_training():
+    """Short sides 480, 512, ... 800 with a long side up to 1333, at most 1024 of it, and half of the images cropped."""
+    augment, image, target = MultiScale(), *rectangles((480, 640), [(0, 0, 640, 480)])
+    assert list(augment.sides((800, 1333))) == [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800]
+    sizes = []
+    for seed in range(24):
+        torch.manual_seed(seed)
+        sizes.append(tuple(augment(image, target, (800, 1333), FILL)[0].shape[1:]))
+    assert all(max(size) <= 1024 and 384 <= min(size) <= 800 for size in sizes)
+    whole = {(side, min(round(side * 4 / 3), 1024)) for side in augment.sides((800, 1333))}
+    assert 5 < sum(size in whole for size in sizes) < 19
+
+
+def test_settings_of_multi_scale_that_are_refused():
+    for changes, message in (
+        ({"crop_prob": 1.5}, "crop_prob=1.5 given: allowed is a probability"),
+        ({"hflip": -0.5}, "hflip=-0.5 given"),
+        ({"shortest": 0}, "shortest=0 given"),
+        ({"spacing": 0}, "spacing=0 given"),
+        ({"most": 0}, "most=0 given"),
+        ({"before": ()}, r"before=\(\) given"),
+        ({"crop": (600, 384)}, "1 <= low <= high"),
+        ({"crop_prob": 0.0, "before": (500,)}, "before=.*no effect because crop_prob is 0"),
+        ({"crop_prob": 0.0, "crop": (1, 2)}, "crop=.*no effect because crop_prob is 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            MultiScale(**changes)
+    with pytest.raises(ValueError, match="size 224x900 given.*begin at 480.*shortest=224"):
+        MultiScale().check((224, 900))
+    with pytest.raises(ValueError, match="most=1333 given, but it has no effect because no side exceeds 1333"):
+        MultiScale(most=1333).check((800, 1333))
+    MultiScale().check((480, 480))
+
+
+def test_a_canvas_completes_image_and_masks():
+    image, target = rectangles((3, 5), [(1, 0, 5, 2)])
+    canvas, found = on_canvas(image / 255, target, (4, 7), FILL)
+    assert torch.equal(canvas[:, :3, :5], image / 255) and (canvas[:, 3, 0] == torch.tensor(FILL)).all()
+    assert (canvas[:, 0, 5:] == torch.tensor(FILL)[:, None]).all() and found["masks"].sum() == target["masks"].sum()
+    assert found["masks"].shape == (1, 4, 7) and torch.equal(found["boxes"], target["boxes"])
+
+
 @pytest.fixture
 def data(tmp_path):
     """Five images of several sizes with a rectangle each, the third without."""
@@ -124,7 +253,7 @@ def data(tmp_path):
 
 
 def stream(data, **changes):
-    settings = {"batch_size": 3, "schedule": ResolutionSchedule([(32, 40), (48, 48)], 5), "jitter": ScaleJitter()}
+    settings = {"batch_size": 3, "schedule": ResolutionSchedule([(32, 40), (48, 48)], 5), "augment": ScaleJitter()}
     return DetectionStream(data, **(settings | {"fill": FILL, "seed": 5} | changes))
 
 
@@ -144,6 +273,20 @@ def test_a_batch_is_a_function_of_the_step_alone(data):
     assert all(batch.images.shape == (3, 3, *batch.size) and len(batch.labels) == 3 for batch in whole)
     colours = [round(255 * image[0, 0, 0].item()) for batch in whole for image in batch.images]
     assert sorted(colours[:5]) == [0, 40, 80, 120, 160] == sorted(colours[5:10])  # each once in an epoch
+
+
+def test_a_batch_of_multi_scale_has_the_smallest_canvas_for_its_images(data):
+    batches = list(stream(data, augment=SMALL, schedule=ResolutionSchedule([(37, 51)], 5)).batches(0, 12))
+    for batch in batches:
+        assert batch.images.shape == (3, 3, *batch.size) and max(batch.size) <= 31
+        assert all(target["masks"].shape[1:] == batch.size for target in batch.targets)
+        is_padding = (batch.images == torch.tensor(FILL)[:, None, None]).all(1)  # (B, H, W)
+        assert not is_padding[:, -1, 0].all() and not is_padding[:, 0, -1].all()
+        for empty, target in zip(is_padding, batch.targets, strict=True):
+            assert not (target["masks"].bool() & empty).any()
+    assert len({batch.size for batch in batches}) > 3
+    again = stream(data, augment=SMALL, schedule=ResolutionSchedule([(37, 51)], 5), num_workers=1)
+    assert all(same(one, other) for one, other in zip(again.batches(0, 3), batches, strict=False))
 
 
 def test_unreadable_images_and_those_of_another_size_are_replaced_or_refused(data):

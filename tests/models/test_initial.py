@@ -10,8 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import anyres
+from anyres.models.detector import Detector, save_detector
+from anyres.models.detector_config import get_detector_config
 from anyres.models.initial import initial_digest, initial_weights, read_initial
 from anyres.models.presets import get_config
+from anyres.models.segmenter import Segmenter, save_segmenter
+from anyres.models.segmenter_config import get_segmenter_config
 from anyres.models.vitar import ViTAR
 from anyres.models.weights import save_mae, save_model
 
@@ -359,3 +363,86 @@ def test_settings_that_no_tensor_tells_of_are_compared(tmp_path, name, there, he
     saved_mae(tmp_path, name, **there)
     found = read_initial(tmp_path, config("vitar_tiny_patch16", **here))
     assert found.differing == differing
+
+
+SEGMENT = SMALL | {"taps": (0, 1), "scales": (2, 1), "head_channels": 8, "auxiliary_tap": 1}
+DETECT = SMALL | {"channels": 8, "box_features": 8}
+
+
+def saved_dense(folder, kind, **options):
+    """A run folder of segmentation or detection; its backbone."""
+    about = {"name": None, "classes": ["a", "b"], "training_sizes": [(12, 12)]}
+    if kind == "segmentation":
+        settings = get_segmenter_config("upernet_vitar_small_patch16", num_classes=2, **(SEGMENT | options))
+        model = shaken(Segmenter(settings))
+        save_segmenter(folder, model, **about)
+        return model.backbone
+    settings = get_detector_config("mask_rcnn_vitar_small_patch16", num_classes=2, **(DETECT | options))
+    model = shaken(Detector(settings))
+    save_detector(folder, model, category_ids=[1, 2], **about)
+    return model.encoder
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["segmentation", "detection"])
+def test_a_run_of_a_dense_task_gives_its_backbone(tmp_path, kind):
+    theirs = saved_dense(tmp_path, kind)
+    ours = started(tmp_path, "vitar_tiny_patch16", cells="1x1")
+    images = torch.randn(2, 3, 27, 41)
+    assert torch.equal(ours.forward_features(images).tokens, theirs.forward_features(images).tokens)
+    found = read_initial(tmp_path, ours.config)
+    assert (found.fresh, found.left_out, found.differing) == ((), ("heads",), {})
+    assert found.weights.keys() == set(theirs.state_dict())
+    assert read_initial(tmp_path, config("vitar_tiny_patch16")).differing == {"cells": ("1x1", "halving")}
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(ValueError, match="without their config.json; give the folder that holds both"):
+        read_initial(tmp_path, ours.config)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("source", ["classification", "pre-training", "segmentation", "detection"])
+@pytest.mark.parametrize("grid", [(3, 3), (2, 5)])
+def test_cells_of_one_patch_start_from_any_run_with_its_table_read_at_any_grid(tmp_path, source, grid):
+    if source == "classification":
+        theirs = shaken(ViTAR(config("vitar_tiny_patch16", num_classes=4)))
+        save_model(tmp_path, theirs, name=None, classes=list("abcd"), training_sizes=[(12, 12)])
+    elif source == "pre-training":
+        theirs = saved_mae(tmp_path).encoder
+    else:
+        theirs = saved_dense(tmp_path, source, cells="2x2")
+    settings = get_detector_config("mask_rcnn_vitar_small_patch16", **(DETECT | {"grid": grid})).backbone
+    resize = grid != (3, 3)
+    found = read_initial(tmp_path, settings, resize_positions=resize)
+    above = {"classification": "head", "pre-training": "decoder"}.get(source, "heads")
+    cells = "halving" if source in ("classification", "pre-training") else "2x2"
+    assert (found.fresh, found.left_out) == ((), (above,))
+    assert found.differing == {"cells": (cells, "1x1")}
+    assert {name for name in found.weights if name.startswith("merger.")}
+    table = theirs.position.table.permute(2, 0, 1)[None]
+    wanted = torch.nn.functional.interpolate(table, grid, mode="bilinear", align_corners=False)[0].permute(1, 2, 0)
+    torch.testing.assert_close(found.weights["position.table"], wanted)
+    for name, value in theirs.state_dict().items():
+        if not name.startswith(("head.", "position.")):
+            assert torch.equal(found.weights[name], value), name
+    if resize:
+        with pytest.raises(ValueError, match="grid of 3x3 and the model one of 2x5: .*--init-resize"):
+            read_initial(tmp_path, settings)
+
+
+def test_a_timm_vit_into_cells_of_one_patch_leaves_the_merger_fresh(tmp_path):
+    vit(tmp_path / "vit.safetensors")
+    for grid in ((3, 3), (4, 2)):
+        backbone = get_segmenter_config("upernet_vitar_small_patch16", **(SEGMENT | {"grid": grid})).backbone
+        found = read_initial(tmp_path / "vit.safetensors", backbone, resize_positions=grid != (3, 3))
+        assert (found.fresh, found.left_out) == (("merger",), ("head", "prefix"))
+        assert found.weights["position.table"].shape == (*grid, 16)
+
+
+def test_windows_are_no_tensors_either(tmp_path):
+    saved_dense(tmp_path / "whole", "detection")
+    saved_dense(tmp_path / "windows", "detection", window=2, global_blocks=(1,))
+    plain = config("vitar_tiny_patch16", cells="1x1")
+    ours = config("vitar_tiny_patch16", cells="1x1", window=2, global_blocks=(0,))
+    assert read_initial(tmp_path / "whole", ours).differing == {"window": (0, 2)}
+    assert read_initial(tmp_path / "windows", plain).differing == {"window": (2, 0)}
+    assert read_initial(tmp_path / "windows", ours).differing == {"global_blocks": ((1,), (0,))}

@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from anyres.data.coco import CocoImages
-from anyres.data.detection import ScaleJitter
+from anyres.data.detection_augment import MultiScale, ScaleJitter
 from anyres.data.schedule import parse_size
 from anyres.evaluation.detections import detect, evaluate_detector, write_results
 from anyres.models.detector import load_detector
@@ -27,6 +27,7 @@ SMALL = (
     "train_proposals=60", "test_proposals=30", "rpn_samples=64", "roi_samples=32",
 )  # fmt: skip
 MILD = ScaleJitter(scale=(0.9, 1.1))
+MANY = MultiScale(shortest=32, spacing=8, before=(40, 50), crop=(30, 60), most=70)
 
 
 def write_shapes(root, split, count, seed):
@@ -170,6 +171,7 @@ def test_a_step_does_not_depend_on_the_generator(make):
         {"model_options": (*SMALL, "masks=False"), "accumulate": 2},
         {"model_options": (*SMALL, "cells=2x2"), "grad_checkpointing": True},
         {"model_options": (*SMALL, "merger=none", "min_size=40")},
+        {"augmentation": MANY, "sizes": ("56x80",), "accumulate": 2, "lr_schedule": "poly"},
     ],
 )
 def test_other_kinds_of_runs_finish(make, changes):
@@ -186,6 +188,51 @@ def test_a_backbone_starts_from_weights(make, tmp_path, capsys):
     task = DetectionTask(make(init=tmp_path / "model"))
     assert torch.equal(task.model.encoder.blocks[1].attn.qkv.weight, classifier.blocks[1].attn.qkv.weight)
     assert "Backbone starting from" in capsys.readouterr().err and "init" in task.identity()
+
+
+def test_a_run_with_drops_and_layer_decay_at_many_scales_resumes_and_finishes(make, tmp_path):
+    """The sizes are those of the batches' canvases; validation is at the recipe's size; the rate drops twice."""
+    config = make(
+        augmentation=MANY, sizes=("56x80",), layer_decay=0.5, lr_schedule="step", lr_drops=(2, 4), warmup_steps=0
+    )
+    result, rows = detect_train(config), read_rows(config.out / STEPS)
+    assert [row["lr"] for row in rows] == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4, 1e-5])
+    assert len({tuple(row["size"]) for row in rows}) > 1 and max(max(row["size"]) for row in rows) <= 70
+    assert result.validation[0]["size"] == [56, 80]
+    model, _ = load_detector(config.out)
+    assert (model.config.min_size, model.config.max_size) == (56, 80)
+    assert load_checkpoint(config.out / NAME)["config"]["augmentation"]["before"] == [40, 50]
+    with pytest.raises(ValueError, match="augmentation.*there, .* here"):
+        detect_train(make(sizes=("56x80",), layer_decay=0.5, lr_schedule="step", lr_drops=(2, 4), warmup_steps=0))
+
+
+def test_a_run_of_before_schedules_and_layer_decay_goes_on(make):
+    config = make(steps=2)
+    detect_train(config)
+    state, settings = load_checkpoint(config.out / NAME), json.loads((config.out / "train.json").read_text())
+    for name in ("lr_schedule", "lr_power", "lr_drops", "layer_decay"):
+        del state["config"][name], settings[name]
+    torch.save(state, config.out / NAME)
+    (config.out / "train.json").write_text(json.dumps(settings))
+    assert detect_train(config).finished
+    with pytest.raises(ValueError, match="layer_decay: None there, 0.5 here"):
+        detect_train(make(steps=2, layer_decay=0.5))
+
+
+def test_a_detector_starts_from_a_run_of_detection_at_another_grid(make, tmp_path, capsys):
+    before = detect_train(make(steps=1, warmup_steps=0, out=tmp_path / "before", ema=None)).run
+    trained, _ = load_detector(before)
+    options = (*SMALL[:3], "grid=3x5", *SMALL[4:], "cells=2x2")
+    task = DetectionTask(make(init=before, init_resize=True, model_options=options))
+    assert task.model.encoder.position.table.shape == (3, 5, 32)
+    for name, value in trained.encoder.state_dict().items():
+        if name != "position.table":
+            assert torch.equal(task.model.encoder.state_dict()[name], value), name
+    told = capsys.readouterr().err
+    assert "blocks, merger, norm, position, stem. Fresh: heads. Left out: heads." in told
+    assert "cells is 1x1 there and 2x2 in the model" in told
+    with pytest.raises(ValueError, match="grid of 4x4 and the model one of 3x5"):
+        DetectionTask(make(init=before, model_options=options))
 
 
 def test_data_without_validation_is_learned_without(make, tmp_path):
@@ -223,6 +270,15 @@ def test_findings_are_said_and_unreadable_images_listed(make, tmp_path, capsys):
         ({"cache": True}, "cache is True but has no effect, because detection reads"),
         ({"repeats": 2}, "repeats is 2 but has no effect"),
         ({"init_resize": True}, "init_resize is True but has no effect, because there is no init"),
+        ({"layer_decay": 0.0}, "layer_decay is 0.0; allowed: above 0 up to 1"),
+        ({"lr_schedule": "step"}, "usual: 3 4"),
+        ({"augmentation": MultiScale()}, "size 64x64 given: .*begin at 480"),
+        ({"augmentation": MANY, "sizes": ("56x80", "24x80")}, "size 24x80 given: .*shortest=24"),
+        ({"augmentation": MANY, "sizes": ("56x64",)}, "most=70 given, but it has no effect because no side exceeds 64"),
+        (
+            {"augmentation": MANY, "sizes": ("56x80",), "aspect": (0.5, 2.0)},
+            "aspect is .* in multi-scale training images keep their own",
+        ),
         ({"draw_images": -1}, "draw_images is -1; allowed: whole numbers from 0"),
         ({"ema": None, "save_ema": False}, "save_ema is False but has no effect"),
     ],

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from anyres.models.presets import create_model
+from anyres.training.detection_config import DetectionConfig
 from anyres.training.optim import WARMUP_START, current_lr, gradient_norm, make_optimizer, make_schedule
+from anyres.training.segmentation_config import SegmentationConfig
 from anyres.training.task import ClassificationTask
 
 TINY = {"patch_size": 4, "grid": (3, 3), "width": 16, "depth": 2, "heads": 2, "num_classes": 3}
@@ -31,6 +33,46 @@ def test_learning_rate_curve(make_config):
     for step in range(10, 51):
         assert found[step] == pytest.approx(0.01 + 0.19 * (1 + math.cos(math.pi * (step - 10) / 40)) / 2)
     assert (found[0], found[10], found[50]) == pytest.approx((0.0002, 0.2, 0.01))
+
+
+@pytest.mark.parametrize(("power", "lowest"), [(1.0, 0.0), (0.9, 0.01), (2.0, 0.05)])
+def test_poly_is_mmsegmentations(make_config, power, lowest):
+    """Its PolyLR, by steps, begins where the linear warm-up ends: (1 - share) ** power between eta_min and lr."""
+    begin, end = 7, 50
+    found = rates(make_config(steps=end, warmup_steps=begin, lr=0.2, min_lr=lowest, lr_schedule="poly", lr_power=power))
+    value = 0.2
+    for step in range(begin, end):  # its own form, from one step to the next
+        assert found[step] == pytest.approx(value)
+        value = (value - lowest) * (1 - 1 / (end - begin - (step - begin))) ** power + lowest
+        closed = lowest + (0.2 - lowest) * (1 - (step + 1 - begin) / (end - begin)) ** power
+        assert value == pytest.approx(closed)
+    assert found[end] == pytest.approx(lowest) == value
+    assert found[:begin] == pytest.approx([0.0002 + (0.2 - 0.0002) * step / begin for step in range(begin)])
+
+
+@pytest.mark.parametrize("warmup", [0, 4])
+def test_drops_come_after_so_many_steps_as_torchs(make_config, warmup):
+    """The oracle is torch's MultiStepLR, which counts the steps that are done."""
+    drops = (9, 10, 17)
+    found = rates(make_config(steps=20, warmup_steps=warmup, lr=0.2, lr_schedule="step", lr_drops=drops))
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.2)
+    torchs = torch.optim.lr_scheduler.MultiStepLR(optimizer, list(drops), gamma=0.1)
+    for step in range(21):
+        if step >= warmup:
+            assert found[step] == pytest.approx(torchs.get_last_lr()[0]), step
+        optimizer.step()
+        torchs.step()
+    assert found[8] == 0.2 and found[9] == pytest.approx(0.02) and found[20] == pytest.approx(0.0002)
+
+
+@pytest.mark.parametrize("kind", ["poly", "step"])
+def test_other_schedules_need_no_history_either(make_config, kind):
+    config = make_config(steps=50, warmup_steps=10, lr_schedule=kind, lr_drops=(20, 40) if kind == "step" else ())
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=config.lr)
+    schedule = make_schedule(optimizer, config)
+    for step in (45, 33):
+        schedule.step_update(step)
+        assert current_lr(optimizer) == rates(config)[step]
 
 
 def test_without_warmup_the_first_step_has_the_full_rate(make_config):
@@ -90,3 +132,41 @@ def test_gradient_norm_with_and_without_clipping(make_config):
     assert gradient_norm(model, None).item() == pytest.approx(0.1 * count**0.5, rel=1e-5)
     assert gradient_norm(model, 0.5).item() == pytest.approx(0.1 * count**0.5, rel=1e-5)
     assert gradient_norm(model, None).item() == pytest.approx(0.5, rel=1e-4)
+
+
+def dense(name, **changes):
+    small = {k: v for k, v in TINY.items() if k != "num_classes"} | {"depth": 3, "num_classes": 3}
+    heads = {"channels": 8, "box_features": 8} if name.startswith("mask") else {"head_channels": 8, "taps": (0, 1, 2)}
+    heads |= {} if name.startswith("mask") else {"scales": (4, 2, 1), "auxiliary_channels": 8}
+    return create_model(name, **(small | heads | changes))
+
+
+@pytest.mark.parametrize("changes", [{}, {"cells": "2x2"}, {"merger": "none", "position": "learned"}])
+@pytest.mark.parametrize("name", ["upernet_vitar_small_patch16", "mask_rcnn_vitar_small_patch16"])
+def test_dense_models_decay_as_beit_and_vitdet_with_a_slot_for_the_merger(tmp_path, name, changes):
+    """decay ** (depth + 1 - layer): the stem and positions are layer 0, block i is layer i + 1, all above depth + 1.
+
+    The merger stands between stem and first block, so it moves the stem down by one.
+    """
+    model, kind = dense(name, **changes), SegmentationConfig if name.startswith("upernet") else DetectionConfig
+    config = kind(data=tmp_path, out=tmp_path, layer_decay=0.7)
+    scales, start = scale_of(model, make_optimizer(model, config)), len("backbone.")
+    start += len("encoder.") * (kind is DetectionConfig)
+    assert scales.keys() == {name for name, _ in model.named_parameters()}
+    backbone = "backbone.encoder." if kind is DetectionConfig else "backbone."
+    below, parts = int("merger" not in changes), set()
+    for name, scale in scales.items():
+        part = name[start:].split(".")[0] if name.startswith(backbone) else "above"
+        if part == "blocks":
+            layer = int(name[start:].split(".")[1]) + 1
+        else:
+            layer = {"above": 4, "norm": 3, "merger": 0, "stem": -below, "position": -below}[part]
+        assert scale == pytest.approx(0.7 ** (3 + 1 - layer)), name
+        parts.add(part)
+    assert parts == {"above", "norm", "stem", "position", "blocks"} | ({"merger"} if below else set())
+
+
+def test_without_layer_decay_all_of_a_dense_model_learns_alike(tmp_path):
+    model = dense("upernet_vitar_small_patch16")
+    groups = make_optimizer(model, SegmentationConfig(data=tmp_path, out=tmp_path, lr=0.1)).param_groups
+    assert {group["lr"] for group in groups} == {0.1} and all("lr_scale" not in group for group in groups)

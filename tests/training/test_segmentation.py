@@ -96,7 +96,8 @@ def test_six_images_are_learned_by_heart_and_labelled(make, shapes, tmp_path, ca
         assert labels.shape == mask.shape == (entry["height"], entry["width"])
         assert entry["share"]["box"] == pytest.approx((labels == 2).mean(), abs=1e-5)
         right, total = right + (labels == mask).sum(), total + mask.size
-        assert Image.open(tmp_path / "maps" / name.replace(".png", ".drawn.png")).size == mask.shape[::-1]
+        drawn = Image.open(tmp_path / "maps" / name.replace(".png", ".drawn.png"))
+        assert drawn.height >= mask.shape[0] and drawn.width >= mask.shape[1]  # enlarged, with a legend
     assert 100 * right / total == pytest.approx(row["accuracy"], abs=0.01)
 
 
@@ -182,10 +183,29 @@ def test_a_run_starts_from_a_backbone(make, tmp_path, capsys):
         assert torch.equal(started.model.backbone.state_dict()[name], value), name
     head = SegmentationTask(make()).model.head.state_dict()
     assert all(torch.equal(value, head[name]) for name, value in started.model.head.state_dict().items())
-    assert "Fresh: pyramid, heads" in capsys.readouterr().err
+    assert "Fresh: heads. Left out: head." in capsys.readouterr().err
     assert "init" in started.identity() and "init" not in task.identity()
     with pytest.raises(ValueError, match="width is 32 there and 16 in the model"):
         SegmentationTask(make(init=tmp_path / "start", model_options=(*SMALL[:2], "width=16", *SMALL[3:])))
+
+
+def test_a_segmenter_starts_from_a_run_of_segmentation_and_decays_by_layers(make, tmp_path, capsys):
+    changes = {"steps": 2, "lr_schedule": "poly", "lr_power": 0.9, "weight_decay": 0.0, "warmup_steps": 0}
+    before = segment_train(make(out=tmp_path / "before", **changes)).run
+    rates = [row["lr"] for row in read_rows(before / STEPS)]
+    assert rates == pytest.approx([1e-3, 1e-3 * 0.5**0.9])
+    trained, _ = load_segmenter(before)
+    config = make(init=before, layer_decay=0.5, **changes)
+    task = SegmentationTask(config)
+    for name, value in trained.backbone.state_dict().items():
+        assert torch.equal(task.model.backbone.state_dict()[name], value), name
+    assert "blocks, merger, norm, position, stem. Fresh: heads. Left out: heads." in capsys.readouterr().err
+    start = {name: value.clone() for name, value in task.model.named_parameters()}
+    Trainer(config, task, CPU).update(next(task.batches(0, 1)))
+    moved = {name: (value - start[name]).abs().max().item() for name, value in task.model.named_parameters()}
+    for part, layers in {"head": 0, "pyramid": 0, "backbone.blocks.3": 1, "backbone.blocks.0": 4}.items():
+        largest = max(step for name, step in moved.items() if name.startswith(part))
+        assert largest == pytest.approx(1e-3 * 0.5**layers, rel=0.05), part  # AdamW's first step
 
 
 def test_masks_that_begin_at_one_are_written_as_such(make, tmp_path):
@@ -237,6 +257,8 @@ def test_masks_that_cannot_be_used_are_named_and_the_run_goes_on(make, tmp_path,
         ({"model_options": ("num_classes=4",)}, "num_classes.*not allowed"),
         ({"model_options": SMALL[:5]}, r"taps are .*usual: \(0, 1, 2, 3\)"),
         ({"lr": -1.0}, "lr is -1.0"),
+        ({"layer_decay": 1.5}, "layer_decay is 1.5; allowed: above 0 up to 1"),
+        ({"lr_power": 0.9}, "lr_power is 0.9 but has no effect, because lr_schedule is 'cosine'"),
     ],
 )
 def test_impossible_settings_are_refused_before_any_file_is_read(make, changes, message):

@@ -22,6 +22,7 @@ from torchvision.transforms.v2 import functional
 from anyres.layers.pyramid import SimpleFeaturePyramid
 from anyres.models.detector_config import DetectorConfig
 from anyres.models.images import check_images
+from anyres.models.layer_groups import group_matcher_around
 from anyres.models.vitar import ViTAR
 from anyres.models.weights import ModelInfo, load_around, model_info, write_model
 
@@ -141,6 +142,10 @@ class Detector(MaskRCNN):
     def no_weight_decay(self) -> set[str]:
         """Names of parameters without weight decay: the backbone's."""
         return {f"backbone.encoder.{name}" for name in self.encoder.no_weight_decay()}
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Layers for layer-wise learning rates: the backbone's, and all else at the top."""
+        return group_matcher_around(self.encoder, "backbone.encoder")
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recomputes the backbone's passes and blocks in the backward pass instead of keeping their activations."""

@@ -1,32 +1,35 @@
-"""Weights to start a model from: of a run of ours, of timm's ViT and MAE files, or of transformers' ViTMAE."""
+"""Weights to start a model from: of a run of ours of any task, of timm's ViT and MAE files, or of transformers'
+ViTMAE."""
 
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from anyres.layers.merge_plan import Grid
 from anyres.layers.position import FuzzyPositionalEncoding, Window
 from anyres.layers.sincos import SinCosPosition
 from anyres.models.config import ViTARConfig
+from anyres.models.differing import TABLES, Differing, differing_settings, options, told, unequal
 from anyres.models.foreign import Source, convert, read_tensors
+from anyres.models.segmenter import load_segmenter
 from anyres.models.vitar import ViTAR
 from anyres.models.weights import CONFIG, WEIGHTS, load_mae, load_model, model_digest
 
 _SHARED = ("stem", "patch_size", "in_channels", "width", "depth", "heads")  # what model and source must have in common
-_TABLES = ("fuzzy", "learned")
-_MERGING = ("cells", "last_pass", "learned_levels", "padding")
-_WITHOUT_TENSORS = {"position": {"sincos", "rotary", "none"}, "merger": {"average", "none"}}
+_ENCODERS = {  # architecture: where in it its ViTAR is, and what stands on that
+    "ViTAR": ("", "head"),
+    "MaskedAutoencoder": ("encoder", "decoder"),
+    "Segmenter": ("backbone", "heads"),
+    "Detector": ("backbone.encoder", "heads"),
+}
 _SINCOS_ERROR = 1e-3  # half precision keeps sines to 5e-4; those of another grid, or learned, differ by far more
-
-
-Differing = Mapping[str, tuple[Any, Any]]  # fields of a `ViTARConfig`: (in the source, in the model)
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Initial:
     fresh: tuple[str, ...]
     """What the model has and the source lacks, such as "merger": it keeps the values that the model was made with."""
     left_out: tuple[str, ...]
-    """What the source has and the model lacks, such as "decoder"."""
+    """What the source has and the model lacks, such as "decoder"; "heads" is all that stands on a backbone."""
     differing: Differing = field(default_factory=dict)
     """Settings with which the same weights are another function, or meet other pixels. Known of runs of ours alone."""
 
@@ -55,9 +58,10 @@ def read_initial(source: Path | str, config: ViTARConfig, *, resize_positions: b
     becomes the table of fuzzy and learned positions; for sin-cos positions it must be the very same one.
 
     Args:
-        source: folder of a finished run (of training, or of pre-training, whose decoder is left out), a timm ViT or
-            MAE (.safetensors, or .pth with tensors alone), a transformers ViTMAE, or a folder with either as
-            model.safetensors. A lone file does not tell its number of heads: it is taken to be the model's.
+        source: folder of a finished run (of training, or of pre-training, segmentation or detection, of which the
+            backbone is taken), a timm ViT or MAE (.safetensors, or .pth with tensors alone), a transformers ViTMAE, or
+            a folder with either as model.safetensors. A lone file does not tell its number of heads: it is taken to be
+            the model's.
         config: of the model.
         resize_positions: reads a table of another grid bilinearly at the token centres of the model's.
 
@@ -82,7 +86,7 @@ def read_initial(source: Path | str, config: ViTARConfig, *, resize_positions: b
         weights,
         fresh=_parts((name for name in wanted if name not in weights), wanted),
         left_out=tuple(sorted({*_parts((k for k in given if k not in wanted), given), *found.left_out, *spare_table})),
-        differing={} if found.config is None else _differing(found.config, config, resize_positions),
+        differing={} if found.config is None else differing_settings(found.config, config, resize_positions),
     )
 
 
@@ -108,10 +112,10 @@ def _file_of(source: Path) -> Path:
 def _read(source: Path, config: ViTARConfig) -> Source:
     file = _file_of(source)
     record = _settings(source / CONFIG) if source.is_dir() else {}
-    if record.get("architecture") in ("ViTAR", "MaskedAutoencoder"):
+    if record.get("architecture") in _ENCODERS:
         return _of_run(source, record["architecture"])
     tensors = read_tensors(file)
-    if any(name.removeprefix("encoder.").startswith("stem.") for name in tensors):
+    if any(re.match(r"(backbone\.)?(encoder\.)?stem\.", name) for name in tensors):
         raise ValueError(f"{source} is the weights of a run without their {CONFIG}; give the folder that holds both")
     facts = {"heads": record["num_attention_heads"]} if "num_attention_heads" in record else {}
     return convert(tensors, source, config.grid, facts)
@@ -129,72 +133,47 @@ def _settings(path: Path) -> dict[str, Any]:
 
 
 def _of_run(folder: Path, architecture: str) -> Source:
-    if architecture == "ViTAR":
-        model, left_out = load_model(folder)[0], ("head",)
-    else:
-        model, left_out = load_mae(folder)[0].encoder, ("decoder",)
-    config = model.config
-    weights = {k: v.float() for k, v in model.state_dict().items() if not k.startswith("head.")}
+    place, above = _ENCODERS[architecture]
+    encoder = _load_run(folder, architecture).get_submodule(place)
+    assert isinstance(encoder, ViTAR)
+    config = encoder.config
+    weights = {k: v.float() for k, v in encoder.state_dict().items() if not k.startswith("head.")}
     table = weights.pop("position.table", None)
-    if isinstance(model.position, SinCosPosition):
-        table = model.position.exact(Window.whole(config.grid))
+    if isinstance(encoder.position, SinCosPosition):
+        table = encoder.position.exact(Window.whole(config.grid))
     facts = {name: getattr(config, name) for name in _SHARED}
-    return Source(weights, table, config.grid, facts, left_out, config)
+    return Source(weights, table, config.grid, facts, (above,), config)
+
+
+def _load_run(folder: Path, architecture: str) -> nn.Module:
+    if architecture == "Detector":
+        from anyres.models.detector import load_detector  # torchvision's detection, which nothing else needs
+
+        return load_detector(folder)[0]
+    load: dict[str, Callable[[Path], tuple[nn.Module, Any]]] = {
+        "ViTAR": load_model,
+        "MaskedAutoencoder": load_mae,
+        "Segmenter": load_segmenter,
+    }
+    return load[architecture](folder)[0]
 
 
 def _check_facts(found: Source, config: ViTARConfig, where: Path) -> None:
     """ValueError that names what the source and the model do not have in common."""
     pairs = {name: (found.facts[name], getattr(config, name)) for name in _SHARED if name in found.facts}
-    differing = _unequal(pairs)
+    differing = unequal(pairs)
     if differing:
         raise ValueError(
             f"{where} is another model: {told(differing)}. Choose a model like it, or {options(differing)}"
         )
 
 
-def _differing(theirs: ViTARConfig, ours: ViTARConfig, resize: bool) -> Differing:
-    """What no tensor tells of, of the parts that both have. Nothing that matters while training alone."""
-    names = ["mean", "std"]
-    names += [name for name, few in _WITHOUT_TENSORS.items() if {getattr(theirs, name), getattr(ours, name)} <= few]
-    if theirs.position in _TABLES and ours.position in _TABLES:
-        names.append("interpolation")
-    if theirs.merger == ours.merger == "none":
-        names.append("tome")
-    elif theirs.merger == ours.merger:
-        is_fixed = {theirs.cells, ours.cells} <= {"1x1", "2x2"}
-        names += _MERGING if resize or is_fixed else ("grid", *_MERGING)
-    pairs = {name: (getattr(theirs, name), getattr(ours, name)) for name in names}
-    if "cells" in pairs:
-        usual = "balanced" if ours.merger == "average" else "halving"
-        pairs["cells"] = (theirs.cells or usual, ours.cells or usual)
-    return _unequal(pairs)
-
-
-def _unequal(pairs: Differing) -> Differing:
-    return {name: (theirs, ours) for name, (theirs, ours) in pairs.items() if theirs != ours}
-
-
-def told(differing: Differing) -> str:
-    """What differs, in words."""
-    return "; ".join(f"{k} is {_text(k, a)} there and {_text(k, b)} in the model" for k, (a, b) in differing.items())
-
-
-def options(differing: Differing) -> str:
-    """What makes the model like the source."""
-    return "--model-options " + " ".join(f"{name}={_text(name, there)}" for name, (there, _) in differing.items())
-
-
-def _text(name: str, value: Any) -> str:
-    """As --model-options takes it."""
-    return ("x" if name == "grid" else ",").join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
 def _position(found: Source, config: ViTARConfig, where: Path, resize: bool) -> dict[str, Tensor]:
     """The entry of the model's own position table, if it has one and the source has positions for it."""
     _check_grid(found, config, where, resize)
-    if found.table is None or config.position not in (*_TABLES, "sincos"):
+    if found.table is None or config.position not in (*TABLES, "sincos"):
         return {}
-    if config.position in _TABLES:
+    if config.position in TABLES:
         return {"position.table": _resized(found.table, config.grid)}
     own = SinCosPosition(config.width, config.grid).exact(Window.whole(config.grid))
     if not _is_same(found.table, own):
@@ -237,10 +216,10 @@ def _check_grid(found: Source, config: ViTARConfig, where: Path, resize: bool) -
             f'{both}; positions "{config.position}" cannot be resized, those of a table can '
             "(--model-options position=learned --init-resize)"
         )
-    has_table = found.table is not None and config.position in _TABLES
+    has_table = found.table is not None and config.position in TABLES
     if resize and not has_table:
         own = f'the model\'s position is "{config.position}"'
-        reason = f"{where} has no positions" if config.position in _TABLES else own
+        reason = f"{where} has no positions" if config.position in TABLES else own
         raise ValueError(f"init_resize has no effect, because {reason}: there is no table to resize; leave it out")
     if has_table and not resize:
         raise ValueError(f"{both}, or --init-resize, which reads the position table bilinearly at {ours}")

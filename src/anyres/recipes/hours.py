@@ -7,15 +7,29 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 
+import torch
+
+from anyres.data.detection_augment import MultiScale, fitted
 from anyres.data.schedule import EverySize, SideRange, Size, stretched
-from anyres.evaluation.cost import Convention, macs_by_part, mae_macs_by_part
+from anyres.evaluation.cost import Convention, cost, macs_by_part, mae_macs_by_part
+from anyres.models.detector import Detector
+from anyres.models.detector_config import DetectorConfig, get_detector_config
 from anyres.models.mae_config import MAEConfig
 from anyres.models.presets import get_config, get_mae_config
+from anyres.models.segmenter import Segmenter
+from anyres.models.segmenter_config import SegmenterConfig, get_segmenter_config
 from anyres.models.vitar import ViTARConfig
 from anyres.training.config import PretrainConfig, RunConfig
+from anyres.training.detection_config import DetectionConfig
+from anyres.training.segmentation_config import SegmentationConfig
 
 FORWARD_AND_BACKWARD = 3
 """A training step costs three forward passes: the backward pass makes two products for each of the forward pass."""
+
+COCO_IMAGE = (480, 640)
+"""The most frequent size of an image of COCO, (height, width) in pixels: what multi-scale training starts from."""
+
+Model = ViTARConfig | MAEConfig | SegmenterConfig | DetectorConfig
 
 _ASPECTS = 32  # places at which a continuous aspect is averaged; more change the result by less than 0.1 %
 
@@ -24,7 +38,7 @@ def training_hours(config: RunConfig, macs_per_second: float) -> float:
     """hours = 3 * forward MACs per image * images / (sustained MACs per second) / 3600, without validation.
 
     Args:
-        config: the run, of training or of pre-training, on ImageNet.
+        config: the run: of training or of pre-training on ImageNet, of segmentation, or of detection.
         macs_per_second: what the hardware sustains over whole training steps, of several devices together.
 
     Raises:
@@ -46,13 +60,25 @@ def expected_macs(config: RunConfig, classes: int = 1000, convention: Convention
 
     In pre-training it is the mean over all masks, with the decoder and the resizing of what is to be restored, which
     has no backward pass (under 1 % of ViTAR-B). Images of their own aspect count as squares of the same area.
+
+    Of segmentation the auxiliary head is left out. Of detection the heads are counted with the most boxes and masks
+    that they learn from in a step; in multi-scale training every image has the size `COCO_IMAGE`, and neither the crops
+    before the last resizing, which make less of it, nor the padding to the largest image of a batch are counted.
     """
-    model: ViTARConfig | MAEConfig
-    if isinstance(config, PretrainConfig):
-        model = get_mae_config(config.model, **config.overrides())
-    else:
-        model = get_config(config.model, num_classes=classes, **config.overrides())
+    model = _model(config, classes)
     return sum(share * _macs(model, size, convention) for share, size in drawn_sizes(config))
+
+
+def _model(config: RunConfig, classes: int) -> Model:
+    if isinstance(config, PretrainConfig):
+        return get_mae_config(config.model, **config.overrides())
+    if isinstance(config, SegmentationConfig):
+        return get_segmenter_config(config.model, num_classes=config.num_classes, **config.overrides())
+    if isinstance(config, DetectionConfig):
+        model = get_detector_config(config.model, **config.detector_options())
+        positive = max(1, model.roi_samples // 4)  # torchvision's share of boxes that hold something
+        return replace(model, test_proposals=model.roi_samples, detections=positive)
+    return get_config(config.model, num_classes=classes, **config.overrides())
 
 
 def drawn_sizes(config: RunConfig) -> Iterator[tuple[float, Size]]:
@@ -65,8 +91,17 @@ def drawn_sizes(config: RunConfig) -> Iterator[tuple[float, Size]]:
         for part, size in _sides(entry):
             for factor in _factors(*schedule.aspect):
                 share = weight * part / sum(schedule.weights) / (1 if schedule.aspect == (1, 1) else _ASPECTS)
-                if share:
-                    yield share, stretched(size, factor)
+                shown = _shown(config, stretched(size, factor)) if share else []
+                yield from ((share / len(shown), each) for each in shown)
+
+
+def _shown(config: RunConfig, size: Size) -> list[Size]:
+    """The sizes that images have at a step of this size, all alike."""
+    augment = config.augmentation
+    if not isinstance(augment, MultiScale):
+        return [size]
+    whole = [fitted(COCO_IMAGE, side, max(size)) for side in augment.sides(size)]
+    return [(min(height, augment.most), min(width, augment.most)) for height, width in whole]
 
 
 def _sides(entry: Size | SideRange) -> Iterator[tuple[float, Size]]:
@@ -85,7 +120,11 @@ def _factors(low: float, high: float) -> Iterator[float]:
 
 
 @lru_cache(maxsize=4096)
-def _macs(model: ViTARConfig | MAEConfig, size: Size, convention: Convention) -> float:
+def _macs(model: Model, size: Size, convention: Convention) -> float:
+    if isinstance(model, SegmenterConfig | DetectorConfig):
+        with torch.device("meta"):
+            built = Segmenter(model) if isinstance(model, SegmenterConfig) else Detector(model)
+        return cost(built, size, convention, memory=False).macs + _extra_passes(model.backbone, size, convention)
     if isinstance(model, MAEConfig):
         parts = mae_macs_by_part(model, size, convention)
     else:

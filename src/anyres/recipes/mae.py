@@ -110,3 +110,5 @@ PRETRAINING: dict[str, Callable[[Path, Path], PretrainConfig]] = {
 FINE_TUNING: dict[str, Callable[[Path, Path, Path], TrainConfig]] = {
     function.__name__: function for function in (vitar_base_mae, vit_base_mae)
 }
+STARTS = {"vitar_base_mae": "mae_vitar_base", "vit_base_mae": "mae_vit_base"}
+"""The recipe whose run each starts from."""

@@ -5,49 +5,60 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from tyro.conf import Positional
 
 from anyres.errors import check_choice
-from anyres.recipes import imagenet, mae
+from anyres.recipes import dense, imagenet, mae
 from anyres.recipes.hours import expected_macs, training_hours
-from anyres.training.config import PretrainConfig, TrainConfig
+from anyres.training.config import RunConfig
 
 Name = Literal[
     "vitar_small", "vitar_base", "vitar_small_far", "vitar_base_far", "deit_small", "deit_base", "resformer_small",
-    "resformer_base", "mae_vitar_base", "vitar_base_mae", "mae_vit_base", "vit_base_mae",
+    "resformer_base", "mae_vitar_base", "vitar_base_mae", "mae_vit_base", "vit_base_mae", "mask_rcnn_vitar_small",
+    "mask_rcnn_vitar_base", "mask_rcnn_vitar_small_2x2", "mask_rcnn_vitar_base_2x2", "mask_rcnn_vitar_base_lsj",
+    "mask_rcnn_vit_small", "mask_rcnn_vit_base", "mask_rcnn_vitdet_small", "mask_rcnn_vitdet_base",
+    "mask_rcnn_resformer_small", "mask_rcnn_resformer_base", "upernet_vitar_small", "upernet_vitar_base",
+    "upernet_vitar_small_2x2", "upernet_vitar_base_2x2", "upernet_resformer_small", "upernet_resformer_base",
+    "upernet_deit_small", "upernet_deit_base", "upernet_vit_base_mae",
 ]  # fmt: skip
-RECIPES: dict[str, Callable[..., TrainConfig | PretrainConfig]] = {
+RECIPES: dict[str, Callable[..., RunConfig]] = {
     **imagenet.RECIPES,
     **mae.PRETRAINING,
     **mae.FINE_TUNING,
+    **dense.RECIPES,
 }
-"""Functions of data and run folder; those of fine-tuning need the weights that they start from too."""
+"""Functions of data and run folder; those of `STARTS` need the weights that they start from too."""
+STARTS = mae.STARTS | dense.STARTS
+"""Recipe -> the recipe whose run it starts from."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeConfig:
     """Train or pre-train a model on ImageNet-1k as its paper does, or ViTAR to hold further beyond its training sizes.
 
-    To pre-train without labels: mae_*. To fine-tune what came of it: *_mae, with init.
+    To pre-train without labels: mae_*. To fine-tune what came of it: *_mae, with init. To train on COCO or ADE20K from
+    what came of either: mask_rcnn_* and upernet_*, with init.
     """
 
     name: Positional[Name]
     """Which model, and how it is trained."""
     data: Path
-    """Folder that holds train/ and val/, each with one folder of images per class."""
+    """Folder that holds train/ and val/, each with one folder of images per class. For mask_rcnn_*: COCO's, with
+    annotations/, train2017/ and val2017/. For upernet_*: ADE20K's, with images/ and annotations/."""
     out: Path
     """Run folder. A run that is already there goes on where it stopped."""
     init: Path | None = None
-    """To fine-tune: the run folder of the pre-training, or its published weights (see `anyres train --help`)."""
+    """To fine-tune: the run folder of the training before, or published weights (see `anyres train --help`)."""
     show: bool = False
     """Only say what would be trained, and how long it would take."""
     macs_per_second: float | None = None
     """Multiply-accumulates per second that the hardware sustains, for the hours; by default those of one RTX 3090."""
     accumulate: int | None = None
-    """Pieces that a batch is cut into, to fit into memory; by default pieces of 128 images."""
+    """Pieces that a batch is cut into, to fit into memory; by default the recipe's own, on ImageNet of 128 images."""
     num_workers: int = 16
     """Processes that decode images."""
     device: str = "auto"
@@ -55,20 +66,19 @@ class RecipeConfig:
 
     def __post_init__(self) -> None:
         check_choice("recipe", self.name, RECIPES)
-        starts, fine_tuning = self.name in mae.FINE_TUNING, ", ".join(mae.FINE_TUNING)
-        if starts and self.init is None:
-            before = f"mae_{self.name.removesuffix('_mae')}"
+        before = STARTS.get(self.name)
+        if before is not None and self.init is None:
             raise ValueError(
                 f"recipe {self.name} fine-tunes, and there is no init; give the run folder of `anyres recipe {before}`"
             )
-        if self.init is not None and not starts:
+        if self.init is not None and before is None:
             raise ValueError(
                 f"init is {self.init}, but recipe {self.name} starts from random weights; leave init out, or choose "
-                f"a recipe that fine-tunes: {fine_tuning}"
+                f"a recipe that fine-tunes: {', '.join(STARTS)}"
             )
 
 
-def recipe(config: RecipeConfig) -> TrainConfig | PretrainConfig:
+def recipe(config: RecipeConfig) -> RunConfig:
     """The run that a recipe stands for; ValueError for an impossible setting."""
     start = () if config.init is None else (config.init,)
     run = RECIPES[config.name](config.data, config.out, *start)
@@ -88,5 +98,6 @@ def describe(config: RecipeConfig) -> str:
     hours = training_hours(run, rate)
     macs, images = expected_macs(run) / 1e9, run.steps * run.batch_size / 1e6
     formula = f"3 * {macs:.2f}e9 MACs * {images:.1f}e6 images / {rate:.3g}"
-    about = inspect.cleandoc(RECIPES[config.name].__doc__ or "")
+    function = RECIPES[config.name]
+    about = inspect.getdoc(function.func if isinstance(function, partial) else function)
     return f"{config.name}: {about}\n\nAt {rate:.3g} MACs per second: {formula} / 3600 = {hours:.0f} hours."

@@ -15,6 +15,7 @@ from anyres.layers.stem import token_grid
 from anyres.models.config import ViTARConfig
 from anyres.models.presets import MAE_PRESETS, PRESETS, get_config, get_mae_config
 from anyres.training.config import PretrainConfig, RunConfig, TrainConfig, default_of
+from anyres.training.optim import check_schedule, idle_in_schedule
 
 # name -> lowest
 _INTEGERS: dict[str, int] = {
@@ -26,6 +27,7 @@ _INTEGERS: dict[str, int] = {
 _NUMBERS: dict[str, tuple[float, float, str]] = {
     "lr": (0.0, math.inf, "()"),
     "min_lr": (0.0, math.inf, "[)"),
+    "lr_power": (0.0, math.inf, "()"),
     "weight_decay": (0.0, math.inf, "[)"),
     "layer_decay": (0.0, 1.0, "(]"),
     "clip_grad": (0.0, math.inf, "()"),
@@ -130,7 +132,8 @@ def check_run(config: RunConfig) -> None:
     check_choice("precision", config.precision, ("float32", "bfloat16"))
     config.torch_device()
     _check_sizes(config)
-    _check_schedule(config)
+    check_schedule(config)
+    _check_pieces(config)
 
 
 def _check_augmentation(config: RunConfig, model: ViTARConfig) -> None:
@@ -244,7 +247,7 @@ def _idle_in_pretraining(config: PretrainConfig) -> dict[str, str | None]:
 
 def idle_in_any_run(config: RunConfig) -> dict[str, str | None]:
     """Settings, and why they have no effect; None if they have one."""
-    return {
+    return idle_in_schedule(config) | {
         "save_ema": "there is no running average without ema" if config.ema is None else None,
         "cache_bytes": None if config.cache else "there is no cache",
         "size_weights": _why_unweighted(config),
@@ -257,14 +260,7 @@ def _why_unweighted(config: RunConfig) -> str | None:
     return "there is one size" if len(config.sizes) == 1 else None
 
 
-def _check_schedule(config: RunConfig) -> None:
-    if config.warmup_steps >= config.steps:
-        raise ValueError(
-            f"warmup_steps is {config.warmup_steps} of {config.steps} steps; allowed: 0 to {config.steps - 1}; "
-            f"nearest: {config.steps - 1}; usual: {config.steps // 20}"
-        )
-    if config.min_lr > config.lr:
-        raise ValueError(f"min_lr is {config.min_lr:g}, above lr {config.lr:g}; allowed: 0 to {config.lr:g}")
+def _check_pieces(config: RunConfig) -> None:
     if config.accumulate > config.batch_size:
         raise ValueError(
             f"accumulate is {config.accumulate} for a batch of {config.batch_size}; a piece needs an image: "

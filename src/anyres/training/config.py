@@ -58,9 +58,16 @@ class RunConfig:
     lr: float = 1e-3
     """Learning rate at the end of the warm-up."""
     min_lr: float = 1e-5
-    """Learning rate that the cosine ends at."""
+    """Learning rate that the cosine or polynomial ends at."""
     warmup_steps: int = 500
     """Steps of linear warm-up from a thousandth of the learning rate."""
+    lr_schedule: Literal["cosine", "poly", "step"] = "cosine"
+    """How the learning rate falls after the warm-up: along a half cosine, as a power of the share of steps still to
+    come, or by a tenth at each of lr_drops."""
+    lr_power: float = 1.0
+    """Power of lr_schedule "poly"; 1 is a straight line."""
+    lr_drops: tuple[int, ...] = ()
+    """With lr_schedule "step": numbers of steps done after which the learning rate is divided by 10."""
     weight_decay: float = 0.05
     """AdamW's decay of matrices; biases, norms and the position table are left alone."""
     betas: tuple[float, float] = (0.9, 0.999)

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from anyres.data.detection import ScaleJitter
+from anyres.data.detection_augment import MultiScale, ScaleJitter
 from anyres.models.detector_config import get_detector_config
-from anyres.training.checks import check_idle, check_run, idle_in_any_run
-from anyres.training.config import RunConfig
+from anyres.training.checks import check_idle, check_run
+from anyres.training.dense_config import DenseConfig, idle_in_dense_runs
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectionConfig(RunConfig):
+class DetectionConfig(DenseConfig):
     """A run of detection and instance segmentation. The defaults are ViTDet's on COCO for a base model (arXiv
-    2203.16527) but for its layer-wise learning rates and steps, for which the schedule is the cosine.
+    2203.16527) but for its layer-wise learning rates and drops of the rate, which `anyres recipe` has.
 
     Losses are means over what is sampled of the images of a piece, so with `accumulate` they are those of the whole
     batch up to that weighting.
@@ -24,11 +24,6 @@ class DetectionConfig(RunConfig):
     data: Path
     """Folder that holds annotations/instances_train*.json in COCO's format with its images in train*/ and, optionally,
     the same for val."""
-    init: Path | None = None
-    """Start the backbone from these weights instead of random ones: folder of a run of `anyres pretrain` or `anyres
-    train`, or a ViT or MAE of timm or transformers (.safetensors, .pth)."""
-    init_resize: bool = False
-    """Read the position table of init bilinearly at the model's grid, where that is another."""
     model: str = "mask_rcnn_vitar_small_patch16"
     """Name of the model; `anyres models "mask_rcnn_*"` lists them."""
     sizes: tuple[str, ...] = ("1024",)
@@ -41,32 +36,28 @@ class DetectionConfig(RunConfig):
     lr: float = 1e-4
     """Learning rate at the end of the warm-up."""
     min_lr: float = 0.0
-    """Learning rate that the cosine ends at."""
+    """Learning rate that the cosine or polynomial ends at."""
     warmup_steps: int = 250
     """Steps of linear warm-up from a thousandth of the learning rate."""
     weight_decay: float = 0.1
     """AdamW's decay of matrices; biases, norms and the position table are left alone."""
-    augmentation: ScaleJitter = ScaleJitter()  # type: ignore[assignment]
-    """What is done to each training image and its objects."""
+    augmentation: ScaleJitter | MultiScale = ScaleJitter()  # type: ignore[assignment]
+    """What is done to each training image and its objects: large-scale jitter, or multi-scale training, which needs
+    sizes such as 800x1333. On the command line after all other options: augmentation:multi-scale."""
     draw_images: int = 4
     """Validation images that every validation draws with what is found in them; 0 draws none."""
 
     def check(self) -> None:
         check_run(self)
-        check_idle(self, _idle(self))
+        idle = idle_in_dense_runs(self, "detection")
+        if isinstance(self.augmentation, MultiScale):
+            idle |= {"aspect": "in multi-scale training images keep their own"}
+            for size in self.parsed_sizes():
+                self.augmentation.check(size)
+        check_idle(self, idle)
         get_detector_config(self.model, **self.detector_options())
 
     def detector_options(self) -> dict[str, Any]:
         """`overrides` with the size to work at in evaluation, which is by default the largest training size."""
         largest = max(self.parsed_sizes(), key=lambda size: (size[0] * size[1], size))
         return {"min_size": min(largest), "max_size": max(largest), **self.overrides()}
-
-
-def _idle(config: DetectionConfig) -> dict[str, str | None]:
-    """Settings, and why they have no effect; None if they have one."""
-    return idle_in_any_run(config) | {
-        "cache": "detection reads its files anew",
-        "cache_bytes": "there is no cache",
-        "repeats": "detection shows every image once in an epoch",
-        "init_resize": "there is no init" if config.init is None else None,
-    }

@@ -78,7 +78,7 @@ class DetectionTask:
             self.data,
             batch_size=config.batch_size,
             schedule=config.schedule(),
-            jitter=config.augmentation,
+            augment=config.augmentation,
             fill=settings.backbone.mean,
             seed=config.seed,
             num_workers=config.num_workers,

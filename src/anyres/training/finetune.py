@@ -7,7 +7,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from anyres.models.initial import Initial, initial_digest, options, read_initial, told
+from anyres.models.differing import options, told
+from anyres.models.initial import Initial, initial_digest, read_initial
 from anyres.models.vitar import ViTAR
 from anyres.training import checkpoint
 from anyres.training.config import TrainConfig
@@ -37,13 +38,13 @@ def start_from(config: TrainConfig, model: ViTAR) -> None:
             f"{told(found.differing)}. Give {options(found.differing)}"
         )
     model.load_state_dict(found.weights, strict=False)
-    tqdm.write(_described(config, found), file=sys.stderr)
+    tqdm.write(_described(config.init, found, "Starting", ("head",)), file=sys.stderr)
 
 
 def start_backbone(init: Path, out: Path, backbone: ViTAR, *, resize_positions: bool) -> None:
     """Puts the weights of `init` into a model's backbone, unless the run in `out` has a checkpoint, which replaces all.
 
-    Says on stderr which parts start fresh and which settings are others than there.
+    Says on stderr what is taken, what starts fresh, what is left out and which settings are others than there.
 
     Raises:
         ValueError: weights that do not fit, see `read_initial`.
@@ -52,9 +53,7 @@ def start_backbone(init: Path, out: Path, backbone: ViTAR, *, resize_positions: 
         return
     found = read_initial(init, backbone.config, resize_positions=resize_positions)
     backbone.load_state_dict(found.weights, strict=False)
-    other = f" Not as there: {told(found.differing)}." if found.differing else ""
-    fresh = ", ".join((*found.fresh, "pyramid", "heads"))
-    tqdm.write(f"Backbone starting from {init}. Fresh: {fresh}.{other}", file=sys.stderr)
+    tqdm.write(_described(init, found, "Backbone starting", ("heads",)), file=sys.stderr)
 
 
 def identity_of_init(init: Path, out: Path) -> str:
@@ -77,9 +76,10 @@ def freeze_below_head(model: ViTAR) -> None:
     model.get_classifier().requires_grad_(True)
 
 
-def _described(config: TrainConfig, found: Initial) -> str:
+def _described(init: Path, found: Initial, starting: str, above: tuple[str, ...]) -> str:
+    """What is taken, what starts fresh (with what is `above` the backbone), what is left out and what differs."""
     parts = sorted({name.split(".")[0] for name in found.weights})
-    text = f"Starting from {config.init}: {', '.join(parts)}. Fresh: {', '.join((*found.fresh, 'head'))}."
+    text = f"{starting} from {init}: {', '.join(parts)}. Fresh: {', '.join((*found.fresh, *above))}."
     if found.left_out:
         text += f" Left out: {', '.join(found.left_out)}."
     if found.differing:

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from anyres.data.segmentation import IGNORE
 from anyres.data.segmentation_stream import SegmentAugment
-from anyres.models.segmenter import get_segmenter_config
-from anyres.training.checks import check_idle, check_run, idle_in_any_run
-from anyres.training.config import RunConfig, default_of
+from anyres.models.segmenter_config import get_segmenter_config
+from anyres.training.checks import check_idle, check_run
+from anyres.training.config import default_of
+from anyres.training.dense_config import DenseConfig, idle_in_dense_runs
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegmentationConfig(RunConfig):
+class SegmentationConfig(DenseConfig):
     """A run of semantic segmentation. The defaults are mmsegmentation's for a plain ViT under UperNet on ADE20K.
 
     The heads normalise over the images of a batch, so with `accumulate` they see the statistics of a piece.
@@ -22,11 +23,6 @@ class SegmentationConfig(RunConfig):
     data: Path
     """Folder that holds images/ and annotations/, in each training/ and, optionally, validation/ (or train/ and val/)
     with masks of the images' names as PNG; and, optionally, classes.txt, a name a line."""
-    init: Path | None = None
-    """Start the backbone from these weights instead of random ones: folder of a run of `anyres pretrain` or `anyres
-    train`, or a ViT or MAE of timm or transformers (.safetensors, .pth)."""
-    init_resize: bool = False
-    """Read the position table of init bilinearly at the model's grid, where that is another."""
     num_classes: int = 150
     """Labels in the masks are 0 to num_classes - 1, and 255 where nothing is known."""
     reduce_zero_label: bool = False
@@ -44,7 +40,7 @@ class SegmentationConfig(RunConfig):
     lr: float = 6e-5
     """Learning rate at the end of the warm-up."""
     min_lr: float = 0.0
-    """Learning rate that the cosine ends at."""
+    """Learning rate that the cosine or polynomial ends at."""
     warmup_steps: int = 1500
     """Steps of linear warm-up from a thousandth of the learning rate."""
     weight_decay: float = 0.01
@@ -54,7 +50,7 @@ class SegmentationConfig(RunConfig):
 
     def check(self) -> None:
         check_run(self)
-        check_idle(self, _idle(self))
+        check_idle(self, idle_in_dense_runs(self, "segmentation"))
         most = IGNORE - self.reduce_zero_label
         if isinstance(self.num_classes, bool) or not 2 <= self.num_classes <= most:
             raise ValueError(f"num_classes is {self.num_classes}; allowed: 2 to {most}; label {IGNORE} is ignored")
@@ -74,13 +70,3 @@ class SegmentationConfig(RunConfig):
                 f"auxiliary_weight is {self.auxiliary_weight} but has no effect, because auxiliary_channels is 0; "
                 "leave it out"
             )
-
-
-def _idle(config: SegmentationConfig) -> dict[str, str | None]:
-    """Settings, and why they have no effect; None if they have one."""
-    return idle_in_any_run(config) | {
-        "cache": "segmentation reads its files anew",
-        "cache_bytes": "there is no cache",
-        "repeats": "segmentation shows every image once in an epoch",
-        "init_resize": "there is no init" if config.init is None else None,
-    }

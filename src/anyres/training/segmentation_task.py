@@ -17,7 +17,8 @@ from anyres.data.schedule import key
 from anyres.data.segmentation import IGNORE, SegmentationFolder, class_names, described, has_split
 from anyres.data.segmentation_stream import SegmentationBatch, SegmentationStream
 from anyres.evaluation.miou import evaluate_segmenter, measured
-from anyres.models.segmenter import Segmenter, get_segmenter_config, save_segmenter
+from anyres.models.segmenter import Segmenter, save_segmenter
+from anyres.models.segmenter_config import get_segmenter_config
 from anyres.training.config import default_of
 from anyres.training.engine import TrainResult, run_task
 from anyres.training.finetune import identity_of_init, start_backbone
