@@ -10,10 +10,15 @@ import torch
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-from anyres.data.coco_masks import encode_mask
+from anyres.data.coco_masks import decode_mask, encode_mask
 from anyres.evaluation.average_precision import AveragePrecision
-from anyres.evaluation.detections import class_colour, coco_results, draw_detections, write_results
+from anyres.evaluation.detections import coco_results, detect, draw_detections, write_results
+from anyres.evaluation.pictures import class_colour
+from anyres.evaluation.placed_masks import PlacedMask, place_mask
+from anyres.models.detector import Detector
+from anyres.models.detector_config import get_detector_config
 
 IDS = (4, 9, 30)
 NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
@@ -133,25 +138,101 @@ def test_results_are_plain_json_with_original_ids():
 
 
 def test_pictures_show_what_is_above_the_threshold_and_nothing_else():
-    image = Image.new("L", (60, 40), 100)
+    image = Image.new("L", (600, 400), 100)
     found = {
-        "boxes": torch.tensor([[5.0, 15.0, 25.0, 35.0], [40.0, 20.0, 58.0, 38.0]]),
+        "boxes": torch.tensor([[50.0, 150.0, 250.0, 350.0], [400.0, 200.0, 580.0, 380.0]]),
         "labels": torch.tensor([2, 1]), "scores": torch.tensor([0.9, 0.3]),
     }  # fmt: skip
-    found["masks"] = torch.stack([rectangle((40, 60), box) for box in found["boxes"].tolist()])
+    found["masks"] = torch.stack([rectangle((400, 600), box) for box in found["boxes"].tolist()])
     picture = np.asarray(draw_detections(image, found, ("a", "b"), threshold=0.5))
-    assert picture.shape == (40, 60, 3) and (picture[28:, 30:] == 100).all()  # below the name
-    green = picture[30, 15].astype(int)
-    assert green[1] > green[0] + 30 and (picture[35, 10] == class_colour(2)).all()
+    assert picture.shape == (400, 600, 3) and (picture[:, 330:] == 100).all()
+    assert (picture[300, 150] == np.rint(0.55 * 100 + 0.45 * np.array(class_colour(2)))).all()
+    assert (picture[250, 50] == class_colour(2)).all()
     assert (np.asarray(draw_detections(image, found, ("a", "b"), threshold=0.95)) == 100).all()
-    assert (np.asarray(draw_detections(image, found, ("a", "b"), threshold=0.2))[28:, 30:] != 100).any()
+    assert (np.asarray(draw_detections(image, found, ("a", "b"), threshold=0.2))[:, 330:] != 100).any()
+
+
+@pytest.mark.parametrize("size", [(40, 60), (17, 5), (3000, 2000)])
+def test_names_can_be_read_at_every_size(size):
+    found = {
+        "boxes": torch.tensor([[0.0, 0.0, size[1], size[0]]]),
+        "labels": torch.tensor([1]),
+        "scores": torch.ones(1),
+    }
+    picture = np.asarray(draw_detections(Image.new("RGB", size[::-1]), found, ("name",)))
+    factor = len(picture) / size[0]
+    assert factor == int(factor) and max(picture.shape) >= 480 and (factor == 1) == (max(size) >= 480)
+    name = (picture == class_colour(1)).all(2)[: 40 * max(1, int(factor))]
+    assert name.all(1).sum() + name.any(1).sum() > 12 and (picture == 0).any() and not (picture == 0).all()
 
 
 def test_classes_have_colours_of_their_own():
-    assert len({class_colour(label) for label in range(256)}) == 256
-    assert [class_colour(label) for label in (1, 2, 3, 15)] == [
-        (128, 0, 0),
-        (0, 128, 0),
-        (128, 128, 0),
-        (192, 128, 128),
-    ]
+    colours = np.array([class_colour(label) for label in range(256)])
+    apart = np.linalg.norm(colours[:, None] - colours[None], axis=2) + 1e9 * np.eye(256)
+    assert apart.min() > 0 and apart[:16, :16].min() > 50 and (np.diag(apart, 1) > 100).all()
+    assert class_colour(0) == (0, 0, 0) and colours[1:].max(1).min() > 150
+
+
+@pytest.mark.parametrize("size", [(37, 53), (64, 64), (5, 3)])
+def test_masks_are_placed_as_torchvision_pastes_them(size):
+    random = np.random.default_rng(size[0])
+    corners = random.uniform(-0.3, 1.3, (40, 2, 2)) * size[::-1]
+    boxes = torch.tensor(np.concatenate([corners.min(1), corners.max(1)], axis=1), dtype=torch.float32)
+    boxes = torch.minimum(boxes.clamp(min=0), torch.tensor([size[1], size[0]] * 2))
+    small = torch.tensor(random.random((40, 1, 28, 28)), dtype=torch.float32)
+    wanted = (paste_masks_in_image(small, boxes, size)[:, 0] > 0.5).numpy()
+    around, offset = (size[0] + 11, size[1] + 7), (4, 7)
+    assert wanted.any()
+    for mask, box, expected in zip(small[:, 0], boxes, wanted, strict=True):
+        placed = place_mask(mask, box, size)
+        assert (placed.whole(size) == expected).all()
+        assert placed.encode(size) == encode_mask(expected)
+        wide = np.zeros(around, dtype=bool)
+        wide[offset[0] : offset[0] + size[0], offset[1] : offset[1] + size[1]] = expected
+        assert placed.encode(around, offset) == encode_mask(wide)
+        thin = placed.every(3, offset)
+        assert (thin.whole((-(-around[0] // 3), -(-around[1] // 3))) == wide[::3, ::3]).all()
+
+
+def test_runs_that_meet_at_the_end_of_a_column_are_one():
+    part = np.array([[1, 1, 0], [1, 1, 1], [1, 1, 1]], dtype=bool)
+    for size, offset in (((3, 3), (0, 0)), ((3, 5), (0, 2)), ((4, 3), (1, 0)), ((9, 9), (3, 3))):
+        whole = PlacedMask(part, 0, 0).whole((3, 3))
+        wide = np.zeros(size, dtype=bool)
+        wide[offset[0] : offset[0] + 3, offset[1] : offset[1] + 3] = whole
+        assert PlacedMask(part, 0, 0).encode(size, offset) == encode_mask(wide)
+        assert (decode_mask(PlacedMask(part, 0, 0).encode(size, offset), size) == wide).all()
+    assert PlacedMask(np.zeros((0, 0), dtype=bool), 0, 0).encode((2, 3)) == encode_mask(np.zeros((2, 3)))
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    options = {"patch_size": 8, "grid": 4, "width": 16, "depth": 2, "heads": 2, "num_classes": 3, "channels": 8}
+    options |= {"box_features": 16, "anchor_sizes": (8, 16, 32, 64, 128), "train_proposals": 50, "test_proposals": 30}
+    options |= {"min_size": 64, "max_size": 96, "score_threshold": 0.0, "detections": 20}
+    made = Detector(get_detector_config("mask_rcnn_vitar_small_patch16", **options)).eval()
+    torch.nn.init.normal_(made.roi_heads.box_predictor.cls_score.weight, std=0.5)
+    torch.nn.init.normal_(made.roi_heads.mask_predictor.mask_fcn_logits.weight, std=1.0)
+    return made
+
+
+def test_images_of_several_sizes_at_once_give_what_they_give_alone(model):
+    images = [torch.rand(3, height, width) for height, width in ((41, 67), (90, 33), (64, 64), (40, 66), (61, 64))]
+    together = detect(model, images)
+    assert sum(len(found["scores"]) for found in together) > 20
+    for image, found in zip(images, together, strict=True):
+        with torch.no_grad():
+            (alone,) = model([image])  # torchvision's own way, with whole masks
+        assert len(found["scores"]) == len(alone["scores"])
+        for name in ("boxes", "scores", "labels"):
+            torch.testing.assert_close(found[name], alone[name], rtol=1e-4, atol=1e-4)
+        assert (found["masks"] != (alone["masks"][:, 0] > 0.5)).float().mean() < 1e-4
+
+
+def test_padding_to_other_sizes_would_change_results(model):
+    images = [torch.rand(3, 41, 67), torch.rand(3, 90, 33)]
+    with torch.no_grad():
+        together, (alone,) = model(images), model(images[:1])
+    same = together[0]["boxes"].shape == alone["boxes"].shape
+    assert not same or (together[0]["boxes"] - alone["boxes"]).abs().max() > 1e-2

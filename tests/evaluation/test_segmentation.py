@@ -14,12 +14,13 @@ from anyres.evaluation.miou import (
     Inference,
     evaluate_segmenter,
     label_map,
+    label_maps,
     measured,
     probabilities,
-    sliding_logits,
-    starts,
 )
-from anyres.models.segmenter import Segmenter, get_segmenter_config
+from anyres.evaluation.sliding import finished_rows, sliding_logits, starts, usual_step, waiting_rows
+from anyres.models.segmenter import Segmenter
+from anyres.models.segmenter_config import get_segmenter_config
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +96,58 @@ def test_windows_are_averaged_by_how_often_a_pixel_is_seen(model, size):
         torch.testing.assert_close(found, model(images))
 
 
+@pytest.mark.parametrize(
+    ("size", "window", "step"),
+    [
+        ((19, 26), (8, 12), (5, 7)),
+        ((23, 31), (12, 12), (8, 8)),
+        ((9, 7), (16, 16), (10, 10)),
+        ((13, 40), (13, 8), (8, 5)),
+        ((17, 8), (11, 8), (2, 3)),
+    ],
+)
+@pytest.mark.parametrize("at_once", [1, 3])
+@torch.no_grad()
+def test_rows_that_are_finished_early_are_those_of_the_whole_map(model, size, window, step, at_once):
+    images, counts, asked = torch.randn(2, 3, *size), [], []
+
+    def read(y, x, height, width):
+        asked.append((height, width))
+        return images[:, :, y : y + height, x : x + width]
+
+    parts = list(
+        finished_rows(model, read, size, window, step, lambda x: x, at_once=at_once, seen=lambda n: counts.append(n))
+    )
+    total, visits = torch.zeros(2, 5, *size), torch.zeros(size)
+    for top in starts(size[0], window[0], step[0]):
+        for left in starts(size[1], window[1], step[1]):
+            part = (..., slice(top, top + window[0]), slice(left, left + window[1]))
+            total[part] += model(images[part])
+            visits[part] += 1
+    torch.testing.assert_close(torch.cat(parts, dim=2), total / visits, rtol=1e-4, atol=1e-5)
+    assert len(asked) == sum(counts) and max(counts) <= at_once
+    assert set(asked) == {(min(window[0], size[0]), min(window[1], size[1]))}
+    assert max((len(part[0, 0]) for part in parts), default=0) <= window[0]
+    assert waiting_rows(size, window, step) < window[0]
+
+
+def test_what_waits_is_what_windows_share():
+    assert waiting_rows((90, 9), (30, 9), usual_step((30, 9))) == 10
+    assert waiting_rows((50, 9), (60, 9), (40, 6)) == 0
+    assert waiting_rows((51, 9), (30, 9), (20, 6)) == 29  # the last begins a row after its neighbour
+
+
+@torch.no_grad()
+def test_images_of_several_sizes_at_once_give_what_they_give_alone(model):
+    random = np.random.default_rng(2)
+    sizes = [(13, 30), (17, 9), (13, 30), (26, 60)]
+    images = [Image.fromarray(random.integers(0, 255, (*size, 3), dtype=np.uint8)) for size in sizes]
+    for how, size in ((Inference(), None), (Inference(flip=True), (13, 13)), (Inference(window=(8, 8)), None)):
+        for image, found in zip(images, label_maps(model, images, how, size), strict=True):
+            assert (found == label_map(model, image, how, size)).float().mean() > 0.99
+            assert found.shape == (image.height, image.width)
+
+
 @torch.no_grad()
 def test_mirror_images_and_scales_are_averaged_as_probabilities(model):
     image = torch.randn(1, 3, 18, 10)
@@ -149,8 +202,8 @@ def test_files_that_cannot_be_used_are_left_out(model, root):
     assert images == 2 and [path.name for path, _ in skipped] == ["1.png"] and "labels 9" in skipped[0][1]
     with pytest.raises(ValueError, match="labels 9"):
         evaluate_segmenter(model, folder, (16, 16), strict=True)
-    with pytest.raises(ValueError, match="tells 5 classes apart; .* has 4"):
-        evaluate_segmenter(model, SegmentationFolder(root, "val", num_classes=4), (16, 16))
+    with pytest.raises(ValueError, match="tells 5 classes apart; .* has 10"):
+        evaluate_segmenter(model, SegmentationFolder(root, "val", num_classes=10), (16, 16))
 
 
 def test_a_map_has_the_size_of_its_image(model):

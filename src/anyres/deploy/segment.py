@@ -1,144 +1,173 @@
-"""A class for every pixel of files and folders of images: label maps as PNG, and pictures with the classes' colours."""
+"""A class for every pixel of files and folders of images: label maps, and pictures with the classes' colours."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
-from tqdm import tqdm
 
-from anyres.data.decode import MAX_PIXELS, check_max_pixels, read_image
-from anyres.data.folder import find_images
 from anyres.data.schedule import parse_size
+from anyres.deploy.file_plan import Item
+from anyres.deploy.files import Entry, Predictor, predict_files
+from anyres.deploy.files_config import FilesConfig, checked_paths
+from anyres.deploy.label_file import coloured, write_label_rows, write_picture
+from anyres.deploy.overview import overview, picture_step
+from anyres.deploy.segment_needs import SegmentNeeds
 from anyres.devices import resolve_device
-from anyres.errors import UnreadableImageError
-from anyres.evaluation.miou import Inference, label_map
-from anyres.files import write_atomically
-from anyres.models.segmenter import load_segmenter
+from anyres.evaluation.miou import Inference, label_maps
+from anyres.evaluation.pictures import class_colour, enlarged, with_legend
+from anyres.evaluation.sliding import finished_rows, usual_step
+from anyres.models.segmenter import Segmenter, load_segmenter
+from anyres.models.weights import ModelInfo
+from anyres.streaming.reader import Reader
+from anyres.streaming.sources import OpenSource
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegmentConfig:
+class SegmentConfig(FilesConfig):
     """Label every pixel of images with a trained segmenter."""
 
-    run: Path
-    """folder of the trained model"""
-    inputs: tuple[Path, ...]
-    """image files, and folders that are searched for images"""
     out: Path
-    """folder to write NAME.png into, a label map of each image at its own size; values are those of the masks that
-    the model was trained on"""
+    """folder to write NAME.png into, a label map of each image at its own size (NAME.tif if the image is read by
+    region); values are those of the masks that the model was trained on"""
     size: str | None = None
-    """unset: every image at its own size; "512": short side of 512 pixels, aspect kept"""
-    window: str | None = None
-    """unset: all of an image at once; "512": by windows of so many pixels that overlap by a third"""
+    """unset: every image at its own size; "512": short side of 512 pixels, aspect kept; for whole images"""
     ratios: tuple[float, ...] = (1.0,)
-    """sizes of an image, relative to that, whose probabilities are averaged"""
+    """sizes of an image, relative to that, whose probabilities are averaged; for whole images"""
     flip: bool = False
-    """look at the mirror image too"""
+    """look at the mirror image too; for whole images"""
     draw: bool = False
-    """write NAME.drawn.png too, the image under its classes' colours"""
-    max_pixels: int = MAX_PIXELS
-    """files with more pixels are not decoded"""
-    strict: bool = False
-    """stop at the first unreadable file instead of listing it at the end"""
-    device: str = "auto"
-    """where the model runs: auto (cuda if there is one), cpu, cuda, cuda:N or mps"""
+    """write NAME.drawn.png too, the image under its classes' colours, with their names"""
+    max_pixels: int = 2**22
+    """most pixels of an image that is decoded as a whole; larger ones are read by region, window by window"""
 
     def __post_init__(self) -> None:
-        if not self.inputs:
-            raise ValueError("no inputs given: allowed are image files and folders")
-        check_max_pixels(self.max_pixels)
-        resolve_device(self.device)
+        super().__post_init__()
         if self.size is not None and len(set(parse_size(self.size))) > 1:
             raise ValueError(f"size={self.size} given: allowed is one number, the short side, since the aspect is kept")
-        if self.out.exists() and not self.out.is_dir():
-            raise ValueError(f"out is {self.out}, which is a file; give a folder")
         self.inference()
 
     def inference(self) -> Inference:
-        """How the model looks at an image."""
-        window = None if self.window is None else parse_size(self.window)
-        return Inference(window=window, ratios=self.ratios, flip=self.flip)
+        """How the model looks at a whole image."""
+        return Inference(window=self.window_size, ratios=self.ratios, flip=self.flip)
+
+    def needs_whole(self) -> str | None:
+        for name in ("size", "ratios", "flip"):
+            if getattr(self, name) != getattr(SegmentConfig, name):
+                return name
+        return None
 
 
-def segment(config: SegmentConfig, *, progress: bool = True) -> list[dict[str, Any]]:
+def segment(config: SegmentConfig, *, progress: bool = True) -> list[Entry]:
     """Writes a label map of every image, each file atomically.
+
+    Images by windows are averaged as `sliding_logits` says, rows of a huge image being written as they are finished.
 
     Returns:
         One entry per image in the order of the inputs: {"path", "height", "width", "labels", "share"}, the path of its
-        label map and the share of its pixels by class name; {"path", "error"} for a file that cannot be read.
+        label map and the share of its pixels by class name; "window" too if it was looked at by windows; {"path",
+        "error"} for a file that cannot be read.
 
     Raises:
-        ValueError: bad settings, missing inputs, inputs of one name or an unreadable model, before any image is read.
-        UnreadableImageError: with `strict`, at the first unreadable file.
+        ValueError: bad settings, missing inputs, inputs of one name, an unreadable model or too small a memory budget,
+            before any image is read.
+        UnreadableImageError, SourceError: with `strict`, at the first unreadable file.
     """
-    paths = find_images(config.inputs)
-    _check_names(paths)
+    paths = checked_paths(config)
     model, info = load_segmenter(config.run)
     model.to(resolve_device(config.device))
-    offset = int(bool(info.extra.get("reduce_zero_label")))
-    size = None if config.size is None else parse_size(config.size)
     config.out.mkdir(parents=True, exist_ok=True)
-    results: list[dict[str, Any]] = []
-    for path in tqdm(paths, desc="segment", unit="image", file=sys.stderr, disable=not progress):
-        try:
-            image = read_image(path, max_pixels=config.max_pixels, channels=model.config.backbone.in_channels)
-        except UnreadableImageError as error:
-            if config.strict:
-                raise
-            results.append({"path": str(path), "error": str(error)})
-            continue
-        labels = label_map(model, image, config.inference(), size).numpy().astype(np.uint8)  # (H, W)
-        target = config.out / f"{path.stem}.png"
-        _write(target, coloured(labels + np.uint8(offset)))
-        if config.draw:
-            _write(config.out / f"{path.stem}.drawn.png", drawn(image, labels, offset))
-        shares = np.bincount(labels.reshape(-1), minlength=len(info.classes)) / labels.size
-        share = {name: round(float(value), 6) for name, value in zip(info.classes, shares, strict=True) if value}
-        result = {"path": str(path), "height": image.height, "width": image.width}
-        results.append(result | {"labels": str(target), "share": share})
-    return results
+    return predict_files(config, paths, _Labeller(config, model, info), "segment", progress=progress)
 
 
-def coloured(labels: np.ndarray) -> Image.Image:
-    """Labels (H, W) uint8 as an image whose values they are, with a palette of clearly different colours."""
-    image = Image.fromarray(labels).convert("L")
-    image.putpalette(_palette())
-    return image
+class _Labeller(Predictor):
+    def __init__(self, config: SegmentConfig, model: Segmenter, info: ModelInfo) -> None:
+        self.config, self.model, self.classes = config, model, info.classes
+        self.offset = int(bool(info.extra.get("reduce_zero_label")))
+        self.channels = model.config.backbone.in_channels
+        self.needs = SegmentNeeds(model, config.inference(), config.size, info.training_sizes, draws=config.draw)
+
+    def whole(self, items: Sequence[Item], images: Sequence[Image.Image]) -> list[Entry]:
+        size = None if self.config.size is None else parse_size(self.config.size)
+        found = label_maps(self.model, images, self.config.inference(), size)
+        entries = []
+        for item, image, labels in zip(items, images, found, strict=True):
+            values = labels.numpy().astype(np.uint8)
+            entries.append(self._write(item, values))
+            if self.config.draw:
+                self._draw(item, image, values)
+        return entries
+
+    def by_windows(self, item: Item, source: OpenSource, seen: Callable[[int], object]) -> Entry:
+        settings, window, device = self.model.config.backbone, item.window, next(self.model.parameters()).device
+        assert window is not None
+        reader = Reader(source, mean=settings.mean, std=settings.std, channels=self.channels)
+        found = finished_rows(
+            self.model,
+            lambda *region: reader.read(*region).to(device),
+            source.size,
+            window,
+            usual_step(window),
+            lambda logits: logits.argmax(1)[0].to(torch.uint8).cpu(),
+            at_once=item.at_once,
+            seen=seen,
+        )
+        with torch.inference_mode():
+            rows = (part.numpy() for part in found)
+            if item.by_region:
+                return self._write_rows(item, source, rows)
+            labels = np.concatenate(list(rows))
+        if self.config.draw:
+            step = picture_step(source.size)
+            self._draw(item, overview(source), labels[::step, ::step])
+        return self._write(item, labels)
+
+    def _write(self, item: Item, labels: np.ndarray) -> Entry:
+        target = self.config.out / f"{item.path.stem}.png"
+        write_picture(target, coloured(labels + np.uint8(self.offset)))
+        return self._entry(item, labels.shape, target, self._counts(labels))
+
+    def _write_rows(self, item: Item, source: OpenSource, rows: Iterable[np.ndarray]) -> Entry:
+        target = self.config.out / f"{item.path.stem}.tif"
+        step, counts, kept = picture_step(source.size), np.zeros(len(self.classes), dtype=np.int64), []
+
+        def passed() -> Iterator[np.ndarray]:
+            top = 0
+            for part in rows:
+                counts[:] += self._counts(part)
+                if self.config.draw:
+                    kept.append(part[-top % step :: step, ::step].copy())
+                top += len(part)
+                yield part + np.uint8(self.offset)
+
+        write_label_rows(target, passed(), source.size)
+        if self.config.draw:
+            self._draw(item, overview(source), np.concatenate(kept))
+        return self._entry(item, source.size, target, counts)
+
+    def _draw(self, item: Item, image: Image.Image, labels: np.ndarray) -> None:
+        picture = drawn(image, labels, self.classes, self.offset)
+        write_picture(self.config.out / f"{item.path.stem}.drawn.png", picture)
+
+    def _counts(self, labels: np.ndarray) -> np.ndarray:
+        return np.bincount(labels.reshape(-1), minlength=len(self.classes))
+
+    def _entry(self, item: Item, size: tuple[int, ...], target: Path, counts: np.ndarray) -> Entry:
+        shares = zip(self.classes, counts / counts.sum(), strict=True)
+        entry = {"path": str(item.path), "height": int(size[0]), "width": int(size[1]), "labels": str(target)}
+        return entry | {"share": {name: round(float(value), 6) for name, value in shares if value}}
 
 
-def drawn(image: Image.Image, labels: np.ndarray, offset: int = 0) -> Image.Image:
-    """An image half covered by the colours that its labels (H, W) have in the label map."""
-    colours = coloured(labels + np.uint8(offset)).convert("RGB")
-    return Image.blend(image.convert("RGB"), colours, 0.5)
-
-
-def _palette() -> list[int]:
-    """256 colours, as Pascal VOC has them: the bits of a label are spread over red, green and blue."""
-    colours = []
-    for label in range(256):
-        for channel in range(3):
-            bits = [label >> (3 * place + channel) & 1 for place in range(8)]
-            colours.append(sum(bit << (7 - place) for place, bit in enumerate(bits)))
-    return colours
-
-
-def _check_names(paths: Sequence[Path]) -> None:
-    seen: dict[str, Path] = {}
-    for path in paths:
-        if path.stem in seen:
-            raise ValueError(
-                f"{seen[path.stem]} and {path} would both be written to {path.stem}.png; give them in two calls with "
-                "different out"
-            )
-        seen[path.stem] = path
-
-
-def _write(path: Path, image: Image.Image) -> None:
-    write_atomically(path, lambda file: image.save(file, format="PNG"))
+def drawn(image: Image.Image, labels: np.ndarray, classes: Sequence[str], offset: int = 0) -> Image.Image:
+    """An image half covered by the colours that its labels (H, W) have in the label map, above the names of those
+    that are in it, the most frequent first. Small images are made larger."""
+    picture, factor = enlarged(image)
+    colours = coloured(labels + np.uint8(offset)).convert("RGB").resize(picture.size, Image.Resampling.NEAREST)
+    counts = np.bincount(labels.reshape(-1), minlength=len(classes))
+    shown = [label for label in np.argsort(-counts, kind="stable").tolist() if counts[label]]
+    entries = [(classes[label], class_colour(label + offset)) for label in shown]
+    return with_legend(Image.blend(picture, colours, 0.5), entries)

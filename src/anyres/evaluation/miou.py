@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,8 @@ from anyres.data.segmentation import IGNORE, SegmentationFolder
 from anyres.data.segmentation_stream import own_size
 from anyres.data.transforms import to_tensor
 from anyres.errors import UnreadableImageError
+from anyres.evaluation.sliding import sliding_logits, usual_step
+from anyres.models.images import group_by
 from anyres.models.segmenter import Segmenter
 
 MULTI_SCALE = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
@@ -82,7 +84,7 @@ class Inference:
     def steps(self) -> Size:
         """`step` with its default filled in."""
         assert self.window is not None
-        return self.step or (max(self.window[0] * 2 // 3, 1), max(self.window[1] * 2 // 3, 1))
+        return self.step or usual_step(self.window)
 
 
 def probabilities(model: Segmenter, images: Tensor, how: Inference, size: Size | None = None) -> Tensor:
@@ -108,28 +110,6 @@ def probabilities(model: Segmenter, images: Tensor, how: Inference, size: Size |
             total = found if total is None else total.add_(found)
     assert total is not None
     return total.div_(len(how.ratios) * len(views))
-
-
-def sliding_logits(model: Segmenter, images: Tensor, window: Size, step: Size) -> Tensor:
-    """Logits (B, num_classes, H, W) float32 of overlapping windows, each pixel's averaged over the windows that saw it.
-
-    The last windows are shifted inside; an image smaller than a window is one window.
-    """
-    height, width = images.shape[-2:]
-    total = images.new_zeros(len(images), model.num_classes, height, width, dtype=torch.float32)
-    visits = images.new_zeros(height, width, dtype=torch.float32)
-    for top in starts(height, window[0], step[0]):
-        for left in starts(width, window[1], step[1]):
-            part = (..., slice(top, top + window[0]), slice(left, left + window[1]))
-            total[part] += model(images[part]).float()
-            visits[part] += 1
-    return total / visits
-
-
-def starts(length: int, window: int, step: int) -> list[int]:
-    """Where windows begin on an axis: every `step`, until one reaches the end; that one is shifted inside."""
-    last = max(length - window, 0)
-    return [*range(0, last, step), last]
 
 
 def _logits(model: Segmenter, images: Tensor, how: Inference) -> Tensor:
@@ -187,19 +167,37 @@ def evaluate_segmenter(
     return confusion, images, skipped
 
 
-@torch.no_grad()
 def label_map(model: Segmenter, image: Image.Image, how: Inference, size: Size | None = None) -> Tensor:
     """The most likely class of every pixel of an image, (H, W) int64 on the CPU.
 
     With a size the model sees the image resized, its aspect kept: see `evaluate_segmenter`.
     """
-    settings, own = model.config.backbone, (image.height, image.width)
-    height, width = own if size is None else own_size(image, size)
-    if (height, width) != own:
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-    pixels = to_tensor(image, settings.mean, settings.std)[None]  # (1, C, height, width)
-    found = probabilities(model, pixels.to(model.head.classifier.weight.device), how, own)
-    return found.argmax(1)[0].cpu()
+    return label_maps(model, [image], how, size)[0]
+
+
+@torch.no_grad()
+def label_maps(
+    model: Segmenter, images: Sequence[Image.Image], how: Inference, size: Size | None = None
+) -> list[Tensor]:
+    """`label_map` of each image; those of one size share calls of the model."""
+    settings, device = model.config.backbone, next(model.parameters()).device
+    owns = [(image.height, image.width) for image in images]
+    sizes = owns if size is None else [own_size(image, size) for image in images]
+    found: list[Any] = [None] * len(images)
+    for members in group_by((*own, *given) for own, given in zip(owns, sizes, strict=True)):
+        (height, width), own = sizes[members[0]], owns[members[0]]
+        pixels = [
+            to_tensor(_at_size(images[i], (height, width)), settings.mean, settings.std).to(device) for i in members
+        ]
+        labels = probabilities(model, torch.stack(pixels), how, own).argmax(1).cpu()  # (B, H, W)
+        for place, i in enumerate(members):
+            found[i] = labels[place]
+    return found
+
+
+def _at_size(image: Image.Image, size: Size) -> Image.Image:
+    height, width = size
+    return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BILINEAR)
 
 
 def measured(confusion: Confusion) -> dict[str, Any]:
