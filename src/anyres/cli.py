@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 import tyro
 from tyro.conf import Positional, subcommand
 
@@ -26,9 +25,7 @@ from anyres.evaluation.largest import LargestSizeConfig, describe_largest_size
 from anyres.evaluation.plan_image import draw_plan
 from anyres.evaluation.sweep import SweepConfig, sweep
 from anyres.layers.stem import token_grid
-from anyres.models.detector_config import PRESETS_DETECT
-from anyres.models.presets import create_model, get_config, list_models
-from anyres.models.segmenter import PRESETS_SEGMENT
+from anyres.models.presets import get_config, list_models
 from anyres.recipes import DemoConfig, RecipeConfig, demo, describe, recipe
 from anyres.training.config import PretrainConfig, TrainConfig
 from anyres.training.detection_config import DetectionConfig
@@ -146,12 +143,7 @@ def _models(config: Models) -> int:
         raise ValueError(f"no model matches {config.pattern!r}. Allowed: {', '.join(list_models())}.")
     print(f"{'model':<31} {'parameters':>11} {'GMACs at 224':>13} {'at 1120':>9}")
     for name in names:
-        if name in PRESETS_SEGMENT or name in PRESETS_DETECT:  # whose cost depends on what they find, or on windows
-            with torch.device("meta"):
-                parameters = sum(parameter.numel() for parameter in create_model(name).parameters())
-            print(f"{name:<31} {parameters / 1e6:>9.1f} M {'-':>13} {'-':>9}")
-            continue
-        small, large = (cost(name, (side, side)) for side in (224, 1120))
+        small, large = (cost(name, (side, side), memory=False) for side in (224, 1120))
         print(f"{name:<31} {small.parameters / 1e6:>9.1f} M {small.macs / 1e9:>13.1f} {large.macs / 1e9:>9.1f}")
     return 0
 
@@ -165,6 +157,8 @@ def _cost(config: CostOf) -> int:
     print(f"  {'parameters':<36} {found.parameters / 1e6:>10.3f} M")
     if found.activation_bytes is not None:
         print(f"  {'activations, float32':<36} {found.activation_bytes / 1e6:>10.1f} MB")
+    if "first stage" in found.parts:
+        print("  of an image that has this size once it is resized, with the most boxes and masks that there may be")
     return 0
 
 
@@ -195,7 +189,14 @@ def _recipe(config: RecipeConfig) -> int:
     if config.show:
         return 0
     run = recipe(config)
-    return _pretrain(run) if isinstance(run, PretrainConfig) else _train(run)
+    if isinstance(run, SegmentationConfig):
+        return _train_segmenter(run)
+    if isinstance(run, DetectionConfig):
+        return _train_detector(run)
+    if isinstance(run, PretrainConfig):
+        return _pretrain(run)
+    assert isinstance(run, TrainConfig)
+    return _train(run)
 
 
 def _demo(config: DemoConfig) -> int:
@@ -248,7 +249,7 @@ COMMANDS: dict[str, tuple[type, Any, str]] = {
     "plan-image": (PlanImage, _plan_image, "Draw how the patches of an image are merged."),
     "synthesize": (Synthesize, _synthesize, "Write a synthetic set of image files."),
     "ablate": (AblateConfig, _ablate, "Train and measure the variants of a study: the paper's tables in miniature."),
-    "recipe": (RecipeConfig, _recipe, "Train on ImageNet-1k as a paper does, or say how long it would take."),
+    "recipe": (RecipeConfig, _recipe, "Train on ImageNet-1k, COCO or ADE20K as the papers do, or say how long."),
     "demo": (DemoConfig, _demo, "Data, training, sweep and report in minutes."),
 }
 

@@ -5,7 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import anyres
-from anyres.evaluation.cost import _seen_share, cost, macs_by_part
+from anyres.evaluation.cost import _seen_share, cost, macs_by_part, window_pairs
 from anyres.evaluation.memory import peak_tensor_bytes
 from anyres.layers.cells import cell_sum
 from anyres.layers.masking import hidden_cells
@@ -27,13 +27,15 @@ def test_all_costs_of_table_1(name):
 
 @pytest.mark.parametrize(("side", "printed"), [(384, 22), (672, 30)])
 def test_figure_1(side, printed):
-    assert round(cost("vitar_base_conv16", (side, side), "paper").macs / 1e9) == printed
+    assert round(cost("vitar_base_conv16", (side, side), "paper", memory=False).macs / 1e9) == printed
 
 
 @pytest.mark.parametrize("side, printed", [(224, 4.9), (448, 5.6), (1120, 11.0), (4032, 80.5)])
 def test_patch_stem_in_the_papers_convention(side, printed):
     """reference: small with 16x16 patches, counted by hand without norms of the merger's small operations."""
-    assert cost("vitar_small_patch16", (side, side), "paper").macs / 1e9 == pytest.approx(printed, rel=0.012)
+    assert cost("vitar_small_patch16", (side, side), "paper", memory=False).macs / 1e9 == pytest.approx(
+        printed, rel=0.012
+    )
 
 
 @pytest.mark.parametrize(
@@ -75,6 +77,11 @@ def test_patch_stem_in_the_papers_convention(side, printed):
         {"interpolation": "timm"},
         {"in_channels": 1, "grid": (3, 9)},
         {"mlp_ratio": 2.5, "num_classes": 0},
+        {"window": 3, "global_blocks": (1,)},
+        {"window": 14, "global_blocks": (), "cells": "1x1"},
+        {"window": 5, "global_blocks": (0, 2), "cells": "2x2", "depth": 4},
+        {"window": 4, "global_blocks": (), "merger": "none", "position": "learned"},
+        {"window": 14, "depth": 5, "merger": "none"},
     ],
 )
 @pytest.mark.parametrize("size", [(56, 56), (61, 200), (224, 17), (7, 1000)])
@@ -88,6 +95,13 @@ def test_executed_equals_torchs_flop_counter(overrides, size):
     assert 2 * sum(macs_by_part(model.config, size, "executed").values()) == counter.get_total_flops()
 
 
+@pytest.mark.parametrize("grid", [(1, 1), (5, 7), (14, 14), (28, 15), (3, 41)])
+@pytest.mark.parametrize("window", [1, 2, 5, 14])
+def test_pairs_in_windows_are_those_that_share_one(grid, window):
+    places = torch.cartesian_prod(torch.arange(grid[0]), torch.arange(grid[1])) // window
+    assert window_pairs(grid, window) == int((places[:, None] == places[None]).all(-1).sum())
+
+
 @pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize("side", [224, 448])
 def test_executed_for_every_named_model(name, side):
@@ -95,7 +109,7 @@ def test_executed_for_every_named_model(name, side):
         model = anyres.create_model(name).eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(torch.empty(1, 3, side, side, device="meta"))
-    found = cost(name, (side, side))
+    found = cost(name, (side, side), memory=False)
     assert 2 * found.macs == counter.get_total_flops()
     assert found.parameters == sum(p.numel() for p in model.parameters())
     assert sum(found.parts.values()) == found.macs
@@ -135,7 +149,7 @@ def test_resformer_counted_by_hand(size, side, digits):
 
 
 def test_parts_are_named():
-    parts = cost("vitar_base_patch16", (1120, 640)).parts
+    parts = cost("vitar_base_patch16", (1120, 640), memory=False).parts
     assert list(parts) == [
         "stem", "positions", "merger 1: 70x40 > 35x20", "merger 2: 35x20 > 18x14", "merger 3: 18x14 > 14x14",
         "merger 4: 14x14 > 14x14", "trunk", "head",
@@ -174,6 +188,14 @@ def test_bad_input():
         cost("vitar_base_patch16", (0, 224))
     with pytest.raises(ValueError, match="vitar_base_patch16"):
         cost("vitar_bas_patch16", (224, 224))
+    with pytest.raises(ValueError, match="mask_rcnn_vitar_base_patch16"):
+        cost("mask_rcn_vitar_base_patch16", (224, 224))
+
+
+def test_without_memory_the_rest_is_the_same():
+    whole, quick = (cost("vitar_tiny_patch16", (300, 224), memory=each) for each in (True, False))
+    assert whole.activation_bytes and quick.activation_bytes is None
+    assert whole.parts == quick.parts and whole.parameters == quick.parameters
 
 
 @pytest.mark.parametrize("name", ["mae_vitar_tiny_patch16", "mae_vit_tiny_patch16"])

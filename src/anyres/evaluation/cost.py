@@ -4,26 +4,34 @@ Three conventions. "executed": the matrix products and convolutions of one infer
 divided by 2. "plain": the same for grid attention as equation 1 is written, with keys and values of every token, which
 is not how it is computed: what a speed is to be measured by. "paper": what reproduces the costs that the ViTAR paper
 prints (docs/architecture.md): LayerNorm at 5 per element, the products of grid attention, padding counted in keys and
-values, queries and keys also where a cell holds one token.
+values, queries and keys also where a cell holds one token. What stands on a ViTAR in segmentation and detection is
+counted alike in all three (`cost_dense`).
 """
 
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from anyres.errors import check_choice
+from anyres.errors import check_choice, unknown
+from anyres.evaluation.cost_dense import decoder_parts, padded_size
 from anyres.evaluation.memory import peak_tensor_bytes
 from anyres.layers.merge_plan import Level, MergePlan, compose, largest_cell
 from anyres.layers.stem import stage_factors, token_grid
 from anyres.layers.token_merging import merge_count
 from anyres.models.mae import MaskedAutoencoder
 from anyres.models.mae_config import MAEConfig
-from anyres.models.presets import get_config, get_mae_config
+from anyres.models.presets import create_model, list_models
+from anyres.models.segmenter import Segmenter
+from anyres.models.segmenter_config import SegmenterConfig
 from anyres.models.vitar import ViTAR, ViTARConfig
+
+if TYPE_CHECKING:
+    from anyres.models.detector import Detector
 
 Convention = Literal["paper", "executed", "plain"]
 Parts = dict[str, int]
@@ -40,19 +48,26 @@ class Cost:
     macs: int
     """Multiply-accumulates per image; papers of this field print them as FLOPs."""
     parts: Parts
-    """Multiply-accumulates of stem, positions, each pass of the merger with its grids, trunk and head."""
+    """Multiply-accumulates of stem, positions, each pass of the merger with its grids, trunk, and what stands on it."""
     activation_bytes: int | None
     """Most bytes of tensors alive at once in an eager float32 forward pass of one image, without weights and image.
-    None for masked auto-encoders, where it depends on what is hidden."""
+    None for masked auto-encoders and detectors, where it depends on what is hidden and on what is found."""
 
 
-def cost(model: ViTAR | MaskedAutoencoder | str, size: tuple[int, int], convention: Convention = "executed") -> Cost:
+def cost(
+    model: "ViTAR | MaskedAutoencoder | Segmenter | Detector | str",
+    size: tuple[int, int],
+    convention: Convention = "executed",
+    memory: bool = True,
+) -> Cost:
     """The cost of one image of size (height, width) in pixels.
 
     Args:
         model: a model, or the name of one.
-        size: (height, width).
+        size: (height, width); for a detector the size that it resizes an image to, before padding. Of boxes and masks
+            the most that it may work on are counted.
         convention: "executed", "plain" or "paper", see above.
+        memory: finds `activation_bytes` too, which takes most of the time.
 
     Raises:
         ValueError: unknown model or convention, or a side below one pixel.
@@ -61,35 +76,61 @@ def cost(model: ViTAR | MaskedAutoencoder | str, size: tuple[int, int], conventi
     height, width = (int(side) for side in size)
     if height < 1 or width < 1:
         raise ValueError(f"size is {height}x{width}; both sides must be at least 1 pixel.")
-    config = _config_of(model)
-    with torch.device("meta"):
-        twin = MaskedAutoencoder(config) if isinstance(config, MAEConfig) else ViTAR(config).eval()
+    twin = _twin(model)
+    parts = _parts(twin, (height, width), convention)
     parameters = sum(parameter.numel() for parameter in twin.parameters())
+    known = memory and isinstance(twin, ViTAR | Segmenter)
+    return Cost(parameters, sum(parts.values()), parts, _activation_bytes(twin, (height, width)) if known else None)
+
+
+def _twin(model: nn.Module | str) -> Any:
+    """The same model without data, on the meta device."""
+    with torch.device("meta"):
+        if not isinstance(model, str):
+            return type(model)(model.config).eval()
+        if model not in list_models():
+            raise unknown("model", model, list_models())
+        return create_model(model).eval()
+
+
+def _parts(twin: Any, size: tuple[int, int], convention: Convention) -> Parts:
+    """The parts of any model of the meta device, in the order of the forward pass."""
+    config = twin.config
     if isinstance(config, MAEConfig):
-        parts = mae_macs_by_part(config, (height, width), convention)
-        return Cost(parameters, sum(parts.values()), parts, None)
-    assert isinstance(twin, ViTAR)
-    parts = macs_by_part(config, (height, width), convention)
-    return Cost(parameters, sum(parts.values()), parts, _activation_bytes(twin, (height, width)))
+        return mae_macs_by_part(config, size, convention)
+    if isinstance(config, ViTARConfig):
+        return macs_by_part(config, size, convention)
+    size = padded_size(twin, size)
+    is_tapped = isinstance(config, SegmenterConfig) and config.decoder == "upernet"
+    blocks = max(config.taps) + 1 if is_tapped else None
+    executed = macs_by_part(config.backbone, size, "executed", blocks)
+    backbone = macs_by_part(config.backbone, size, convention, blocks)
+    del backbone["head"]
+    return backbone | decoder_parts(twin, size, sum(executed.values()))
 
 
-def _config_of(model: ViTAR | MaskedAutoencoder | str) -> ViTARConfig | MAEConfig:
-    if not isinstance(model, str):
-        return model.config
-    return get_mae_config(model) if model.startswith("mae_") else get_config(model)
-
-
-def _activation_bytes(twin: ViTAR, size: tuple[int, int]) -> int:
+def _activation_bytes(twin: Any, size: tuple[int, int]) -> int:
     """Runs a model of the meta device on tensors without data. They say they are on the CPU, whose fused attention is
     then used; tensors of the meta device would take the plain form, with its matrix of all pairs of tokens."""
+    config = twin.config
+    channels = (config.backbone if isinstance(config, SegmenterConfig) else config).in_channels
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         twin.to_empty(device="cpu")
-        image = torch.empty(1, twin.config.in_channels, *size)
+        image = torch.empty(1, channels, *size)
         return peak_tensor_bytes(lambda: twin(image))
 
 
-def macs_by_part(config: ViTARConfig, size: tuple[int, int], convention: Convention = "executed") -> Parts:
-    """Multiply-accumulates of one image of `size` pixels, part by part in the order of the forward pass."""
+def macs_by_part(
+    config: ViTARConfig, size: tuple[int, int], convention: Convention = "executed", blocks: int | None = None
+) -> Parts:
+    """Multiply-accumulates of one image of `size` pixels, part by part in the order of the forward pass.
+
+    Args:
+        config: of the model.
+        size: (height, width) in pixels.
+        convention: see above.
+        blocks: so many blocks of the trunk, without the final norm, as for outputs of blocks; None is all of it.
+    """
     norm = LAYER_NORM if convention == "paper" else 0
     grid = token_grid(*size, config.patch_size)
     parts = {"stem": _stem(config, grid, norm), "positions": _positions(config, grid)}
@@ -101,7 +142,7 @@ def macs_by_part(config: ViTARConfig, size: tuple[int, int], convention: Convent
                 (rows, cols), (to_rows, to_cols) = level.input_grid, level.output_grid
                 name = f"merger {number + 1}: {rows}x{cols} > {to_rows}x{to_cols}"
                 parts[name] = _merger_level(config, level, convention)
-    parts["trunk"] = _merging_trunk(config, plan.grid, norm) if config.tome else _trunk(config, plan.grid, norm)
+    parts["trunk"] = (_merging_trunk if config.tome else _trunk)(config, plan.grid, norm, blocks)
     parts["head"] = config.width * config.num_classes
     return parts
 
@@ -207,20 +248,38 @@ def _merger_level(config: ViTARConfig, level: Level, convention: Convention) -> 
     return total + 2 * inputs * width**2 + 2 * outputs * width**2
 
 
-def _trunk(config: ViTARConfig, grid: tuple[int, int], norm: int) -> int:
+def window_pairs(grid: tuple[int, int], window: int) -> int:
+    """Pairs of tokens of a grid that share a window; windows at the right and bottom edge have what remains."""
+    rows, cols = (length // window * window**2 + (length % window) ** 2 for length in grid)
+    return rows * cols
+
+
+def attended_pairs(config: ViTARConfig, grid: tuple[int, int], blocks: int | None = None) -> int:
+    """Pairs of tokens that attend to each other in all blocks of the trunk together, or in the first so many."""
+    count = config.depth if blocks is None else blocks
+    whole = sum(block < count for block in set(config.whole_blocks))
+    pairs = whole * (grid[0] * grid[1] + config.prefix_tokens) ** 2
+    return pairs + (count - whole) * window_pairs(grid, config.window) if config.window else pairs
+
+
+def _trunk(config: ViTARConfig, grid: tuple[int, int], norm: int, blocks: int | None = None) -> int:
     width, tokens = config.width, grid[0] * grid[1] + config.prefix_tokens
-    block = 4 * tokens * width**2 + 2 * tokens**2 * width + _feed_forward(config, tokens) + 2 * norm * tokens * width
-    total = config.depth * block + norm * tokens * width
+    count = config.depth if blocks is None else blocks
+    pairs = attended_pairs(config, grid, count)
+    block = 4 * tokens * width**2 + _feed_forward(config, tokens) + 2 * norm * tokens * width
+    total = count * block + 2 * pairs * width
+    if blocks is None:
+        total += norm * tokens * width
     if config.local_placement == "trunk":  # on the values of every block, or once after the first
-        convolutions = config.depth if config.position == "global_local" else 1
+        convolutions = count if config.position == "global_local" else 1
         total += convolutions * _depthwise(config, grid[0] * grid[1])
     return total
 
 
-def _merging_trunk(config: ViTARConfig, grid: tuple[int, int], norm: int) -> int:
+def _merging_trunk(config: ViTARConfig, grid: tuple[int, int], norm: int, blocks: int | None = None) -> int:
     """A trunk whose blocks merge tokens between attention and feed-forward network (ToMe)."""
     width, left, prefix, total = config.width, grid[0] * grid[1], config.prefix_tokens, 0
-    for _ in range(config.depth):
+    for _ in range(config.depth if blocks is None else blocks):
         tokens, merged = left + prefix, merge_count(config.tome, left)
         total += 4 * tokens * width**2 + 2 * tokens**2 * width + norm * tokens * width
         if merged:
@@ -229,4 +288,4 @@ def _merging_trunk(config: ViTARConfig, grid: tuple[int, int], norm: int) -> int
             total += tokens * width * head + first * (left - first) * head
         left -= merged
         total += _feed_forward(config, left + prefix) + norm * (left + prefix) * width
-    return total + norm * (left + prefix) * width
+    return total if blocks is not None else total + norm * (left + prefix) * width

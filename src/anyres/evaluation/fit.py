@@ -18,7 +18,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from anyres.evaluation.cost import macs_by_part
+from anyres.evaluation.cost import attended_pairs, macs_by_part
 from anyres.evaluation.probe import Shape
 from anyres.layers.merge_plan import Grid
 from anyres.layers.stages import make_stages
@@ -69,8 +69,7 @@ def _work(config: ViTARConfig, grid: Grid) -> tuple[int, Terms]:
     size = (grid[0] * config.patch_size, grid[1] * config.patch_size)
     parts = macs_by_part(config, size)
     plan = config.plan(grid)
-    tokens = plan.grid[0] * plan.grid[1] + config.prefix_tokens
-    attention = 0 if config.tome else config.depth * 2 * tokens**2 * config.width
+    attention = 0 if config.tome else 2 * attended_pairs(config, plan.grid) * config.width
     merger = sum(macs for name, macs in parts.items() if name.startswith("merger"))
     terms = {"stem": parts["stem"] + parts["positions"], "merger": merger}
     terms |= {"trunk": parts["trunk"] + parts["head"] - attention, "attention": attention}

@@ -134,6 +134,8 @@ class GridAttention(nn.Module):
             (B, R, C, D), and shares (B, R, C, places) float32, the mean over the heads; those of a cell's places, which
             are in the order of `cells.places`, sum to 1.
         """
+        if level.cell == (1, 1) and not self.training:
+            return self.merge_singles(x), x.new_ones(*x.shape[:3], 1, dtype=torch.float32)
         tokens, is_absent = self._apart(x, level, None)
         merged, shares = self._merged(tokens.flatten(0, 2), is_absent, _coarseness(tokens, extent))
         return merged.unflatten(0, tokens.shape[:3]), shares.mean(1).unflatten(0, tokens.shape[:3])
