@@ -98,7 +98,7 @@ def test_ids_with_holes_become_labels_and_empty_images_stay(write):
 def test_boxes_that_do_not_fit_are_clipped_or_dropped_and_counted(write):
     boxes = {
         1: [10, 5, 30, 30], 2: [20, 0, 5, 5], 3: [3, 3, 0, 5], 4: [3, 3, 5, -2], 5: [1, 1, float("nan"), 2],
-        6: [-0.4, 0, 13.9, 9.3], 7: [1, 2, 3], 8: [13, 9, 4, 4], 9: [-3, 2, 5, 5],
+        6: [-0.4, 0, 13.9, 9.3], 7: [1, 2, 3], 8: [13, 9, 4, 4], 9: [-3, 2, 5, 5], 10: None, 11: ["a", 1, 2, 3],
     }  # fmt: skip
     data = CocoImages(*write([annotation(n, bbox=box) for n, box in boxes.items()]))
     kept = data.target(0)["boxes"]
@@ -108,9 +108,22 @@ def test_boxes_that_do_not_fit_are_clipped_or_dropped_and_counted(write):
         "boxes that reach over the edge of their image, clipped": ["1", "9"],
         "boxes outside their image, dropped": ["2", "8"],
         "boxes without area, dropped": ["3", "4"],
-        "boxes that are not four finite numbers, dropped": ["5", "7"],
+        "boxes that are not four finite numbers, dropped": ["5", "7", "10", "11"],
     }
     assert any("2 boxes outside their image, dropped: 2 (image 1), 8 (image 1)" in line for line in data.report())
+
+
+def test_masks_that_cover_nothing_are_dropped_and_odd_areas_replaced(write):
+    nothing = [MASK, {"size": [9, 13], "counts": "e3"}, [[14, 1, 20, 1, 20, 5]], [[1, -9, 5, -9, 3, 0]]]
+    annotations = [annotation(n, segmentation=mask) for n, mask in enumerate(nothing, start=1)]
+    areas = {5: float("nan"), 6: "large", 7: -5, 8: 0, 9: None, 10: 20.5}
+    annotations += [annotation(n, area=area) for n, area in areas.items()]
+    data = CocoImages(*write(annotations))
+    assert data.target(0)["area"].tolist() == [24, 24, 24, 24, 24, 20.5]
+    assert {what: len(names) for what, names in data.findings.items()} == {
+        "masks that cover nothing, dropped": 4, "areas that are no numbers above 0, replaced by that of the box": 3,
+    }  # fmt: skip
+    assert not decode_mask(MASK, (9, 13)).any() and not decode_mask(nothing[1], (9, 13)).any()
 
 
 MASK = {"size": [9, 13], "counts": [117]}
@@ -128,6 +141,12 @@ MASK = {"size": [9, 13], "counts": [117]}
         ([annotation(1, segmentation=[])], {}, "1 annotations have no mask, which the model option masks=False"),
         ([annotation(1, segmentation=[[1, 2, 3, 4, 5, 6, 7]])], {}, "not three or more pairs"),
         ([annotation(1, segmentation=[[1, 2, 3, 4, 5, float("inf")]])], {}, "not three or more pairs"),
+        ([annotation(1, segmentation=[["a"] * 6])], {}, "not three or more pairs"),
+        ([annotation(1, segmentation=[[[0, 0]] * 6])], {}, "not three or more pairs"),
+        ([annotation(1, segmentation=[[-1e12, 0, 1e12, 0, 1e12, 1e12]])], {}, "corners are far from their image"),
+        ([annotation(1, segmentation=MASK | {"counts": ["a", "b"]})], {}, "runs do not cover their image"),
+        ([annotation(1, segmentation=MASK | {"size": None})], {}, "another size than their image"),
+        ([annotation(1, iscrowd="no")], {}, r"have an iscrowd that is neither 0 nor 1: 1 \(image 1\)"),
         ([annotation(1, segmentation="box")], {}, "neither polygons nor run lengths"),
         ([], {}, "no annotation of a single object"),
         ([annotation(1, iscrowd=1)], {}, "no annotation of a single object"),
@@ -135,6 +154,11 @@ MASK = {"size": [9, 13], "counts": [117]}
         ([{"id": 1, "image_id": 1, "category_id": 7}], {}, "not in COCO's format: KeyError"),
         ([annotation(1)], {"categories": [*CATEGORIES, {"id": 7, "name": "cow"}]}, "categories with the same id: 7"),
         ([annotation(1)], {"images": []}, "images that are not listed"),
+        (
+            [annotation(1)],
+            {"images": [{"id": 1, "file_name": "1.png", "height": "9", "width": 13}]},
+            "not in COCO's format: TypeError..'9' is no whole number from 1 up",
+        ),
         ([annotation(1)], {"images": 5}, "needs the lists images, annotations, categories"),
         (
             [annotation(1)],

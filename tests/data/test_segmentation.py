@@ -61,6 +61,7 @@ def test_images_and_masks_are_found_together(root):
 
 def test_a_zero_label_is_ignored_and_the_others_count_from_zero(tmp_path):
     add(tmp_path, "a", [[0, 1, 2], [4, 255, 3]])
+    add(tmp_path, "b", [[1]])
     labels = np.array(folder(tmp_path, reduce_zero_label=True).read(0).labels)
     assert labels.tolist() == [[IGNORE, 0, 1], [3, IGNORE, 2]]
     with pytest.raises(UnreadableImageError, match="1 pixels have labels 4; allowed: 0 to 3; 255 is ignored"):
@@ -101,6 +102,7 @@ def test_what_cannot_be_used_is_counted_and_named(root):
 
 def test_colours_and_photos_on_their_side_are_reported_when_read(tmp_path):
     path = add(tmp_path, "a", np.zeros((5, 6)))
+    add(tmp_path, "b", np.zeros((5, 6)))
     Image.new("RGB", (6, 5)).save(path)
     with pytest.raises(UnreadableImageError, match="a mask of mode RGB; allowed: one channel"):
         folder(tmp_path).read(0)
@@ -245,8 +247,34 @@ def test_a_mask_with_other_labels_is_replaced_and_named(root, stream):
         list(stream(strict=True, num_workers=1).batches(0, 1))
     for name in ("deep/1", "deep/2"):
         add(root, name, np.full((4, 4), 99))
-    with pytest.raises(ValueError, match="none of the 3 images .* can be used"):
-        stream().batch(0)
+    with pytest.raises(ValueError, match="3 of 3 images cannot be used:(.|\n)*labels 77"):  # before any step
+        stream()
+
+
+def test_a_folder_without_any_known_label_is_refused(tmp_path):
+    add(tmp_path, "a", np.full((5, 6), IGNORE))
+    with pytest.raises(ValueError, match="1 of 1 images cannot be used:(.|\n)*a.png: no pixel has a known label"):
+        folder(tmp_path)
+    add(tmp_path, "b", np.zeros((5, 6)))
+    with pytest.raises(ValueError, match="2 of 2 images cannot be used"):
+        folder(tmp_path, reduce_zero_label=True)
+    assert len(folder(tmp_path)) == 2
+    (tmp_path / "classes.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match="classes.txt is not text in UTF-8"):
+        class_names(tmp_path, 4)
+
+
+def test_images_that_cannot_be_decoded_are_named_even_if_they_are_all(tmp_path):
+    add(tmp_path, "a", np.zeros((64, 64)))
+    path = tmp_path / "images/training/a.jpg"
+    Image.effect_noise((64, 64), 90).save(path)
+    path.write_bytes(path.read_bytes()[:-600])  # the header is whole
+    stream = SegmentationStream(
+        folder(tmp_path), batch_size=1, schedule=ResolutionSchedule([(9, 9)], 0), augment=STILL, mean=ZERO, std=ONE,
+        seed=0,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="none of the 1 images .* can be used; the first: .*a.jpg"):
+        stream.batch(0)
 
 
 @pytest.mark.parametrize("changes", [{"scale": (2, 1)}, {"scale": (0, 1)}, {"cat_max_ratio": 0}, {"hflip": 1.5}])

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anyres.data.coco_masks import check_segmentation, decode_mask
+from anyres.data.coco_masks import check_segmentation, covers_nothing, decode_mask
 from anyres.data.schedule import Size
 
 Target = dict[str, Tensor]
@@ -52,7 +52,8 @@ class CocoImages:
     """The images of a COCO annotation file with their instances; image files are not opened.
 
     Category ids, which may have holes, become labels 1..K in rising order of the ids. Boxes that reach over the edge
-    are clipped; those outside their image, without area or with numbers that are none are dropped: see `findings`.
+    are clipped; those outside their image, without area or with numbers that are none are dropped, and so are objects
+    whose mask covers nothing: see `findings`.
 
     Args:
         annotations: the JSON file.
@@ -78,7 +79,7 @@ class CocoImages:
         content = _read(annotations)
         record = _parsed(annotations, content)
         try:
-            found = {int(each["id"]): str(each["name"]) for each in record["categories"]}
+            found = {_whole(each["id"]): str(each["name"]) for each in record["categories"]}
             _refuse_doubles(annotations, "categories", [each["id"] for each in record["categories"]])
             self.categories = dict(sorted((categories or found).items()))
             self._check_categories(found)
@@ -146,10 +147,10 @@ class CocoImages:
         wrong: dict[str, list[str]] = {}
         images = []
         for each in record["images"]:
-            size = (int(each["height"]), int(each["width"]))
+            size = (_whole(each["height"], 1), _whole(each["width"], 1))
             read = (self._instance(one, size, labels, wrong) for one in by_image[each["id"]])
             instances = tuple(one for one in read if one is not None)
-            images.append(AnnotatedImage(int(each["id"]), self.root / each["file_name"], size, instances))
+            images.append(AnnotatedImage(_whole(each["id"]), self.root / each["file_name"], size, instances))
         if wrong:
             told = [f"{len(names)} annotations have {what}: {_first(names)}" for what, names in wrong.items()]
             raise ValueError(f"{self.file}: {'; '.join(told)}")
@@ -173,18 +174,27 @@ class CocoImages:
         if box is None:
             return None
         segmentation, problem = check_segmentation(record.get("segmentation"), size) if self.masks else (None, None)
+        crowd = record.get("iscrowd", 0)
+        if crowd not in (0, 1):
+            problem = "an iscrowd that is neither 0 nor 1"
         if problem is not None:
             wrong.setdefault(problem, []).append(name)
             return None
-        area = record.get("area") or (box[2] - box[0]) * (box[3] - box[1])
-        label = labels[record["category_id"]]
-        return Instance(box, label, float(area), bool(record.get("iscrowd", 0)), segmentation)
+        if segmentation is not None and covers_nothing(segmentation, size):
+            self._note("masks that cover nothing, dropped", name)
+            return None
+        area = record.get("area")
+        if not isinstance(area, int | float) or not 0 < area < math.inf:
+            if area:  # not just absent
+                self._note("areas that are no numbers above 0, replaced by that of the box", name)
+            area = (box[2] - box[0]) * (box[3] - box[1])
+        return Instance(box, labels[record["category_id"]], float(area), bool(crowd), segmentation)
 
     def _box(self, given: Any, size: Size, name: str) -> tuple[float, float, float, float] | None:
         """x, y, width, height of the file as corners inside the image, or None."""
         height, width = size
-        numbers = [float(each) for each in given]
-        if len(numbers) != 4 or not all(map(math.isfinite, numbers)):
+        numbers = given if isinstance(given, list) else []
+        if len(numbers) != 4 or not all(isinstance(each, int | float) and math.isfinite(each) for each in numbers):
             self._note("boxes that are not four finite numbers, dropped", name)
             return None
         x0, y0, x1, y1 = numbers[0], numbers[1], numbers[0] + numbers[2], numbers[1] + numbers[3]
@@ -244,6 +254,12 @@ def _parsed(path: Path, content: bytes) -> dict[str, Any]:
     if not isinstance(record, dict) or not all(isinstance(record.get(name), list) for name in names):
         raise ValueError(f"{path} is not in COCO's format: it needs the lists {', '.join(names)}")
     return record
+
+
+def _whole(value: Any, least: int = 0) -> int:
+    if not isinstance(value, int | float) or not least <= value < math.inf or value % 1:
+        raise TypeError(f"{value!r} is no whole number from {least} up")
+    return int(value)
 
 
 def _refuse_doubles(path: Path, what: str, ids: Sequence[Any]) -> None:

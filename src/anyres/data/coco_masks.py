@@ -1,6 +1,7 @@
 """Masks as COCO writes them: polygons, and run lengths both plain and compressed."""
 
 import importlib
+import math
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from anyres.data.schedule import Size
+
+_FAR = 10  # longest sides of the image; real corners overhang by some pixels
 
 
 def mask_tools() -> ModuleType:
@@ -26,19 +29,43 @@ def check_segmentation(given: Any, size: Size) -> tuple[Any, str | None]:
     if not given:
         return None, "no mask, which the model option masks=False does without"
     if isinstance(given, Mapping):
-        if tuple(given.get("size", ())) != size:
-            return None, "a mask of another size than their image"
-        counts = given.get("counts")
-        runs = counts if isinstance(counts, list) else _run_lengths(counts)
-        if runs is None or sum(runs) != size[0] * size[1] or min(runs, default=0) < 0:
-            return None, "a mask whose runs do not cover their image"
-        return dict(given), None
+        return _checked_runs(given, size)
     if not isinstance(given, Sequence) or isinstance(given, str):
         return None, "a mask that is neither polygons nor run lengths"
     polygons = [polygon for polygon in given if isinstance(polygon, list) and len(polygon) >= 6]
-    if not polygons or not np.isfinite(np.concatenate(polygons)).all() or any(len(each) % 2 for each in polygons):
+    if not polygons or not all(_is_polygon(polygon) for polygon in polygons):
         return None, "a polygon that is not three or more pairs of finite numbers"
+    if any(abs(number) > _FAR * max(size) for polygon in polygons for number in polygon):
+        return None, "a polygon whose corners are far from their image"  # drawing its edges would fill the memory
     return polygons, None
+
+
+def covers_nothing(segmentation: Any, size: Size) -> bool:
+    """Whether a checked segmentation has no pixel in an image of (height, width), as far as is told at a glance."""
+    if isinstance(segmentation, Mapping):
+        counts = segmentation["counts"]
+        runs = counts if isinstance(counts, list) else _run_lengths(counts)
+        return not sum((runs or [])[1::2])
+    height, width = size
+    return all(
+        max(each[::2]) <= 0 or min(each[::2]) >= width or max(each[1::2]) <= 0 or min(each[1::2]) >= height
+        for each in segmentation
+    )
+
+
+def _checked_runs(given: Mapping[str, Any], size: Size) -> tuple[Any, str | None]:
+    told, counts = given.get("size"), given.get("counts")
+    if not isinstance(told, Sequence) or tuple(told) != size:
+        return None, "a mask of another size than their image"
+    runs = counts if isinstance(counts, list) else _run_lengths(counts)
+    if runs is None or not all(isinstance(run, int) and run >= 0 for run in runs) or sum(runs) != size[0] * size[1]:
+        return None, "a mask whose runs do not cover their image"
+    return dict(given), None
+
+
+def _is_polygon(corners: list[Any]) -> bool:
+    numbers = all(isinstance(each, int | float) and math.isfinite(each) for each in corners)
+    return numbers and len(corners) % 2 == 0
 
 
 def decode_mask(segmentation: Any, size: Size) -> np.ndarray:

@@ -28,7 +28,7 @@ class SegmentationFolder:
 
     A mask has one channel, whose values are the labels; a palette is not looked at. Headers are read at once: images
     without a mask, with a mask of another size, or unreadable are left out and listed. Labels are checked when a mask
-    is read.
+    is read; but that some image can be used at all is known at once.
 
     Args:
         root: with images/ and annotations/, in each training/ (or train/) and validation/ (or val/).
@@ -44,7 +44,7 @@ class SegmentationFolder:
         skipped: images that are left out, and why.
 
     Raises:
-        ValueError: no such folders, no image that can be used, or with `strict` one that cannot.
+        ValueError: no such folders, no image that can be used, or with `strict` one that, by its headers, cannot.
     """
 
     def __init__(
@@ -78,6 +78,7 @@ class SegmentationFolder:
                 self.skipped.append((path, problem))
         if self.skipped and (strict or not self.paths):
             raise ValueError(described(self.skipped, len(self.paths) + len(self.skipped)))
+        self._refuse_if_hopeless()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -89,6 +90,19 @@ class SegmentationFolder:
         if labels.shape != (image.height, image.width):
             raise UnreadableImageError(_other_size(self.masks[index], labels.shape, (image.height, image.width)))
         return Labelled(image, Image.fromarray(labels))
+
+    def _refuse_if_hopeless(self) -> None:
+        """ValueError unless some mask labels a pixel with an allowed label; usually only the first one is read."""
+        wrong: list[Skipped] = []
+        for path, mask in zip(self.paths, self.masks, strict=True):
+            try:
+                if (self._labels(mask) != IGNORE).any():
+                    return
+            except UnreadableImageError as error:
+                wrong.append((path, str(error)))
+            else:
+                wrong.append((path, f"{mask}: no pixel has a known label"))
+        raise ValueError(described(wrong, len(self.paths)))
 
     def _labels(self, path: Path) -> np.ndarray:
         """(H, W) uint8: 0 to num_classes - 1, or IGNORE."""
@@ -163,7 +177,11 @@ def class_names(root: Path | str, num_classes: int) -> tuple[str, ...]:
     path = Path(root, CLASSES)
     if not path.is_file():
         return tuple(str(label) for label in range(num_classes))
-    names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text in UTF-8: {error}") from error
+    names = tuple(line.strip() for line in text.splitlines() if line.strip())
     if len(names) != num_classes:
         raise ValueError(f"{path} names {len(names)} classes; num_classes is {num_classes}")
     return names
