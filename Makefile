@@ -24,7 +24,7 @@ check: .venv/dev
 	$(BIN)/lint-imports
 
 bench: .venv/dev
-	for name in forward training mae mixed stream largest preprocessing plots; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+	for name in forward training mae mixed stream largest preprocessing plots dense_costs dense_huge dense; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 .venv/uv: requirements/uv.txt
 	$(PYTHON) -m venv .venv
