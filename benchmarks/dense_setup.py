@@ -1,0 +1,163 @@
+"""How `dense.py` makes a run of a variant: its model and its training, at one scale for all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from dense_variants import VARIANTS, Task, Variant
+
+from anyres.data.dense_scenes import write_dense
+from anyres.data.detection_augment import ScaleJitter
+from anyres.data.segmentation_stream import SegmentAugment
+from anyres.evaluation.cost import cost
+from anyres.models.presets import create_model
+from anyres.recipes import fast_precision
+from anyres.training.config import parse_option
+from anyres.training.detection_config import DetectionConfig
+from anyres.training.segmentation_config import SegmentationConfig
+
+PATCH, STEM, HEADS, GLYPHS = 8, "conv", 3, "AOX7"
+
+_PRESETS = {
+    "detection": "mask_rcnn_vitar_small_patch16",
+    "segmentation": "upernet_vitar_small_patch16",
+    "unmerge": "unmerge_vitar_small_patch16",
+}
+_RATES = {"detection": 1e-3, "segmentation": 3e-3, "unmerge": 3e-3}
+_CLOSE = 0.03  # relative difference of costs that count as equal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """How large everything is; the defaults are those of the published table."""
+
+    train: int = 800
+    """Training images."""
+    val: int = 100
+    """Validation images, each measured at the training size and at twice that."""
+    objects: tuple[int, int] = (5, 12)
+    """Fewest and most of an image."""
+    heights: tuple[float, float] = (0.06, 0.6)
+    """Of objects, relative to the image's short side: from 1.4 patches at the training size on."""
+    size: int = 192
+    """Side of the training crops in pixels. Images are stored with twice that on the short side."""
+    steps: dict[Task, int] = field(default_factory=lambda: {"detection": 600, "segmentation": 1500, "unmerge": 1400})
+    """Of training, by task."""
+    batch: dict[Task, int] = field(default_factory=lambda: {"detection": 4, "segmentation": 2, "unmerge": 2})
+    """Images a step, by task. Few: in segmentation it takes many steps until glyphs are told apart at all."""
+    width: int = 96
+    """Of the backbone."""
+    depth: int = 6
+    """Blocks of the backbone, the merger beside them."""
+    channels: int = 64
+    """Of the heads."""
+
+    def sizes(self) -> tuple[int, int]:
+        """The short sides in pixels that are measured."""
+        return self.size, 2 * self.size
+
+
+def write_images(scale: Scale, folder: Path) -> Path:
+    """The generated set, or what is there of it already."""
+    return write_dense(
+        folder, train=scale.train, val=scale.val, size=2 * scale.size, classes=GLYPHS, objects=scale.objects,
+        heights=scale.heights, progress=False,
+    )  # fmt: skip
+
+
+def training(variant: Variant, scale: Scale, data: Path, out: Path, seed: int) -> DetectionConfig | SegmentationConfig:
+    """The run of a variant; all of a task have the same steps, batches, augmentation and learning rate."""
+    steps = scale.steps[variant.task]
+    shared: dict[str, Any] = {
+        "data": data, "out": out, "model": _PRESETS[variant.task], "model_options": model_options(variant, scale),
+        "sizes": (str(scale.size),), "steps": steps, "batch_size": scale.batch[variant.task],
+        "lr": _RATES[variant.task], "min_lr": 0.0,
+        "warmup_steps": max(steps // 15, 1), "weight_decay": 0.05, "betas": (0.9, 0.99),
+        "clip_grad": 1.0, "precision": fast_precision(), "seed": seed, "threads": 1, "device": "cpu",
+        "checkpoint_every": 100, "validate_limit": 1, "tensorboard": False, "progress": False,
+    }  # fmt: skip
+    if variant.task == "detection":  # no flips: a mirrored 7 is none
+        return DetectionConfig(**shared, augmentation=ScaleJitter(scale=(0.75, 1.5), hflip=0.0), draw_images=0)
+    augment = SegmentAugment(scale=(0.75, 1.5), cat_max_ratio=1.0, hflip=0.0, photometric=False)
+    return SegmentationConfig(**shared, augmentation=augment, num_classes=len(GLYPHS) + 1)
+
+
+def model_options(variant: Variant, scale: Scale) -> tuple[str, ...]:
+    """What differs from the named model: what all variants share, the variant's own, depth and width."""
+    patches, depth = scale.size // PATCH, scale.depth
+    shared = [f"patch_size={PATCH}", f"stem={STEM}", f"heads={HEADS}", "drop_path_rate=0.0", *_head(variant, scale)]
+    if variant.task != "unmerge":
+        shared.append(f"grid={patches}")
+    whole = _tuple(sorted({max(depth // 2 - 1, 0), depth - 1}))
+    own = [each.format(global_blocks=whole, patches=patches) for each in variant.options]
+    if variant.equal_to is None:
+        return (*shared, *own, f"depth={depth}", f"width={scale.width}")
+    other = next(each for each in VARIANTS if (each.task, each.name) == (variant.task, variant.equal_to))
+    target = macs(model_options(other, scale), variant.task, scale.size)
+    return _equal_cost((*shared, *own), target, variant.task, scale)
+
+
+def _head(variant: Variant, scale: Scale) -> list[str]:
+    if variant.task == "detection":
+        anchors = _tuple(scale.size * part // 32 for part in (2, 4, 8, 14, 20))
+        sampled = ["train_proposals=200", "test_proposals=100", "rpn_samples=64", "roi_samples=48", "detections=30"]
+        return [
+            f"channels={scale.channels}",
+            f"box_features={4 * scale.channels}",
+            f"anchor_sizes={anchors}",
+            *sampled,
+        ]
+    if variant.task == "unmerge":
+        return [f"head_channels={scale.channels}"]
+    taps = _tuple(scale.depth * (i + 1) // 4 - 1 for i in range(4))
+    scales = _tuple(variant.cells * part for part in (2, 1, 0.5, 0.25))  # strides of 4 to 32 from any backbone
+    channels = [f"head_channels={scale.channels}", f"auxiliary_channels={scale.channels // 2}"]
+    return [f"taps={taps}", f"scales={scales}", *channels]
+
+
+def _equal_cost(options: tuple[str, ...], target: int, task: Task, scale: Scale) -> tuple[str, ...]:
+    """Depth and width that cost as many multiply-accumulates as `target`: of those within 3 % the ones nearest to the
+    proportions of the others, or if none is, the closest."""
+    step = 4 * HEADS
+    found = []
+    for depth in range(1, scale.depth + 1):
+        for width in range(step, scale.width + 1, step):
+            whole = (*options, f"depth={depth}", f"width={width}")
+            error = abs(macs(whole, task, scale.size) / target - 1)
+            shape = abs(depth / width * scale.width / scale.depth - 1)
+            found.append((max(error, _CLOSE), shape, whole))
+    return min(found)[2]
+
+
+@cache
+def macs(options: tuple[str, ...], task: Task, side: int) -> int:
+    """Multiply-accumulates of a model for one square image."""
+    return cost(empty_model(options, task), (side, side), memory=False).macs
+
+
+def empty_model(options: Sequence[str], task: Task) -> Any:
+    """A model with these options on the meta device."""
+    classes = len(GLYPHS) + (task != "detection")
+    changes = dict(parse_option(option) for option in options)
+    with torch.device("meta"):
+        return create_model(_PRESETS[task], num_classes=classes, **changes)
+
+
+def settings(scale: Scale) -> dict[str, Any]:
+    """What the results record of all runs."""
+    return asdict(scale) | {
+        "patch_size": PATCH,
+        "stem": STEM,
+        "heads": HEADS,
+        "lr": _RATES,
+        "precision": fast_precision(),
+    }
+
+
+def _tuple(values: Any) -> str:
+    return "(" + ",".join(map(str, values)) + ")"

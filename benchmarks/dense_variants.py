@@ -1,0 +1,77 @@
+"""What `dense.py` compares, as data: backbones under Mask R-CNN and UperNet, and light heads on a merged grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Task = Literal["detection", "segmentation", "unmerge"]
+"""The last is segmentation too, with a light head in place of UperNet."""
+
+_PLAIN = ("merger=none", "position=learned")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One row of the table."""
+
+    task: Task
+    name: str
+    text: str
+    """What it is, in a line."""
+    options: tuple[str, ...] = ()
+    """Changes to the model, key=value, beyond those that all variants of the task share."""
+    cells: int = 1
+    """Patches along one side of a cell that the trunk gets as one token."""
+    equal_to: str | None = None
+    """Shallower and narrower, so that it costs as many multiply-accumulates as the variant of this name."""
+
+    @property
+    def label(self) -> str:
+        return f"{self.task}-{self.name}"
+
+
+def _backbones(task: Task) -> tuple[Variant, ...]:
+    return (
+        Variant(
+            task=task, name="vitar-1x1", text="ViTAR, cells of 1x1 patches: nothing is merged", options=("cells=1x1",)
+        ),
+        Variant(
+            task=task, name="vitar-2x2", text="ViTAR, cells of 2x2 patches: a quarter of the tokens", cells=2,
+            options=("cells=2x2",),
+        ),
+        Variant(task=task, name="vit", text="an ordinary ViT, learned positions, global attention", options=_PLAIN),
+        Variant(
+            task=task, name="vitdet", text="the same, attention in windows of 6 tokens but for two blocks of six",
+            options=(*_PLAIN, "window=6", "global_blocks={global_blocks}"),
+        ),
+        Variant(
+            task=task, name="resformer", text="ResFormer: global-local positions, global attention",
+            options=("merger=none", "position=global_local"),
+        ),
+    )  # fmt: skip
+
+
+def _light(side: int) -> tuple[Variant, ...]:
+    def made(name: str, text: str, *options: str) -> Variant:
+        grid = f"grid={side}"
+        return Variant(
+            task="unmerge", name=f"{name}-{side}", text=f"{side}x{side} grid, {text}", options=(grid, *options)
+        )
+
+    unmerge, bilinear = "decoder=unmerge", "decoder=bilinear"
+    return (
+        made("unmerge", "its cell's output back to each patch, and a skip", unmerge),
+        made("unmerge-near", "the same, and the 3x3 nearest grid tokens", unmerge, "neighbours=True"),
+        made("unmerge-alone", "without the skip", unmerge, "skip=False"),
+        made("bilinear", "bilinear upsampling of the grid, and a skip", bilinear),
+        made("bilinear-alone", "without the skip", bilinear, "skip=False"),
+        Variant(
+            task="unmerge", name=f"plain-{side}", equal_to=f"unmerge-{side}",
+            text=f"no merging, shallower and narrower: costs what unmerge-{side} does",
+            options=(*_PLAIN, "grid={patches}", bilinear),
+        ),
+    )  # fmt: skip
+
+
+VARIANTS: tuple[Variant, ...] = (*_backbones("detection"), *_backbones("segmentation"), *_light(8), *_light(16))
