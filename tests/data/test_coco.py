@@ -133,6 +133,8 @@ MASK = {"size": [9, 13], "counts": [117]}
     ("annotations", "changes", "message"),
     [
         ([annotation(1), annotation(4, category=8)], {}, "unknown category ids 8; known are 3, 7, 90"),
+        ([annotation(1, category="3")], {}, "unknown category ids '3'; known are 3, 7, 90"),
+        ([annotation(1, bbox=[1, 1, 10**400, 3])], {}, "not in COCO's format: OverflowError"),
         ([annotation(1, image=5)], {}, "1 annotations are of images that are not listed: 1"),
         ([annotation(1, segmentation=MASK | {"size": [13, 9]})], {}, r"another size than their image: 1 \(image 1\)"),
         ([annotation(1, segmentation=MASK | {"counts": [5, 9]})], {}, "runs do not cover their image"),
@@ -159,6 +161,7 @@ MASK = {"size": [9, 13], "counts": [117]}
             {"images": [{"id": 1, "file_name": "1.png", "height": "9", "width": 13}]},
             "not in COCO's format: TypeError..'9' is no whole number from 1 up",
         ),
+        ([annotation(1)], {"images": [{"id": 1, "file_name": "", "height": 9, "width": 13}]}, "1 of 1 images .*: ''$"),
         ([annotation(1)], {"images": 5}, "needs the lists images, annotations, categories"),
         (
             [annotation(1)],
@@ -170,6 +173,11 @@ MASK = {"size": [9, 13], "counts": [117]}
 def test_what_cannot_be_used_is_refused_by_name(write, annotations, changes, message):
     with pytest.raises(ValueError, match=message):
         CocoImages(*write(annotations, **changes))
+
+
+def test_run_lengths_may_tell_their_size_in_floats(write):
+    data = CocoImages(*write([annotation(1, segmentation={"size": [9.0, 13.0], "counts": [8, 3, 106]})]))
+    assert data.target(0)["masks"].sum() == 3
 
 
 def test_another_split_must_have_the_same_categories(write):

@@ -126,6 +126,17 @@ def test_in_evaluation_images_are_resized_and_found_boxes_are_in_their_own_pixel
     assert (flat["boxes"][:, 2] <= 200).all() and (flat["boxes"][:, 3] <= 3).all()
 
 
+def test_an_image_among_others_gives_what_it_gives_alone():
+    model = small(score_threshold=0.0).eval()
+    images = [torch.rand(3, *size) for size in ((64, 64), (64, 128), (61, 64), (1, 90), (64, 64))]
+    with torch.no_grad():
+        together, alone = model(images), [model([image])[0] for image in images]
+    for one, other in zip(together, alone, strict=True):
+        assert len(one["scores"]) == len(other["scores"]) > 5
+        torch.testing.assert_close(one["scores"], other["scores"], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(one["boxes"], other["boxes"], rtol=1e-3, atol=1e-2)
+
+
 def test_in_bfloat16_boxes_keep_the_precision_of_float32():
     model = small(score_threshold=0.0).eval()
     model.set_size(256, 256)
@@ -214,5 +225,7 @@ def test_images_and_targets_that_do_not_fit():
     for images, message in (([], "no images"), ([image[0]], "are expected|is expected"), ([image.byte()], "uint8")):
         with pytest.raises(ValueError, match=message):
             model.eval()(images)
+    with pytest.raises(ValueError, match=r"weights are torch.bfloat16; allowed: model.float\(\), then torch.autocast"):
+        small().eval().bfloat16()([image.bfloat16()])
     with pytest.raises(ValueError, match="1 <= min_size <= max_size"):
         model.set_size(9, 8)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from timm.optim import param_groups_weight_decay
 from transformers import UperNetConfig
 from transformers.models.upernet import modeling_upernet as theirs
 
@@ -140,6 +141,7 @@ def test_the_named_models_have_the_sizes_of_their_parts():
         ({"taps": (0, 2, 1, 3)}, "rising numbers"),
         ({"taps": 3}, "taps is 3; give a tuple"),
         ({"taps": (1, 2, 3)}, r"scales are .* for 3 taps"),
+        ({"scales": (4, 2, 1, "a")}, r"scales are .*; allowed: powers of two"),
         ({"scales": (4, 2, 1, 0.6)}, "scale is 0.6; .*nearest: 0.5"),
         ({"scales": (1, 2, 4, 8)}, "largest scale first"),
         ({"auxiliary_tap": 4}, "auxiliary_tap is 4; allowed: 0 to 3"),
@@ -207,9 +209,15 @@ def test_training_gives_every_parameter_of_the_way_back_a_gradient(size):
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
 
 
-def test_gains_and_rates_do_not_decay():
+def test_gains_rates_and_positions_do_not_decay():
     model = Segmenter(get_segmenter_config("unmerge_vitar_small_patch16", **UNMERGE, neighbours=True))
-    assert {"unmerge.gain", "unmerge.neighbours.decay", "backbone.position.table"} <= model.no_weight_decay()
+    still = {model.unmerge.gain, model.unmerge.neighbours.decay, model.backbone.position.table}
+    (fixed,) = (
+        set(group["params"])
+        for group in param_groups_weight_decay(model, 0.1, no_weight_decay_list=model.no_weight_decay())
+        if not group["weight_decay"]
+    )
+    assert still <= fixed
 
 
 @pytest.mark.parametrize(

@@ -187,7 +187,9 @@ def test_a_backbone_starts_from_weights(make, tmp_path, capsys):
     save_model(tmp_path / "model", classifier, name=None, classes=list("abcd"), training_sizes=[(64, 64)])
     task = DetectionTask(make(init=tmp_path / "model"))
     assert torch.equal(task.model.encoder.blocks[1].attn.qkv.weight, classifier.blocks[1].attn.qkv.weight)
-    assert "Backbone starting from" in capsys.readouterr().err and "init" in task.identity()
+    told = capsys.readouterr().err
+    assert "Backbone starting from" in told and "init" in task.identity()
+    assert "cells is halving there and 1x1 in the model." in told and "alike" not in told
 
 
 def test_a_run_with_drops_and_layer_decay_at_many_scales_resumes_and_finishes(make, tmp_path):

@@ -239,12 +239,20 @@ def test_masks_that_cannot_be_used_are_named_and_the_run_goes_on(make, tmp_path,
         segment_train(make(data=root, validate_every=2, out=tmp_path / "other"))
 
 
+@pytest.mark.parametrize("decoder", ["unmerge", "bilinear"])
+def test_light_heads_learn_from_single_images(make, decoder):
+    options = ("patch_size=4", "grid=4x4", "width=32", "depth=2", "heads=2", "head_channels=16", f"decoder={decoder}")
+    model = "unmerge_vitar_small_patch16"
+    assert segment_train(make(model=model, model_options=options, accumulate=4)).finished
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"num_classes": 256}, "num_classes is 256; allowed: 2 to 255"),
         ({"num_classes": 255, "reduce_zero_label": True}, "allowed: 2 to 254"),
         ({"accumulate": 3}, "needs two images: nearest: batch_size=6, or accumulate=2"),
+        ({"batch_size": 1}, "needs two images: nearest: batch_size=2$"),
         ({"auxiliary_weight": 0.0}, "auxiliary_channels=0"),
         (
             {"model_options": (*SMALL[:-2], "auxiliary_channels=0"), "auxiliary_weight": 0.1},

@@ -85,7 +85,7 @@ class CocoImages:
             self._check_categories(found)
             self.classes, self.category_ids = tuple(self.categories.values()), tuple(self.categories)
             self.images = self._images(record)
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"{annotations} is not in COCO's format: {error!r}") from error
         self.paths = [image.path for image in self.images]
         if not any(not each.crowd for image in self.images for each in image.instances):
@@ -134,12 +134,11 @@ class CocoImages:
         lost = [str(each["id"]) for each in record["annotations"] if each["image_id"] not in by_image]
         if lost:
             raise ValueError(f"{self.file}: {len(lost)} annotations are of images that are not listed: {_first(lost)}")
-        ids = sorted({each["category_id"] for each in record["annotations"]} - self.categories.keys())
+        ids = sorted({each["category_id"] for each in record["annotations"]} - self.categories.keys(), key=str)
         if ids:
             known = _first([str(key) for key in self.categories])
-            raise ValueError(
-                f"{self.file} has annotations of the unknown category ids {_first(ids)}; known are {known}"
-            )
+            unknown = _first([repr(each) for each in ids])
+            raise ValueError(f"{self.file} has annotations of the unknown category ids {unknown}; known are {known}")
         for each in record["annotations"]:
             by_image[each["image_id"]].append(each)
         self._check_files([str(each["file_name"]) for each in record["images"]])
@@ -159,7 +158,8 @@ class CocoImages:
     def _check_files(self, names: Sequence[str]) -> None:
         paths = [self.root / name for name in names]
         there = {folder: set(os.listdir(folder)) for folder in {path.parent for path in paths} if folder.is_dir()}
-        missing = [name for name, path in zip(names, paths, strict=True) if path.name not in there.get(path.parent, ())]
+        pairs = zip(names, paths, strict=True)
+        missing = [name or "''" for name, path in pairs if not name or path.name not in there.get(path.parent, ())]
         if missing:
             raise ValueError(
                 f"{len(missing)} of {len(names)} images in {self.file} are not in {self.root}: {_first(missing)}"

@@ -60,7 +60,7 @@ def _checked_runs(given: Mapping[str, Any], size: Size) -> tuple[Any, str | None
     runs = counts if isinstance(counts, list) else _run_lengths(counts)
     if runs is None or not all(isinstance(run, int) and run >= 0 for run in runs) or sum(runs) != size[0] * size[1]:
         return None, "a mask whose runs do not cover their image"
-    return dict(given), None
+    return {**given, "size": list(size)}, None  # the file's may be floats
 
 
 def _is_polygon(corners: list[Any]) -> bool:

@@ -29,7 +29,7 @@ from anyres.evaluation.pictures import class_colour, draw_box, draw_name, enlarg
 from anyres.evaluation.placed_masks import PlacedMask, place_mask
 from anyres.files import write_atomically
 from anyres.models.detector import Detector
-from anyres.models.images import check_images, group_by
+from anyres.models.images import group_by
 
 Found = dict[str, Tensor]
 """Of one image, on the CPU, the best first: boxes (N, 4) float32 as x0, y0, x1, y1 in its pixels, scores (N,), labels
@@ -88,23 +88,17 @@ def detect(model: Detector, images: Sequence[Tensor | Image.Image], device: torc
 def objects_in(
     model: Detector, images: Sequence[Tensor | Image.Image], device: torch.device | str = "cpu"
 ) -> list[Objects]:
-    """The same with small masks.
-
-    Images share a call where they are padded to the same size: attention sees the padding, so that an image padded to
-    the size of a larger one would give something else than alone.
-    """
+    """The same with small masks."""
     mode, prepare = _MODES[model.config.backbone.in_channels], model.transform
     given = [functional.pil_to_tensor(each.convert(mode)) if isinstance(each, Image.Image) else each for each in images]
     sizes = [(each.shape[-2], each.shape[-1]) for each in given]
     scaled = [functional.to_dtype(each, torch.float32, scale=True).to(device) for each in given]
-    for each in scaled:
-        check_images(each, 3, model.config.backbone.in_channels, model.rpn.head.cls_logits.weight.dtype)
+    model.check_images(scaled)
     scaled = [prepare.resize(prepare.normalize(each))[0] for each in scaled]
     found: list[Any] = [None] * len(given)
-    divisor = prepare.size_divisible
-    for members in group_by(tuple(-(-side // divisor) for side in each.shape[-2:]) for each in scaled):
+    for members in group_by(prepare.padded(size) for size in sizes):
         inner = [(scaled[i].shape[-2], scaled[i].shape[-1]) for i in members]
-        batch = ImageList(prepare.batch_images([scaled[i] for i in members], divisor), inner)
+        batch = ImageList(prepare.batch_images([scaled[i] for i in members], prepare.size_divisible), inner)
         maps = model.backbone(batch.tensors)
         outputs, _ = model.roi_heads(maps, model.rpn(batch, maps)[0], batch.image_sizes)
         for i, own, output in zip(members, inner, outputs, strict=True):

@@ -5,6 +5,7 @@ from anyres.layers.merging import AdaptiveTokenMerger, AveragePoolMerger, Concat
 from anyres.layers.position import FuzzyPositionalEncoding
 from anyres.layers.stem import ConvStem, PatchStem
 from anyres.layers.token_merging import ToMeBlock
+from anyres.layers.unmerge import Unmerge
 
 __all__ = [
     "AdaptiveTokenMerger",
@@ -17,4 +18,5 @@ __all__ = [
     "MergePlan",
     "PatchStem",
     "ToMeBlock",
+    "Unmerge",
 ]

@@ -125,7 +125,7 @@ class NeighbourAttention(nn.Module):
         down, across = _nearest(plan.cell_rows, cells.device), _nearest(plan.cell_cols, cells.device)
         places = [(row, col) for row in range(3) for col in range(3)]
         logits = []
-        for row, col in places:  # one at a time: nine copies of all patches would not fit
+        for row, col in places:  # one at a time: inference never holds nine copies of all patches
             (rows, dy, has_row), (cols, dx, has_col) = (axis[place] for axis, place in ((down, row), (across, col)))
             found = (query * keys[:, rows[:, None], cols]).sum(-1).float()  # (B, rows, cols, heads)
             distance = dy[:, None] ** 2 + dx**2

@@ -21,7 +21,7 @@ from torchvision.transforms.v2 import functional
 
 from anyres.layers.pyramid import SimpleFeaturePyramid
 from anyres.models.detector_config import DetectorConfig
-from anyres.models.images import check_images
+from anyres.models.images import check_images, group_by
 from anyres.models.layer_groups import group_matcher_around
 from anyres.models.vitar import ViTAR
 from anyres.models.weights import ModelInfo, load_around, model_info, write_model
@@ -96,11 +96,14 @@ class Detector(MaskRCNN):
         self.transform.limits = (min_size, max_size)
 
     def forward(self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]] | None = None) -> Any:
-        """Losses by name in training, otherwise one dictionary an image.
+        """Losses by name in training, otherwise one dictionary an image: what it gives alone.
+
+        In evaluation images share a pass where they are padded to the same size: attention sees the padding, so that
+        an image padded to the size of a larger one would give something else.
 
         Args:
             images: (C, H_i, W_i) each, from 0 to 1; in training as they are to be seen, they are not resized.
-            targets: in training, for each image boxes (N, 4) as x0, y0, x1, y1 in pixels, labels (N,) from 1 to
+            targets: in training alone, for each image boxes (N, 4) as x0, y0, x1, y1 in pixels, labels (N,) from 1 to
                 `num_classes` and, if the model has masks, masks (N, H_i, W_i) of 0 and 1.
 
         Returns:
@@ -108,16 +111,29 @@ class Detector(MaskRCNN):
             pixels of the images as given, the best first.
 
         Raises:
-            ValueError: images that are none, or targets that do not fit them or the model.
+            ValueError: images that are none, targets that do not fit them or the model, or weights that are not
+                float32, as which torchvision cuts out regions (autocast does mix).
         """
         images = list(images)
         if not images:
             raise ValueError("no images are given; give a list of (C, H, W) tensors.")
-        for image in images:
-            check_images(image, 3, self.config.backbone.in_channels, self.rpn.head.cls_logits.weight.dtype)
+        self.check_images(images)
         if self.training:
             self._check_targets(images, targets)
-        return super().forward(images, None if targets is None else [dict(target) for target in targets])
+            return super().forward(images, [dict(target) for target in targets or ()])
+        found: list[Any] = [None] * len(images)
+        for members in group_by(self.transform.padded((each.shape[-2], each.shape[-1])) for each in images):
+            for i, output in zip(members, super().forward([images[i] for i in members]), strict=True):
+                found[i] = output
+        return found
+
+    def check_images(self, images: Sequence[Tensor]) -> None:
+        """ValueError for images that the model does not take, or weights of another type than float32."""
+        dtype = self.rpn.head.cls_logits.weight.dtype
+        if dtype != torch.float32:
+            raise ValueError(f"the detector's weights are {dtype}; allowed: model.float(), then torch.autocast.")
+        for image in images:
+            check_images(image, 3, self.config.backbone.in_channels, dtype)
 
     def _check_targets(self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]] | None) -> None:
         needed = ("boxes", "labels", "masks") if self.config.masks else ("boxes", "labels")
@@ -205,10 +221,17 @@ class _Preparation(GeneralizedRCNNTransform):
     def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, Any]:
         if self.training:
             return image, target
-        (short, long), (height, width) = self.limits, image.shape[-2:]
-        scale = min(short / min(height, width), long / max(height, width))
-        size = [max(1, round(height * scale)), max(1, round(width * scale))]
-        return functional.resize(image, size, antialias=True), target
+        size = self._resized((image.shape[-2], image.shape[-1]))
+        return functional.resize(image, list(size), antialias=True), target
+
+    def padded(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) that an image of (height, width) is seen as in evaluation: resized and padded."""
+        height, width = (-(-side // self.size_divisible) * self.size_divisible for side in self._resized(size))
+        return height, width
+
+    def _resized(self, size: tuple[int, int]) -> tuple[int, int]:
+        scale = min(self.limits[0] / min(size), self.limits[1] / max(size))
+        return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def save_detector(

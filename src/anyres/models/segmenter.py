@@ -101,9 +101,8 @@ class Segmenter(nn.Module):
     # What the engine expects.
 
     def no_weight_decay(self) -> set[str]:
-        """Names of parameters without weight decay: the backbone's, and rates and gains of carrying back."""
-        own = {name for name, value in self.named_parameters() if name.startswith("unmerge.") and value.ndim == 1}
-        return own | {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
+        """Names of parameters without weight decay: the backbone's. Vectors never decay."""
+        return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Layers for layer-wise learning rates: the backbone's, and all else at the top."""

@@ -90,6 +90,8 @@ class SegmenterConfig:
         if len(self.scales) != count:
             raise ValueError(f"scales are {self.scales} for {count} taps; give as many, the largest first.")
         for scale in self.scales:
+            if isinstance(scale, bool) or not isinstance(scale, int | float):
+                raise ValueError(f"scales are {self.scales}; allowed: powers of two, such as (4, 2, 1, 0.5).")
             doublings(scale)
         if list(self.scales) != sorted(self.scales, reverse=True):
             raise ValueError(f"scales are {self.scales}; the first map is the finest: give the largest scale first.")

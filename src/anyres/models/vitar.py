@@ -152,8 +152,8 @@ class ViTAR(nn.Module):
     def forward_patches(self, images: Tensor, jitter_keys: Tensor | None = None) -> tuple[Features, Tensor, Tensor]:
         """Features, the patch tokens before merging (B, rows, cols, D), and the share of each in its cell.
 
-        The shares (B, rows, cols) are float32 and add up to 1 in every cell of the plan: the merger's own attention
-        (`layers.shares`); without a merger they are 1.
+        The shares (B, rows, cols) are float32 and add up to 1 in a cell, to less where zeros complete it: the merger's
+        own attention (`layers.shares`); without a merger they are 1.
         """
         check_images(images, 4, self.config.in_channels, self.norm.weight.dtype)
         height, width = images.shape[-2:]

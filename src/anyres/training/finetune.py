@@ -83,5 +83,11 @@ def _described(init: Path, found: Initial, starting: str, above: tuple[str, ...]
     if found.left_out:
         text += f" Left out: {', '.join(found.left_out)}."
     if found.differing:
-        text += f" Not as there: {told(found.differing)}; alike with {options(found.differing)}."
+        alike = {name: pair for name, pair in found.differing.items() if name != "cells" or not _keeps_shape(pair)}
+        text += f" Not as there: {told(found.differing)}" + (f"; alike with {options(alike)}." if alike else ".")
     return text
+
+
+def _keeps_shape(cells: tuple[str, str]) -> bool:
+    """Whether only the second of (there, in the model) keeps the image's shape: then the difference is meant."""
+    return [each in ("1x1", "2x2") for each in cells] == [False, True]

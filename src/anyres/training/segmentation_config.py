@@ -17,7 +17,7 @@ from anyres.training.dense_config import DenseConfig, idle_in_dense_runs
 class SegmentationConfig(DenseConfig):
     """A run of semantic segmentation. The defaults are mmsegmentation's for a plain ViT under UperNet on ADE20K.
 
-    The heads normalise over the images of a batch, so with `accumulate` they see the statistics of a piece.
+    UperNet's heads normalise over the images of a batch, so with `accumulate` they see the statistics of a piece.
     """
 
     data: Path
@@ -59,12 +59,13 @@ class SegmentationConfig(DenseConfig):
                 f"auxiliary_weight is {self.auxiliary_weight}; allowed: above 0; to leave the head out, "
                 "--model-options auxiliary_channels=0"
             )
-        if self.batch_size // self.accumulate < 2:
-            raise ValueError(
-                f"batch_size is {self.batch_size} in {self.accumulate} pieces; the heads normalise over a piece, which "
-                f"needs two images: nearest: batch_size={2 * self.accumulate}, or accumulate={self.batch_size // 2}"
-            )
         model = get_segmenter_config(self.model, num_classes=self.num_classes, **self.overrides())
+        if model.decoder == "upernet" and self.batch_size // self.accumulate < 2:
+            fewer = f", or accumulate={self.batch_size // 2}" if self.batch_size > 1 else ""
+            raise ValueError(
+                f"batch_size is {self.batch_size} in {self.accumulate} pieces; UperNet's heads normalise over a piece, "
+                f"which needs two images: nearest: batch_size={2 * self.accumulate}{fewer}"
+            )
         if not model.auxiliary_channels and self.auxiliary_weight != default_of("auxiliary_weight", type(self)):
             raise ValueError(
                 f"auxiliary_weight is {self.auxiliary_weight} but has no effect, because auxiliary_channels is 0; "
