@@ -40,6 +40,13 @@ def test_commands(tmp_path):
     assert (tmp_path / "plan.png").is_file()
 
 
+def test_commands_within_sentences(tmp_path):
+    commands = re.findall(r"`(anyres \w+ [^`]*--show)`", README)
+    assert commands
+    for command in commands:
+        assert " hours" in run(["sh", "-ec", command], tmp_path)
+
+
 def test_links_and_pictures_are_there():
     targets = re.findall(r"\]\(([^)#]+)\)", README)
     assert len(targets) > 4

@@ -167,9 +167,12 @@ def test_a_recipe_as_a_command(tmp_path, capsys):
     for name, before in (("mask_rcnn_vit_base", "deit_base"), ("upernet_vit_base_mae", "mae_vit_base")):
         with pytest.raises(ValueError, match=f"{name} fine-tunes, and there is no init.*`anyres recipe {before}`"):
             RecipeConfig(name=name, **given)
-    shown = ["recipe", "upernet_vitar_base", "--data", str(tmp_path), "--out", str(tmp_path / "run"), "--show"]
-    assert cli.main([*shown, "--init", str(tmp_path)]) == 0
-    assert capsys.readouterr().out.rstrip().endswith("= 36 hours.")
+    with pytest.raises(ValueError, match="recipe upernet_vitar_base needs data and out; to see what it is, show"):
+        RecipeConfig(name="upernet_vitar_base", init=tmp_path)
+    shown = ["recipe", "upernet_vitar_base", "--show"]
+    for more in ([], ["--data", str(tmp_path), "--out", str(tmp_path / "run"), "--init", str(tmp_path)]):
+        assert cli.main([*shown, *more]) == 0
+        assert capsys.readouterr().out.rstrip().endswith("= 36 hours.")
     assert list(tmp_path.iterdir()) == []
 
 

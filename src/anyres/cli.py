@@ -269,7 +269,8 @@ TASKS: dict[str, dict[str, tuple[type, Any, str]]] = {
 
 def _commands(arguments: list[str]) -> tuple[dict[str, tuple[type, Any, str]], list[str]]:
     """The commands, with that of the task that `--task` names in its place; and the arguments without that option."""
-    command, rest = arguments[:1], arguments[1:]
+    command = arguments[:1]
+    rest = [part for each in arguments[1:] for part in (each.split("=", 1) if each.startswith("--task=") else [each])]
     commands = dict(COMMANDS)
     for name, tasks in TASKS.items():
         kind, run, text = COMMANDS[name]

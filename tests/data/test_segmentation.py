@@ -126,6 +126,7 @@ def test_impossible_folders_are_refused(root):
     with pytest.raises(ValueError, match="exist; allowed is one of them"):
         folder(root)
     assert class_names(root, 3) == ("0", "1", "2")
+    assert class_names(root, 3, reduce_zero_label=True) == ("1", "2", "3")
     (root / "classes.txt").write_text("sky\nsea\n\n")
     assert class_names(root, 2) == ("sky", "sea")
     with pytest.raises(ValueError, match="names 2 classes; num_classes is 3"):

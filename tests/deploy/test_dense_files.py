@@ -1,16 +1,19 @@
 """Label maps and objects of files: by windows equal to the whole, mixed sizes in a batch, memory budgets, failures."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from anyres.data.coco_masks import decode_mask, encode_mask
 from anyres.deploy import detect as detect_module
-from anyres.deploy.detect import RESULTS, DetectConfig, find_objects
+from anyres.deploy.detect import IMAGES, RESULTS, DetectConfig, find_objects
 from anyres.deploy.files_config import FilesConfig
 from anyres.deploy.label_file import bands, write_label_rows
 from anyres.deploy.memory_budget import fitting_windows, parse_bytes, show_bytes
@@ -18,9 +21,9 @@ from anyres.deploy.merge_windows import is_cut
 from anyres.deploy.overview import overview
 from anyres.deploy.segment import SegmentConfig, segment
 from anyres.deploy.segment_needs import SegmentNeeds
-from anyres.evaluation.detections import Objects
+from anyres.evaluation.detections import Objects, objects_in
 from anyres.evaluation.miou import Inference, label_map
-from anyres.evaluation.pictures import class_colour
+from anyres.evaluation.pictures import class_colour, drawable, with_legend
 from anyres.models.detector import Detector, save_detector
 from anyres.models.detector_config import get_detector_config
 from anyres.models.segmenter import Segmenter, load_segmenter, save_segmenter
@@ -152,6 +155,67 @@ def test_pictures_of_huge_images_are_every_so_many_pixels():
 def written(config):
     entries = find_objects(config, progress=False)
     return entries, json.loads((config.out / RESULTS).read_text())
+
+
+@pytest.mark.parametrize("kind", [SegmentConfig, DetectConfig])
+def test_no_input_is_replaced(kind, labeller, finder, tmp_path):
+    call, run = (segment, labeller) if kind is SegmentConfig else (find_objects, finder)
+    for name in ("a", "000000-a"):
+        Image.fromarray(pixels(20, 30)).save(tmp_path / f"{name}.png")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    inputs = (tmp_path / "a.png", tmp_path / "000000-a.png")
+    with pytest.raises(ValueError, match="would replace the input .*; give another out"):
+        call(kind(run=run, inputs=inputs, out=tmp_path, draw=True, device="cpu"), progress=False)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_two_images_never_share_a_file(labeller, tmp_path):
+    for name in ("a.png", "a.drawn.png"):
+        Image.fromarray(pixels(20, 30)).save(tmp_path / name)
+    settings = {"run": labeller, "inputs": (tmp_path / "a.png", tmp_path / "a.drawn.png"), "out": tmp_path / "out"}
+    with pytest.raises(ValueError, match="a.png and .*a.drawn.png would both be written to a.drawn.png"):
+        segment(SegmentConfig(**settings, draw=True, device="cpu"), progress=False)
+    assert len(segment(SegmentConfig(**settings, device="cpu"), progress=False)) == 2
+
+
+def test_a_decoded_image_has_a_png_by_windows_too(labeller, tmp_path, monkeypatch):
+    Image.fromarray(pixels(40, 50)).save(tmp_path / "a.jpg")
+    monkeypatch.setitem(sys.modules, "tifffile", None)
+    settings = {"run": labeller, "out": tmp_path / "out", "max_pixels": 500, "device": "cpu"}
+    (entry,) = segment(SegmentConfig(inputs=(tmp_path / "a.jpg",), **settings), progress=False)
+    assert entry["labels"].endswith("a.png") and labels_of(entry).shape == (40, 50) and entry["window"] == [24, 24]
+
+
+def test_objects_name_their_images_and_stay_when_interrupted(finder, tmp_path, monkeypatch):
+    paths = [tmp_path / f"{side}.png" for side in (40, 50, 60)]
+    for path in paths:
+        Image.fromarray(pixels(int(path.stem), 30)).save(path)
+    config = DetectConfig(run=finder, inputs=tuple(paths), out=tmp_path / "out", threshold=0.0, device="cpu")
+    find_objects(config, progress=False)
+    images, results = (json.loads((config.out / name).read_text()) for name in (IMAGES, RESULTS))
+    told = [(each["id"], each["file_name"], each["height"], each["width"]) for each in images]
+    assert told == [(i, str(path), 40 + 10 * i, 30) for i, path in enumerate(paths)]
+    assert {each["image_id"] for each in results} <= {0, 1, 2}
+    done = []
+
+    def objects(model, images, device):
+        if done:
+            raise KeyboardInterrupt
+        done.append(images)
+        return objects_in(model, images, device)
+
+    monkeypatch.setattr(detect_module, "objects_in", objects)
+    with pytest.raises(KeyboardInterrupt):
+        find_objects(config, progress=False)
+    assert [each["id"] for each in json.loads((config.out / IMAGES).read_text())] == [0]
+    left = json.loads((config.out / RESULTS).read_text())
+    assert left == [each for each in results if each["image_id"] == 0]
+
+
+def test_names_are_drawn_in_letters_that_the_font_has():
+    assert drawable("größe 猫") == "grosse ?" and drawable("A-7") == "A-7"
+    narrow = with_legend(Image.new("RGB", (6, 480)), [("a rather long name", (9, 8, 7))])
+    assert narrow.width > 100 and narrow.getpixel((10, 480 + 12)) == (9, 8, 7)
 
 
 @pytest.mark.parametrize("task", ["segmentation", "detection"])
@@ -315,6 +379,54 @@ def test_a_memory_budget_chooses_windows_and_refuses_before_it_reads(labeller, f
         with pytest.raises(ValueError, match="x.tif: memory_budget=20MB given: .*allowed is at least that"):
             call(kind(run=run, out=tmp_path / "c", memory_budget="20MB", **common), progress=False)
     assert not list((tmp_path / "c").iterdir())
+
+
+PEAK = """
+import sys
+from pathlib import Path
+from anyres.deploy import segment as module
+from anyres.deploy.segment import SegmentConfig, segment
+
+def of(name):
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+    return 1000 * int(line.split()[1])
+
+def measured(*given, _whole=module.predict_files, **more):
+    Path("/proc/self/clear_refs").write_text("5")
+    before = of("VmRSS")
+    found = _whole(*given, **more)
+    print(of("VmHWM") - before)
+    return found
+
+module.predict_files = measured
+run, image, out, budget, most, draw = sys.argv[1:]
+config = SegmentConfig(run=Path(run), inputs=(Path(image),), out=Path(out), memory_budget=budget, device="cpu",
+                       max_pixels=int(most), draw=draw == "draw")
+print("window" in segment(config, progress=False)[0])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs the kernel to tell the peak")
+def test_a_process_stays_within_the_budget(tmp_path):
+    options = {"width": 48, "heads": 3, "depth": 2, "patch_size": 8, "grid": 8, "head_channels": 32, "num_classes": 5}
+    model = Segmenter(get_segmenter_config("unmerge_vitar_small_patch16", **options))
+    save_segmenter(tmp_path, model, name=None, classes=NAMES, training_sizes=[(256, 256)])
+    picture = Image.fromarray(pixels(2600, 3900))
+    picture.save(tmp_path / "plain.jpg")
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    picture.save(tmp_path / "turned.jpg", exif=exif)
+    Image.merge("RGBA", (*picture.split(), picture.getchannel(0))).save(tmp_path / "alpha.png", compress_level=1)
+    picture.crop((0, 0, 1500, 1300)).save(tmp_path / "whole.png")
+    cases = [(name, budget, "4000000", "no") for name, budget in (("plain.jpg", 250), ("turned.jpg", 280))]
+    cases += [("alpha.png", 320, "4000000", "draw"), ("whole.png", 420, "4000000", "no")]
+    for name, budget, most, draw in cases:
+        arguments = [str(tmp_path), str(tmp_path / name), str(tmp_path / "out"), f"{budget}MB", most, draw]
+        done = subprocess.run([sys.executable, "-c", PEAK, *arguments], capture_output=True, text=True, check=True)
+        peak, by_windows = done.stdout.split()
+        assert int(peak) < budget * 1_000_000, (name, done.stdout)
+        assert by_windows == str(name != "whole.png")
 
 
 def test_the_memory_of_windows_does_not_grow_with_the_height(labeller):

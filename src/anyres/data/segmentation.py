@@ -172,11 +172,13 @@ def read_mask(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     raise UnreadableImageError(f"{path}: a mask of mode {mode}; allowed: one channel whose values are the labels")
 
 
-def class_names(root: Path | str, num_classes: int) -> tuple[str, ...]:
-    """The lines of ROOT/classes.txt, in the order of the labels; without it their numbers. ValueError if too few."""
+def class_names(root: Path | str, num_classes: int, *, reduce_zero_label: bool = False) -> tuple[str, ...]:
+    """The lines of ROOT/classes.txt, in the order of the labels; without it their numbers in the masks.
+
+    ValueError if they are not as many as the classes."""
     path = Path(root, CLASSES)
     if not path.is_file():
-        return tuple(str(label) for label in range(num_classes))
+        return tuple(str(label + reduce_zero_label) for label in range(num_classes))
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -190,7 +192,7 @@ def class_names(root: Path | str, num_classes: int) -> tuple[str, ...]:
 def described(skipped: Sequence[Skipped], count: int) -> str:
     """How many of so many images cannot be used, and the first of them with the reasons."""
     lines = [f"{len(skipped)} of {count} images cannot be used:"]
-    lines += [f"  {path}: {reason}" for path, reason in skipped[:_NAMED]]
+    lines += [f"  {path}: {reason.removeprefix(f'{path}: ')}" for path, reason in skipped[:_NAMED]]
     return "\n".join(lines + [f"  and {len(skipped) - _NAMED} more"] * (len(skipped) > _NAMED))
 
 

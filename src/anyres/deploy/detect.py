@@ -11,23 +11,24 @@ from PIL import Image
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from anyres.data.folder import find_images
+from anyres.data.coco_masks import mask_tools
 from anyres.deploy.detect_needs import DetectNeeds
 from anyres.deploy.file_plan import Item, window_starts
 from anyres.deploy.files import Entry, Predictor, predict_files
-from anyres.deploy.files_config import FilesConfig
+from anyres.deploy.files_config import FilesConfig, checked_paths
 from anyres.deploy.label_file import write_picture
 from anyres.deploy.merge_windows import is_cut
 from anyres.deploy.overview import overview, picture_step
 from anyres.devices import resolve_device
 from anyres.evaluation.detections import Objects, draw_objects, objects_in, result_of, write_results
+from anyres.evaluation.journal import write_json
 from anyres.evaluation.placed_masks import PlacedMask
 from anyres.models.detector import Detector, load_detector
 from anyres.models.weights import ModelInfo
 from anyres.streaming.reader import Reader
 from anyres.streaming.sources import OpenSource
 
-RESULTS = "results.json"
+RESULTS, IMAGES = "results.json", "images.json"
 
 _DRAWN = 0.5  # least score of what is drawn
 
@@ -40,7 +41,8 @@ class DetectConfig(FilesConfig):
     """
 
     out: Path
-    """folder to write results.json into, COCO's results; image_id is the place of an image among the inputs, from 0"""
+    """folder to write results.json into, COCO's results, and images.json, which says which file an image_id is: it is
+    the place among the inputs, from 0. With COCO's own ids: anyres evaluate --results"""
     threshold: float = 0.05
     """least score of what is written"""
     draw: bool = False
@@ -68,17 +70,26 @@ def find_objects(config: DetectConfig, *, progress: bool = True) -> list[Entry]:
     Raises:
         ValueError: bad settings, missing inputs, an unreadable model or too small a memory budget, before any image is
             read.
+        ImportError: without faster-coco-eval, if the model has masks.
         UnreadableImageError, SourceError: with `strict`, at the first unreadable file.
     """
-    paths = find_images(config.inputs)
+    paths = checked_paths(config, lambda index, path: [_picture_name(index, path)] if config.draw else [])
     model, info = load_detector(config.run)
     model.to(resolve_device(config.device))
     config.out.mkdir(parents=True, exist_ok=True)
     finder = _Finder(config, model, info)
-    entries = predict_files(config, paths, finder, "detect", progress=progress)
-    found = (finder.results[index] for index in sorted(finder.results))
-    write_results(config.out / RESULTS, [result for results in found for result in results])
+    try:
+        entries = predict_files(config, paths, finder, "detect", progress=progress)
+    except BaseException:
+        if finder.images:
+            finder.write()  # what was found until then
+        raise
+    finder.write()
     return entries
+
+
+def _picture_name(index: int, path: Path) -> str:
+    return f"{index:06d}-{path.stem}.png"
 
 
 @dataclass
@@ -100,7 +111,12 @@ class _Finder(Predictor):
         self.channels = model.config.backbone.in_channels
         self.device = next(model.parameters()).device
         self.results: dict[int, list[dict[str, Any]]] = {}
+        self.images: dict[int, dict[str, Any]] = {}
         self.needs = DetectNeeds(model, draws=config.draw, scales=config.window_size is not None)
+
+    def check(self, items: Sequence[Item]) -> None:
+        if self.model.config.masks:
+            mask_tools()
 
     def whole(self, items: Sequence[Item], images: Sequence[Image.Image]) -> list[Entry]:
         entries = []
@@ -112,6 +128,12 @@ class _Finder(Predictor):
             if self.config.draw:
                 self._draw(item, image, objects.boxes, objects.scores, objects.labels, masks)
         return entries
+
+    def write(self) -> None:
+        """What was found in the images so far, and which they are."""
+        done = sorted(self.images)
+        write_results(self.config.out / RESULTS, [result for index in done for result in self.results[index]])
+        write_json(self.config.out / IMAGES, [self.images[index] for index in done])
 
     def by_windows(self, item: Item, source: OpenSource, seen: Callable[[int], object]) -> Entry:
         limits = self.model.transform.limits
@@ -175,7 +197,9 @@ class _Finder(Predictor):
         self.results[item.index] = [
             result_of(item.index, box, score, ids[label - 1], mask) for box, score, label, mask in given
         ]
-        return {"path": str(item.path), "height": int(size[0]), "width": int(size[1]), "objects": len(scores)}
+        entry = {"height": int(size[0]), "width": int(size[1])}
+        self.images[item.index] = {"id": item.index, "file_name": str(item.path)} | entry
+        return {"path": str(item.path)} | entry | {"objects": len(scores)}
 
     def _draw(
         self,
@@ -187,4 +211,4 @@ class _Finder(Predictor):
         masks: Sequence[PlacedMask | None] | None,
     ) -> None:
         picture = draw_objects(image, boxes, scores, labels, masks, self.info.classes, threshold=_DRAWN)
-        write_picture(self.config.out / f"{item.index:06d}-{item.path.stem}.png", picture)
+        write_picture(self.config.out / _picture_name(item.index, item.path), picture)

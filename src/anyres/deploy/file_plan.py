@@ -11,7 +11,7 @@ from PIL import Image
 from anyres.data.decode import IMAGE_SUFFIXES, read_image, stored_size
 from anyres.data.schedule import Size
 from anyres.deploy.files_config import FilesConfig
-from anyres.deploy.memory_budget import MOST_AT_ONCE, Needs, fitting_windows, show_bytes
+from anyres.deploy.memory_budget import MOST_AT_ONCE, Needs, decoding_bytes, fitting_windows, show_bytes
 from anyres.errors import SourceError, UnreadableImageError
 from anyres.evaluation.sliding import starts, usual_step
 from anyres.streaming.source_array import ArraySource
@@ -37,6 +37,11 @@ class Item:
     """windows in one call of the model"""
     error: Exception | None = None
 
+    @property
+    def is_huge(self) -> bool:
+        """Whether it is never in memory as a whole."""
+        return self.by_region and self.error is None and is_read_in_parts(self.path)
+
 
 def planned(item: Item, config: FilesConfig, needs: Needs) -> Item:
     """With the windows that it is looked at by, if any."""
@@ -49,7 +54,7 @@ def planned(item: Item, config: FilesConfig, needs: Needs) -> Item:
         return item
     if reason is not None or config.window == "none":
         why = f"{reason} needs whole images" if reason else "window is none"
-        limit = f"{config.max_pixels} pixels"
+        limit = f"max_pixels={config.max_pixels}"
         if budget is not None and not item.by_region:
             limit = f"{show_bytes(budget)}, where it needs {show_bytes(needs.whole(item.size))}"
         text = f"{item.path}: {item.size[0]}x{item.size[1]} pixels are too large for {limit}, and {why}"
@@ -65,9 +70,9 @@ def planned(item: Item, config: FilesConfig, needs: Needs) -> Item:
 
 
 def _held(item: Item) -> int:
-    """Bytes of the image itself that are in memory while it is read by region: decoded tiles, or all of it."""
-    decoded = 6 * math.prod(item.size)
-    return min(decoded, CACHE_BYTES) if item.by_region and is_read_in_parts(item.path) else decoded
+    """Most bytes of the image itself that are in memory at a time: decoded tiles, or all of it while it is decoded."""
+    pixels = math.prod(item.size)
+    return min(6 * pixels, CACHE_BYTES) if item.is_huge else decoding_bytes(item.path) * pixels
 
 
 def groups(items: Sequence[Item], config: FilesConfig, needs: Needs) -> Iterator[list[Item]]:

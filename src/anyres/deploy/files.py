@@ -27,6 +27,10 @@ class Predictor(ABC):
     channels: int
 
     @abstractmethod
+    def check(self, items: Sequence[Item]) -> None:
+        """ImportError for a missing package that these need, before any image is read."""
+
+    @abstractmethod
     def whole(self, items: Sequence[Item], images: Sequence[Image.Image]) -> list[Entry]:
         """Images in one call of the model."""
 
@@ -45,6 +49,7 @@ def predict_files(
         UnreadableImageError, SourceError: with `strict`, at the first file that cannot be read.
     """
     items = [planned(looked_at(index, path, config), config, predictor.needs) for index, path in enumerate(paths)]
+    predictor.check(items)
     entries: list[Entry] = [{} for _ in items]
 
     def fail(item: Item, error: Exception) -> None:
@@ -61,6 +66,7 @@ def predict_files(
         readable = [item for item in items if item.error is None]
         for group in groups([item for item in readable if item.window is None], config, predictor.needs):
             _whole(group, config, predictor, entries, fail)
+            give_back_free_memory()
             bar.update(len(group))
         for item in readable:
             if item.window is not None:

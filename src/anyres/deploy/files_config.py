@@ -1,5 +1,6 @@
 """What every prediction on files is told: the images, the model, windows and memory."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,14 +71,29 @@ class FilesConfig:
         return None
 
 
-def checked_paths(config: FilesConfig) -> list[Path]:
-    """The files, each of another name, since what is written is named after them. ValueError where two agree."""
-    found: dict[str, Path] = {}
-    for path in find_images(config.inputs):
-        if path.stem in found:
-            raise ValueError(
-                f"{found[path.stem]} and {path} would both be written to {path.stem}.png; give them in two calls with "
-                "different out"
-            )
-        found[path.stem] = path
-    return list(found.values())
+def checked_paths(config: FilesConfig, written: Callable[[int, Path], Sequence[str]]) -> list[Path]:
+    """The files that are looked at.
+
+    Args:
+        config: names the files, and the folder that is written into.
+        written: place and path of an input -> names of the files that may be written of it.
+
+    Raises:
+        ValueError: if files of two inputs have the same name, or one would replace an input.
+    """
+    paths = find_images(config.inputs)
+    inputs = {path.resolve() for path in paths}
+    owners: dict[str, Path] = {}
+    for index, path in enumerate(paths):
+        for name in written(index, path):
+            if name in owners:
+                raise ValueError(
+                    f"{owners[name]} and {path} would both be written to {name}; give them in two calls with different "
+                    "out"
+                )
+            if (config.out / name).resolve() in inputs:
+                raise ValueError(
+                    f"what is written of {path} would replace the input {config.out / name}; give another out"
+                )
+            owners[name] = path
+    return paths

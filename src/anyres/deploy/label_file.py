@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -36,11 +37,16 @@ def write_label_rows(path: Path, rows: Iterable[np.ndarray], size: Size) -> None
     Raises:
         ImportError: without tifffile.
     """
-    tifffile = import_extra("tifffile", "huge-images", f"{path}: a label map of an image larger than memory")
+    tifffile = tiff_module()
     options = {"shape": size, "dtype": np.uint8, "tile": (_TILE, _TILE), "compression": "zlib"}
     options |= {"photometric": "palette", "colormap": _palette().T.astype(np.uint16) * 257, "metadata": None}
     is_big = size[0] * size[1] > 2**31  # a classic TIFF ends at 4 GB
     write_atomically(path, lambda file: tifffile.imwrite(file, _tiles(rows, size[1]), bigtiff=is_big, **options))
+
+
+def tiff_module() -> Any:
+    """ImportError that says how to get it."""
+    return import_extra("tifffile", "huge-images", "a label map of an image larger than memory")
 
 
 def _tiles(rows: Iterable[np.ndarray], width: int) -> Iterator[np.ndarray]:

@@ -14,7 +14,7 @@ from anyres.data.schedule import parse_size
 from anyres.deploy.file_plan import Item
 from anyres.deploy.files import Entry, Predictor, predict_files
 from anyres.deploy.files_config import FilesConfig, checked_paths
-from anyres.deploy.label_file import coloured, write_label_rows, write_picture
+from anyres.deploy.label_file import coloured, tiff_module, write_label_rows, write_picture
 from anyres.deploy.overview import overview, picture_step
 from anyres.deploy.segment_needs import SegmentNeeds
 from anyres.devices import resolve_device
@@ -32,8 +32,8 @@ class SegmentConfig(FilesConfig):
     """Label every pixel of images with a trained segmenter."""
 
     out: Path
-    """folder to write NAME.png into, a label map of each image at its own size (NAME.tif if the image is read by
-    region); values are those of the masks that the model was trained on"""
+    """folder to write NAME.png into, a label map of each image at its own size (NAME.tif of an image that is never in
+    memory as a whole); values are those of the masks that the model was trained on"""
     size: str | None = None
     """unset: every image at its own size; "512": short side of 512 pixels, aspect kept; for whole images"""
     ratios: tuple[float, ...] = (1.0,)
@@ -73,15 +73,21 @@ def segment(config: SegmentConfig, *, progress: bool = True) -> list[Entry]:
         "error"} for a file that cannot be read.
 
     Raises:
-        ValueError: bad settings, missing inputs, inputs of one name, an unreadable model or too small a memory budget,
-            before any image is read.
+        ValueError: bad settings, missing inputs, inputs of one name, files that would replace an input, an unreadable
+            model or too small a memory budget, before any image is read.
+        ImportError: without tifffile, if an image needs it, before any image is read.
         UnreadableImageError, SourceError: with `strict`, at the first unreadable file.
     """
-    paths = checked_paths(config)
+    paths = checked_paths(config, lambda _, path: _written(path, config.draw))
     model, info = load_segmenter(config.run)
     model.to(resolve_device(config.device))
     config.out.mkdir(parents=True, exist_ok=True)
     return predict_files(config, paths, _Labeller(config, model, info), "segment", progress=progress)
+
+
+def _written(path: Path, draws: bool) -> list[str]:
+    """Names of all files that may be written of an image."""
+    return [f"{path.stem}{suffix}" for suffix in (".png", ".tif", *((".drawn.png",) if draws else ()))]
 
 
 class _Labeller(Predictor):
@@ -90,6 +96,10 @@ class _Labeller(Predictor):
         self.offset = int(bool(info.extra.get("reduce_zero_label")))
         self.channels = model.config.backbone.in_channels
         self.needs = SegmentNeeds(model, config.inference(), config.size, info.training_sizes, draws=config.draw)
+
+    def check(self, items: Sequence[Item]) -> None:
+        if any(item.is_huge for item in items):
+            tiff_module()
 
     def whole(self, items: Sequence[Item], images: Sequence[Image.Image]) -> list[Entry]:
         size = None if self.config.size is None else parse_size(self.config.size)
@@ -118,7 +128,7 @@ class _Labeller(Predictor):
         )
         with torch.inference_mode():
             rows = (part.numpy() for part in found)
-            if item.by_region:
+            if item.is_huge:
                 return self._write_rows(item, source, rows)
             labels = np.concatenate(list(rows))
         if self.config.draw:

@@ -3,12 +3,13 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from anyres.data.coco import CocoImages, find_split
 from anyres.data.schedule import parse_size
 from anyres.data.segmentation import SegmentationFolder
 from anyres.devices import resolve_device
+from anyres.errors import check_choice
 from anyres.evaluation.detections import evaluate_detector, write_results
 from anyres.evaluation.miou import MULTI_SCALE, Inference, evaluate_segmenter, measured
 from anyres.models.detector import load_detector
@@ -24,6 +25,8 @@ class EvaluateConfig:
     """Folder of the trained model."""
     data: Path
     """Folder as in training: images/ and annotations/ with masks, or COCO's annotations and images."""
+    task: Literal["segmentation", "detection"] | None = None
+    """What the model was trained for; it is known, and only checked if given."""
     size: str | None = None
     """Short side in pixels that images are resized to; by default the largest training size."""
     window: str | None = None
@@ -44,6 +47,8 @@ class EvaluateConfig:
             raise ValueError(f"limit is {self.limit}; allowed: 1 and more, or None for all images")
         if self.size is not None:
             parse_size(self.size)
+        if self.task is not None:
+            check_choice("task", self.task, ("segmentation", "detection"))
         resolve_device(self.device)
 
 
@@ -58,11 +63,14 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         kind = json.loads(path.read_text())["architecture"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{config.run} holds no saved model: {path} cannot be read ({error})") from error
-    if kind == "Segmenter":
-        return _segmenter(config)
-    if kind == "Detector":
-        return _detector(config)
-    raise ValueError(f"{config.run} holds a {kind}; allowed: a segmenter or a detector. For classifiers: anyres sweep")
+    kinds = {"Segmenter": ("segmentation", _segmenter), "Detector": ("detection", _detector)}
+    if kind not in kinds:
+        allowed = "allowed: a segmenter or a detector. For classifiers: anyres sweep"
+        raise ValueError(f"{config.run} holds a {kind}; {allowed}")
+    task, measure = kinds[kind]
+    if config.task not in (None, task):
+        raise ValueError(f"task is {config.task}, but {config.run} holds a {kind}; allowed: task={task}")
+    return measure(config)
 
 
 def _segmenter(config: EvaluateConfig) -> dict[str, Any]:

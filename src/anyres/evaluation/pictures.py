@@ -2,6 +2,7 @@
 
 import colorsys
 import math
+import unicodedata
 from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
@@ -41,6 +42,12 @@ def letters(image: Image.Image, most: float = math.inf) -> ImageFont.FreeTypeFon
     return ImageFont.load_default(size=max(12, round(min(0.6 * math.sqrt(max(image.size)), most))))
 
 
+def drawable(text: str) -> str:
+    """What Pillow's own font has letters for: without accents, and ? for other scripts."""
+    parted = unicodedata.normalize("NFKD", text.replace("ß", "ss"))
+    return "".join(letter for letter in parted if not unicodedata.combining(letter)).encode("ascii", "replace").decode()
+
+
 def draw_box(image: Image.Image, box: Sequence[float], colour: Colour) -> None:
     """The outline of x0, y0, x1, y1, with a dark edge, since an image may have the colour itself."""
     draw, width = ImageDraw.Draw(image), line_width(image)
@@ -53,7 +60,7 @@ def draw_box(image: Image.Image, box: Sequence[float], colour: Colour) -> None:
 def draw_name(image: Image.Image, text: str, box: Sequence[float], colour: Colour) -> None:
     """A name on its colour, above the box x0, y0, x1, y1 or, for want of room, below its upper edge. On small boxes it
     is smaller, so that it hides less of what is around."""
-    draw, font = ImageDraw.Draw(image), letters(image, most=max(box[3] - box[1], 0) / 2)
+    draw, font, text = ImageDraw.Draw(image), letters(image, most=max(box[3] - box[1], 0) / 2), drawable(text)
     pad = line_width(image)
     left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
     width, height = right - left + 2 * pad, bottom - top + 2 * pad
@@ -69,14 +76,16 @@ def with_legend(image: Image.Image, entries: Sequence[tuple[str, Colour]]) -> Im
     measure = ImageDraw.Draw(image)
     ascent = round(measure.textbbox((0, 0), "Ag", font=font)[3])
     pad = max(ascent // 2, 3)
+    entries = [(drawable(name), colour) for name, colour in entries]
+    widths = [ascent + pad // 2 + round(measure.textlength(name, font=font)) for name, _ in entries]
+    most = max([image.width, *(width + 2 * pad for width in widths)])
     places, x, y = [], pad, pad
-    for name, _ in entries:
-        width = ascent + pad // 2 + round(measure.textlength(name, font=font))
-        if x > pad and x + width > image.width - pad:
+    for width in widths:
+        if x > pad and x + width > most - pad:
             x, y = pad, y + ascent + pad
         places.append((x, y))
         x += width + 2 * pad
-    whole = Image.new("RGB", (image.width, image.height + (y + ascent + pad if entries else 0)), "white")
+    whole = Image.new("RGB", (most, image.height + (y + ascent + pad if entries else 0)), "white")
     whole.paste(image, (0, 0))
     draw = ImageDraw.Draw(whole)
     for (name, colour), (x, y) in zip(entries, places, strict=True):

@@ -189,7 +189,8 @@ class ViTARConfig:
                 )
         if len(set(self.whole_blocks)) == self.depth:
             raise ValueError(
-                f"window={self.window} has no effect because all {self.depth} blocks are global; leave it out."
+                f"window={self.window} has no effect because all {self.depth} blocks are global; leave it out, or give "
+                f"global_blocks, such as {(self.depth - 1,) if self.depth > 1 else ()}."
             )
         in_attention = self.position in ("relative_bias", "rotary")
         in_attention |= self.position == "global_local" and self.local_placement == "trunk"

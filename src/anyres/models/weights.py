@@ -20,7 +20,12 @@ from anyres.models.vitar import ViTAR, ViTARConfig
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
-_ADVICE = {"MaskedAutoencoder": "fine-tune it with anyres train --init", "ViTAR": "it is a classifier"}
+_ADVICE = {
+    "MaskedAutoencoder": "fine-tune it with anyres train --init",
+    "ViTAR": "it is a classifier",
+    "Segmenter": "on the command line, --task segmentation",
+    "Detector": "on the command line, --task detection",
+}
 
 
 @dataclass(frozen=True)

@@ -46,11 +46,12 @@ class RecipeConfig:
 
     name: Positional[Name]
     """Which model, and how it is trained."""
-    data: Path
-    """Folder that holds train/ and val/, each with one folder of images per class. For mask_rcnn_*: COCO's, with
-    annotations/, train2017/ and val2017/. For upernet_*: ADE20K's, with images/ and annotations/."""
-    out: Path
-    """Run folder. A run that is already there goes on where it stopped."""
+    data: Path | None = None
+    """Needed unless show: folder that holds train/ and val/, each with one folder of images per class. For
+    mask_rcnn_*: COCO's, with annotations/, train2017/ and val2017/. For upernet_*: ADE20K's, with images/ and
+    annotations/."""
+    out: Path | None = None
+    """Needed unless show: run folder. A run that is already there goes on where it stopped."""
     init: Path | None = None
     """To fine-tune: the run folder of the training before, or published weights (see `anyres train --help`)."""
     show: bool = False
@@ -67,7 +68,9 @@ class RecipeConfig:
     def __post_init__(self) -> None:
         check_choice("recipe", self.name, RECIPES)
         before = STARTS.get(self.name)
-        if before is not None and self.init is None:
+        if not self.show and (self.data is None or self.out is None):
+            raise ValueError(f"recipe {self.name} needs data and out; to see what it is, show")
+        if not self.show and before is not None and self.init is None:
             raise ValueError(
                 f"recipe {self.name} fine-tunes, and there is no init; give the run folder of `anyres recipe {before}`"
             )
@@ -79,9 +82,9 @@ class RecipeConfig:
 
 
 def recipe(config: RecipeConfig) -> RunConfig:
-    """The run that a recipe stands for; ValueError for an impossible setting."""
-    start = () if config.init is None else (config.init,)
-    run = RECIPES[config.name](config.data, config.out, *start)
+    """The run that a recipe stands for, without folders in folders of no use; ValueError for an impossible setting."""
+    start = (config.init or Path("INIT"),) if config.name in STARTS else ()
+    run = RECIPES[config.name](config.data or Path("DATA"), config.out or Path("OUT"), *start)
     run = replace(run, num_workers=config.num_workers, device=config.device)
     if config.accumulate is not None:
         run = replace(run, accumulate=config.accumulate)

@@ -225,7 +225,7 @@ class _Run:
         if self.skipped:
             self._say(f"{len(self.skipped)} files could not be read and were skipped:")
             for path, reason in sorted(self.skipped.items()):
-                self._say(f"  {path}: {reason}")
+                self._say(f"  {path}: {reason.removeprefix(f'{path}: ')}")
 
     def _is_finished(self) -> bool:
         written = all((self.folder / name).exists() for name in (WEIGHTS, CONFIG))

@@ -58,7 +58,7 @@ class SegmentationTask:
 
     def __init__(self, config: SegmentationConfig) -> None:
         self.config = config
-        self.classes = class_names(config.data, config.num_classes)
+        self.classes = class_names(config.data, config.num_classes, reduce_zero_label=config.reduce_zero_label)
         self.folder = _folder(config, "train")
         self.validation = _validation_folder(config)
         settings = get_segmenter_config(config.model, num_classes=config.num_classes, **config.overrides())
