@@ -63,16 +63,24 @@ def planned(item: Item, config: FilesConfig, needs: Needs) -> Item:
         return replace(item, window=given or needs.usual_window(), at_once=config.batch_size or 1)
     most = config.batch_size or MOST_AT_ONCE
     try:
-        window, at_once = fitting_windows(needs, item.size, given, most, budget, held=_held(item))
+        window, at_once = fitting_windows(
+            needs, item.size, given, most, budget, held=_held(item), decoding=_decoding(item)
+        )
     except ValueError as error:
         raise ValueError(f"{item.path}: {error}") from error
     return replace(item, window=window, at_once=at_once)
 
 
 def _held(item: Item) -> int:
-    """Most bytes of the image itself that are in memory at a time: decoded tiles, or all of it while it is decoded."""
-    pixels = math.prod(item.size)
-    return min(6 * pixels, CACHE_BYTES) if item.is_huge else decoding_bytes(item.path) * pixels
+    """Bytes of the image itself that are in memory while it is read by region: decoded tiles, or all of it and of its
+    label map."""
+    decoded = 6 * math.prod(item.size)
+    return min(decoded, CACHE_BYTES) if item.is_huge else decoded
+
+
+def _decoding(item: Item) -> int:
+    """Bytes at the peak of decoding all of it, before the model is called."""
+    return 0 if item.is_huge else decoding_bytes(item.path, math.prod(item.size))
 
 
 def groups(items: Sequence[Item], config: FilesConfig, needs: Needs) -> Iterator[list[Item]]:

@@ -45,15 +45,15 @@ def show_bytes(count: float) -> str:
     return f"{float(f'{math.ceil(value / digit) * digit:.6g}'):g}{unit}"
 
 
-def decoding_bytes(path: Path) -> int:
-    """Bytes a pixel at the peak of decoding a file as a whole with Pillow and handing it over as an array: measured."""
+def decoding_bytes(path: Path, pixels: int) -> int:
+    """Bytes at the peak of decoding a file as a whole with Pillow and handing it over as an array: measured."""
     try:
         with Image.open(path) as image:
             turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
             has_alpha = image.has_transparency_data
     except Exception:  # damaged: it is named when it is read
-        return 20
-    return 12 + 4 * turned + 8 * has_alpha
+        turned = has_alpha = True
+    return (12 + 4 * turned + 8 * has_alpha) * pixels + _AROUND
 
 
 def give_back_free_memory() -> None:
@@ -102,7 +102,7 @@ def peak_on_meta(function: Callable[[torch.Tensor], object], shape: Sequence[int
 
 
 def fitting_windows(
-    needs: Needs, size: Size, window: Size | None, at_once: int, budget: int, *, held: int
+    needs: Needs, size: Size, window: Size | None, at_once: int, budget: int, *, held: int, decoding: int = 0
 ) -> tuple[Size, int]:
     """(height, width) of windows and how many at a time, at most `at_once`, so that an image stays within a budget.
 
@@ -111,18 +111,23 @@ def fitting_windows(
         size: (height, width) of the image.
         window: None looks for the largest.
         held: bytes of the image itself that are in memory all the while.
+        decoding: bytes that it takes before that.
 
     Raises:
         ValueError: if nothing fits, with the least budget that does.
     """
     tried = [window] if window else list(dict.fromkeys(needs.smaller_window(part) for part in _PARTS))
+
+    def most(each: Size, count: int) -> int:
+        return max(decoding, held + needs.windows(size, each, count))
+
     for each in tried:
-        if held + needs.windows(size, each, 1) <= budget:
+        if most(each, 1) <= budget:
             count = 1
-            while count < at_once and held + needs.windows(size, each, count + 1) <= budget:
+            while count < at_once and most(each, count + 1) <= budget:
                 count += 1
             return each, count
-    least = held + min(needs.windows(size, each, 1) for each in tried)
+    least = min(most(each, 1) for each in tried)
     raise ValueError(
         f"memory_budget={show_bytes(budget)} given: an image of {size[0]}x{size[1]} pixels by windows of "
         f"{tried[-1][0]}x{tried[-1][1]} pixels needs {show_bytes(least)}; allowed is at least that"

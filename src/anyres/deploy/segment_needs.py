@@ -33,7 +33,7 @@ class SegmentNeeds:
         def labels(images: Tensor) -> Tensor:
             return probabilities(self._model, images, self._how, size).argmax(1)
 
-        decoded = (32 if self._draws else 20) * size[0] * size[1]
+        decoded = (40 if self._draws else 28) * size[0] * size[1]
         return with_reserve(self._peak(labels, ("whole", *size), (1, *given))) + decoded
 
     def windows(self, size: Size, window: Size, at_once: int) -> int:
