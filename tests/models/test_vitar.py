@@ -285,3 +285,17 @@ def test_lists_share_one_padded_batch_of_the_trunk(options, monkeypatch):
     assert len(calls) == 5  # padding would be most of it
     together.square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    "name", ["vitar_base", "mae_vit_large", "mask_rcnn_vitar_small", "upernet_vitar_base", "unmerge_vitar_small"]
+)
+def test_names_without_the_patch_size(name):
+    with torch.device("meta"):
+        short, full = anyres.create_model(name), anyres.create_model(f"{name}_patch16")
+    assert type(short) is type(full) and short.config == full.config
+
+
+def test_unknown_names_are_answered_with_those_of_every_task():
+    with pytest.raises(ValueError, match="Did you mean 'mask_rcnn_vitar_small_patch16'.*upernet_vitar_small_patch16"):
+        anyres.create_model("mask_rcnn_vitar_smal")

@@ -89,8 +89,10 @@ def create_model(name: MAEName, **overrides: Any) -> MaskedAutoencoder: ...
 @overload
 def create_model(name: str, **overrides: Any) -> ViTAR: ...
 def create_model(name: str, **overrides: Any) -> nn.Module:
-    """A freshly initialised model by name; overrides are fields of `ViTARConfig`, and for `mae_*`, `upernet_*` and
-    `mask_rcnn_*` those of `MAEConfig`, `SegmenterConfig` and `DetectorConfig` too.
+    """A freshly initialised model by name, of which "_patch16" may be left out.
+
+    Overrides are fields of `ViTARConfig`, and for `mae_*`, `upernet_*`, `unmerge_*` and `mask_rcnn_*` those of
+    `MAEConfig`, `SegmenterConfig` and `DetectorConfig` too.
 
     `create_model("vitar_small_patch16", num_classes=10, drop_path_rate=0.1)`. Inside `with torch.device("meta"):`
     nothing is allocated; call `model.to_empty(device=...)` and `model.init_weights()` later.
@@ -98,7 +100,11 @@ def create_model(name: str, **overrides: Any) -> nn.Module:
     Raises:
         ValueError: unknown model or field (the nearest names are suggested), or an impossible value.
     """
-    if name.startswith("mae_"):
+    names = list_models()
+    name = next((each for each in (name, f"{name}_patch16") if each in names), name)
+    if name not in names:
+        raise unknown("model", name, names)
+    if name in MAE_PRESETS:
         return MaskedAutoencoder(get_mae_config(name, **overrides))
     if name in PRESETS_SEGMENT:
         return Segmenter(get_segmenter_config(name, **overrides))
