@@ -153,7 +153,7 @@ MASK = {"size": [9, 13], "counts": [117]}
         ([], {}, "no annotation of a single object"),
         ([annotation(1, iscrowd=1)], {}, "no annotation of a single object"),
         ([annotation(1, bbox=[50, 50, 1, 1])], {}, "no annotation of a single object"),
-        ([{"id": 1, "image_id": 1, "category_id": 7}], {}, "not in COCO's format: KeyError"),
+        ([{"id": 1, "image_id": 1, "category_id": 7}], {}, "not in COCO's format: an entry has no 'bbox'"),
         ([annotation(1)], {"categories": [*CATEGORIES, {"id": 7, "name": "cow"}]}, "categories with the same id: 7"),
         ([annotation(1)], {"images": []}, "images that are not listed"),
         (

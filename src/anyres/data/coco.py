@@ -85,7 +85,9 @@ class CocoImages:
             self._check_categories(found)
             self.classes, self.category_ids = tuple(self.categories.values()), tuple(self.categories)
             self.images = self._images(record)
-        except (KeyError, TypeError, AttributeError, OverflowError) as error:
+        except KeyError as error:
+            raise ValueError(f"{annotations} is not in COCO's format: an entry has no {error}") from error
+        except (TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"{annotations} is not in COCO's format: {error!r}") from error
         self.paths = [image.path for image in self.images]
         if not any(not each.crowd for image in self.images for each in image.instances):
