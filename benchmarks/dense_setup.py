@@ -46,7 +46,7 @@ class Scale:
     """Of objects, relative to the image's short side: from 1.4 patches at the training size on."""
     size: int = 192
     """Side of the training crops in pixels. Images are stored with twice that on the short side."""
-    steps: dict[Task, int] = field(default_factory=lambda: {"detection": 600, "segmentation": 1500, "unmerge": 1400})
+    steps: dict[Task, int] = field(default_factory=lambda: {"detection": 600, "segmentation": 1500, "unmerge": 4000})
     """Of training, by task."""
     batch: dict[Task, int] = field(default_factory=lambda: {"detection": 4, "segmentation": 2, "unmerge": 2})
     """Images a step, by task. Few: in segmentation it takes many steps until glyphs are told apart at all."""
