@@ -211,7 +211,7 @@ def test_a_segmenter_starts_from_a_run_of_segmentation_and_decays_by_layers(make
 def test_masks_that_begin_at_one_are_written_as_such(make, tmp_path):
     root = write_shapes(tmp_path / "data", "train", 3, 1, offset=1)
     run = segment_train(make(data=root, reduce_zero_label=True, steps=2, precision="bfloat16")).run
-    assert load_segmenter(run)[1].classes == ("0", "1", "2")
+    assert load_segmenter(run)[1].classes == ("1", "2", "3")
     found = segment(
         SegmentConfig(run=run, inputs=(root / "images/train",), out=tmp_path / "maps", window="24", flip=True),
         progress=False,
@@ -219,7 +219,7 @@ def test_masks_that_begin_at_one_are_written_as_such(make, tmp_path):
     for entry in found:
         labels = np.array(Image.open(entry["labels"]))
         assert labels.min() >= 1 and labels.max() <= 3
-        shares = {str(label - 1): (labels == label).mean() for label in np.unique(labels)}
+        shares = {str(label): (labels == label).mean() for label in np.unique(labels)}
         assert entry["share"] == pytest.approx(shares, abs=1e-5)
 
 
