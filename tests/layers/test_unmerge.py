@@ -133,6 +133,18 @@ def test_every_patch_gets_what_the_definition_says(plan, skip, neighbours):
     )
 
 
+@pytest.mark.parametrize("side, size", [(14, (31, 17)), (28, (41, 59)), (56, (57, 67))])
+def test_the_way_back_from_the_grids_of_the_models(side, size):
+    plan = MergePlan.halving(size, (side, side))
+    merger, unmerge = shaken(AdaptiveTokenMerger(WIDTH, HEADS)).eval(), shaken(Unmerge(WIDTH, HEADS, neighbours=True))
+    patches = torch.randn(1, *size, WIDTH, dtype=torch.double)
+    with torch.no_grad():
+        cells, shares = merge_with_shares(merger, patches, plan)
+        torch.testing.assert_close(shares.double(), slow_shares(merger, patches, plan), rtol=1e-5, atol=1e-6)
+        expected = slow_unmerge(unmerge, cells, patches, shares.double(), plan)
+        torch.testing.assert_close(unmerge(cells, patches, shares, plan), expected, rtol=1e-5, atol=1e-6)
+
+
 def test_untrained_and_alone_it_repeats_the_cells():
     plan = PLANS[0]
     cells, patches = (torch.randn(2, *grid, WIDTH) for grid in (plan.grid, plan.size))

@@ -21,6 +21,7 @@ class DetectNeeds:
         with torch.device("meta"):
             self._backbone = Detector(model.config).eval().backbone
         self._config = model.config
+        self._padded = model.transform.padded
         self._limits, self._divisor = model.transform.limits, model.transform.size_divisible
         self._draws, self._scales = draws, scales
         self._known: dict[tuple[int, ...], int] = {}
@@ -40,10 +41,6 @@ class DetectNeeds:
     def smaller_window(self, part: float) -> Size:
         height, width = (max(2, round(side * part / self._divisor)) * self._divisor for side in self._limits)
         return self._limits if part == 1 else (height, width)
-
-    def _padded(self, size: Size) -> Size:
-        scale = min(self._limits[0] / min(size), self._limits[1] / max(size))
-        return self._to_divisor((round(size[0] * scale), round(size[1] * scale)))
 
     def _to_divisor(self, size: Size) -> Size:
         height, width = (max(1, -(-side // self._divisor)) * self._divisor for side in size)

@@ -23,8 +23,8 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"
 _ADVICE = {
     "MaskedAutoencoder": "fine-tune it with anyres train --init",
     "ViTAR": "it is a classifier",
-    "Segmenter": "on the command line, --task segmentation",
-    "Detector": "on the command line, --task detection",
+    "Segmenter": "it labels pixels: anyres predict --task segmentation, anyres evaluate",
+    "Detector": "it finds objects: anyres predict --task detection, anyres evaluate",
 }
 
 
