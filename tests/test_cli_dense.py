@@ -195,3 +195,14 @@ def test_pictures_that_cannot_be_read_are_listed_by_predict(whole, tmp_path, cap
     assert main(["predict", "--task", task, "--run", run, "--inputs", str(tmp_path), "--out", str(out)]) == 1
     entries = json.loads(capsys.readouterr().out)
     assert ["error" in entry for entry in entries] == [False, True] and "torn.png" in entries[1]["error"]
+
+
+def test_the_task_may_be_joined_by_a_sign_and_is_checked_by_evaluate(whole, tmp_path, capsys):
+    run, data = str(whole / "segmentation"), str(whole / "data")
+    inputs = ["--run", run, "--inputs", str(whole / "data" / "images" / "val"), "--out", str(tmp_path)]
+    assert main(["predict", "--task=segmentation", *inputs, "--device=cpu"]) == 0
+    assert len(list(tmp_path.glob("*.png"))) == 2
+    assert main(["evaluate", "--task", "segmentation", "--run", run, "--data", data, "--device", "cpu"]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", "--task=detection", "--run", run, "--data", data]) == 2
+    assert "holds a Segmenter; allowed: task=segmentation" in capsys.readouterr().err

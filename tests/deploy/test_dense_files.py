@@ -15,6 +15,7 @@ from PIL import ExifTags, Image
 from anyres.data.coco_masks import decode_mask, encode_mask
 from anyres.deploy import detect as detect_module
 from anyres.deploy.detect import IMAGES, RESULTS, DetectConfig, find_objects
+from anyres.deploy.detect_needs import DetectNeeds
 from anyres.deploy.files_config import FilesConfig
 from anyres.deploy.label_file import bands, write_label_rows
 from anyres.deploy.memory_budget import fitting_windows, parse_bytes, show_bytes
@@ -23,9 +24,10 @@ from anyres.deploy.overview import overview
 from anyres.deploy.segment import SegmentConfig, segment
 from anyres.deploy.segment_needs import SegmentNeeds
 from anyres.evaluation.detections import Objects, objects_in
+from anyres.evaluation.memory import peak_tensor_bytes
 from anyres.evaluation.miou import Inference, label_map
 from anyres.evaluation.pictures import class_colour, drawable, with_legend
-from anyres.models.detector import Detector, save_detector
+from anyres.models.detector import Detector, load_detector, save_detector
 from anyres.models.detector_config import get_detector_config
 from anyres.models.segmenter import Segmenter, load_segmenter, save_segmenter
 from anyres.models.segmenter_config import get_segmenter_config
@@ -380,6 +382,17 @@ def test_a_memory_budget_chooses_windows_and_refuses_before_it_reads(labeller, f
         with pytest.raises(ValueError, match="x.tif: memory_budget=20MB given: .*allowed is at least that"):
             call(kind(run=run, out=tmp_path / "c", memory_budget="20MB", **common), progress=False)
     assert not list((tmp_path / "c").iterdir())
+
+
+def test_a_detector_needs_more_for_images_that_it_sees_larger(finder):
+    model, image = load_detector(finder)[0], torch.rand(3, 50, 70)
+    needed, taken = [], []
+    for limits in ((64, 96), (400, 500)):
+        model.set_size(*limits)
+        needed.append(DetectNeeds(model, draws=False, scales=False).whole((50, 70)))
+        with torch.no_grad():
+            taken.append(peak_tensor_bytes(lambda: model([image])))
+    assert needed[1] - needed[0] >= taken[1] - taken[0] > 10**6
 
 
 PEAK = """
