@@ -27,14 +27,13 @@ from dense_setup import Scale, settings, training, write_images
 from dense_variants import VARIANTS, Task, Variant
 
 from anyres.errors import unknown
-from anyres.evaluation.canvas import LIGHT, png
-from anyres.evaluation.journal import write_json
-from anyres.files import write_atomically
-from anyres.training.config import differences
-from anyres.training.detection_config import DetectionConfig
-from anyres.training.detection_task import detect_train
-from anyres.training.segmentation_config import SegmentationConfig
-from anyres.training.segmentation_task import segment_train
+from anyres.files import write_atomically, write_json
+from anyres.report.canvas import LIGHT, png
+from anyres.settings import differences
+from anyres.training.detection.config import DetectionConfig
+from anyres.training.detection.task import detect_train
+from anyres.training.segmentation.config import SegmentationConfig
+from anyres.training.segmentation.task import segment_train
 
 
 @dataclass(frozen=True)

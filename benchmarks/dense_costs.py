@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import RPNHead, TwoMLPHead
 from torchvision.ops import FeaturePyramidNetwork
 
-from anyres.evaluation.cost import macs_by_part, window_pairs
-from anyres.evaluation.cost_dense import decoder_parts, padded_size
+from anyres.costs.cost import macs_by_part, window_pairs
+from anyres.costs.cost_dense import decoder_parts, padded_size
 from anyres.layers.pyramid import TapPyramid
 from anyres.layers.stem import token_grid
 from anyres.models.presets import create_model

@@ -22,12 +22,12 @@ import numpy as np
 import tifffile
 import torch
 
-from anyres.deploy.detect import DetectConfig, find_objects
-from anyres.deploy.segment import SegmentConfig, segment
 from anyres.models.detector import Detector, save_detector
 from anyres.models.detector_config import get_detector_config
 from anyres.models.segmenter import Segmenter, save_segmenter
 from anyres.models.segmenter_config import get_segmenter_config
+from anyres.predict.detect import DetectConfig, find_objects
+from anyres.predict.segment import SegmentConfig, segment
 
 TILE, WINDOW = 256, 512
 SMALL = {"width": 64, "heads": 4, "patch_size": 32, "grid": 8, "cells": "1x1"}

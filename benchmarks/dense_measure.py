@@ -14,19 +14,20 @@ from dense_setup import Scale
 from faster_coco_eval import COCO, COCOeval_faster
 from torch import Tensor
 
+from anyres.costs.cost import cost, macs_by_part
+from anyres.costs.memory import peak_tensor_bytes
 from anyres.data.coco import CocoImages, find_split
 from anyres.data.segmentation import IGNORE, SegmentationFolder
-from anyres.evaluation.cost import cost, macs_by_part
-from anyres.evaluation.detections import evaluate_detector
-from anyres.evaluation.memory import peak_tensor_bytes
-from anyres.evaluation.miou import Confusion, Inference, label_map, measured
+from anyres.metrics.detection import evaluate_detector
+from anyres.metrics.segmentation import Confusion, measured
 from anyres.models.detector import Detector, load_detector
 from anyres.models.segmenter import Segmenter, load_segmenter
-from anyres.training.detection_config import DetectionConfig
-from anyres.training.detection_task import DetectionTask
+from anyres.predict.label_maps import Inference, label_map
+from anyres.training.detection.config import DetectionConfig
+from anyres.training.detection.task import DetectionTask
 from anyres.training.runlog import STEPS
-from anyres.training.segmentation_config import SegmentationConfig
-from anyres.training.segmentation_task import SegmentationTask
+from anyres.training.segmentation.config import SegmentationConfig
+from anyres.training.segmentation.task import SegmentationTask
 
 THIRDS = ("small", "middle", "large")
 _AROUND = 0.25  # of an object's height: what is looked at beside it

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from anyres.evaluation.canvas import Theme, legend, new_figure, titles
+from anyres.report.canvas import Theme, legend, new_figure, titles
 
 Row = Mapping[str, Any]
 

@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from dense_variants import VARIANTS, Task, Variant
 
+from anyres.costs.cost import cost
 from anyres.data.dense_scenes import write_dense
 from anyres.data.detection_augment import ScaleJitter
 from anyres.data.segmentation_stream import SegmentAugment
-from anyres.evaluation.cost import cost
 from anyres.models.presets import create_model
 from anyres.recipes import fast_precision
 from anyres.training.config import parse_option
-from anyres.training.detection_config import DetectionConfig
-from anyres.training.segmentation_config import SegmentationConfig
+from anyres.training.detection.config import DetectionConfig
+from anyres.training.segmentation.config import SegmentationConfig
 
 PATCH, STEM, HEADS, GLYPHS = 8, "conv", 3, "AOX7"
 

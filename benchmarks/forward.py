@@ -22,7 +22,7 @@ import timm
 import torch
 
 import anyres
-from anyres.evaluation.memory import peak_tensor_bytes
+from anyres.costs.memory import peak_tensor_bytes
 
 AGAINST_TIMM = (224, 448, 896, 1120)
 ALONE = (1792, 2240, 2800, 3360, 4032)

@@ -22,10 +22,10 @@ import torch
 from tqdm import tqdm
 
 import anyres
-from anyres.evaluation.calibrate import calibration, calibration_shapes
-from anyres.evaluation.largest import Limits, Sizer
-from anyres.evaluation.probe import Shape, peak_bytes
-from anyres.evaluation.timing import latency
+from anyres.costs.calibrate import calibration, calibration_shapes
+from anyres.costs.largest import Limits, Sizer
+from anyres.costs.probe import Shape, peak_bytes
+from anyres.costs.timing import latency
 
 SMALL_MODELS = ("vitar_tiny_patch16", "vitar_small_patch16", "vitar_small_conv16", "deit_tiny_patch16")
 PIXELS = (150**2, 2800**2)  # of random sizes

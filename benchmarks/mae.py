@@ -30,13 +30,13 @@ import timm
 import torch
 from training import SIZES, Bench, Steps, row, show, spread
 
-from anyres.evaluation.cost import macs_by_part, mae_macs_by_part
+from anyres.costs.cost import macs_by_part, mae_macs_by_part
 from anyres.models.mae import MaskedAutoencoder
 from anyres.models.mae_config import MAEConfig
 from anyres.models.presets import get_config, get_mae_config
 from anyres.recipes.hours import FORWARD_AND_BACKWARD
 from anyres.training import PretrainConfig
-from anyres.training.pretrain_task import PretrainTask
+from anyres.training.pretraining.task import PretrainTask
 from anyres.training.trainer import Trainer
 
 GOAL = 2.0

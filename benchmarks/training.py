@@ -29,14 +29,14 @@ from timm.data.mixup import mixup_target
 from timm.loss import SoftTargetCrossEntropy
 
 import anyres
+from anyres.costs.cost import macs_by_part
 from anyres.data.loader import Batch, View
 from anyres.data.schedule import EverySize
 from anyres.devices import resolve_device
-from anyres.evaluation.cost import macs_by_part
 from anyres.models.presets import get_config
 from anyres.recipes import fast_precision
 from anyres.training import TrainConfig
-from anyres.training.task import ClassificationTask, Prepared
+from anyres.training.classification.task import ClassificationTask, Prepared
 from anyres.training.trainer import Trainer
 
 VITAR, DEIT, RESFORMER = "vitar_small_patch16", "deit_small_patch16", "resformer_small_patch16"

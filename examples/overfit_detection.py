@@ -13,12 +13,12 @@ from pathlib import Path
 from anyres.data.coco import CocoImages
 from anyres.data.dense_scenes import write_dense
 from anyres.data.detection_augment import ScaleJitter
-from anyres.deploy.detect import DetectConfig, find_objects
-from anyres.evaluation.detections import evaluate_detector
+from anyres.metrics.detection import evaluate_detector
 from anyres.models.detector import load_detector
+from anyres.predict.detect import DetectConfig, find_objects
 from anyres.recipes import fast_precision
-from anyres.training.detection_config import DetectionConfig
-from anyres.training.detection_task import detect_train
+from anyres.training.detection.config import DetectionConfig
+from anyres.training.detection.task import detect_train
 
 MODEL = (
     "width=128", "heads=4", "depth=4", "stem=conv", "position=learned", "drop_path_rate=0.0", "channels=64",

@@ -14,12 +14,12 @@ from pathlib import Path
 from anyres.data.dense_scenes import write_dense
 from anyres.data.segmentation import SegmentationFolder
 from anyres.data.segmentation_stream import SegmentAugment
-from anyres.deploy.segment import SegmentConfig, segment
-from anyres.evaluation.miou import evaluate_segmenter
+from anyres.metrics.segmentation import evaluate_segmenter
 from anyres.models.segmenter import load_segmenter
+from anyres.predict.segment import SegmentConfig, segment
 from anyres.recipes import fast_precision
-from anyres.training.segmentation_config import SegmentationConfig
-from anyres.training.segmentation_task import segment_train
+from anyres.training.segmentation.config import SegmentationConfig
+from anyres.training.segmentation.task import segment_train
 
 CLASSES = 5  # background and four glyphs
 MODEL = (

@@ -17,8 +17,8 @@ from dense_variants import VARIANTS
 
 from anyres.data.coco import CocoImages
 from anyres.data.segmentation import IGNORE
-from anyres.evaluation.average_precision import AveragePrecision
-from anyres.evaluation.detections import coco_results
+from anyres.metrics.average_precision import AveragePrecision
+from anyres.predict.objects import coco_results
 
 TWO = {"detection": 2, "segmentation": 2, "unmerge": 2}
 TINY = dense_setup.Scale(train=4, val=3, size=32, width=12, depth=4, channels=8, batch=TWO, steps=TWO)

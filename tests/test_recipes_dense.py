@@ -6,21 +6,21 @@ from dataclasses import replace
 import pytest
 
 from anyres import cli
+from anyres.costs.cost import cost
 from anyres.data.detection_augment import MultiScale
-from anyres.evaluation.cost import cost
 from anyres.models.detector_config import get_detector_config
-from anyres.models.initial import read_initial
 from anyres.models.presets import create_model
 from anyres.models.segmenter_config import get_segmenter_config
-from anyres.models.weights import save_mae, save_model
+from anyres.models.weights.files import save_mae, save_model
+from anyres.models.weights.initial import read_initial
 from anyres.recipes import RECIPES, RecipeConfig, describe, expected_macs, recipe, training_hours
 from anyres.recipes.dense import RECIPES as DENSE
 from anyres.recipes.dense import STARTS, ade20k, ade20k_mae, coco_large_jitter, coco_multi_scale
 from anyres.recipes.hours import drawn_sizes
 from anyres.recipes.imagenet import BASE_RATE, SMALL_RATE
-from anyres.training.config import PretrainConfig
-from anyres.training.detection_config import DetectionConfig
-from anyres.training.segmentation_config import SegmentationConfig
+from anyres.training.detection.config import DetectionConfig
+from anyres.training.pretraining.config import PretrainConfig
+from anyres.training.segmentation.config import SegmentationConfig
 
 TINY = ("patch_size=16", "grid=3x3", "width=16", "depth=12", "heads=2")
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from anyres.costs.cost import macs_by_part, mae_macs_by_part
 from anyres.data.schedule import EverySize
-from anyres.evaluation.cost import macs_by_part, mae_macs_by_part
 from anyres.layers.cells import cell_sum
 from anyres.layers.masking import to_patches
 from anyres.layers.visible import merge_visible

@@ -8,10 +8,10 @@ from typing import get_args
 import pytest
 
 from anyres import cli
-from anyres.evaluation.cost import macs_by_part, mae_macs_by_part
-from anyres.models.initial import read_initial
+from anyres.costs.cost import macs_by_part, mae_macs_by_part
 from anyres.models.presets import create_model, get_config, get_mae_config
-from anyres.models.weights import save_mae
+from anyres.models.weights.files import save_mae
+from anyres.models.weights.initial import read_initial
 from anyres.recipes import RECIPES, RecipeConfig, describe, expected_macs, recipe, training_hours
 from anyres.recipes.imagenet import BASE_RATE
 from anyres.recipes.mae import FINE_TUNING, PRETRAINING

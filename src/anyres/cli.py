@@ -11,28 +11,29 @@ from tyro.conf import Positional, subcommand
 
 from anyres.ablation.config import AblateConfig
 from anyres.ablation.runner import ablate
+from anyres.costs.cost import Convention, cost
+from anyres.costs.largest import LargestSizeConfig, describe_largest_size
 from anyres.data import synthetic
 from anyres.data.decode import read_image
 from anyres.data.dense_scenes import write_dense
-from anyres.deploy.detect import DetectConfig, find_objects
-from anyres.deploy.encode import EncodeConfig, encode
-from anyres.deploy.predict import PredictConfig, predict
-from anyres.deploy.segment import SegmentConfig, segment
 from anyres.errors import check_choice
-from anyres.evaluation.cost import Convention, cost
 from anyres.evaluation.evaluate import EvaluateConfig, evaluate
-from anyres.evaluation.largest import LargestSizeConfig, describe_largest_size
-from anyres.evaluation.plan_image import draw_plan
 from anyres.evaluation.sweep import SweepConfig, sweep
 from anyres.layers.stem import token_grid
 from anyres.models.presets import get_config, list_models
+from anyres.predict.classify import PredictConfig, predict
+from anyres.predict.detect import DetectConfig, find_objects
+from anyres.predict.encode import EncodeConfig, encode
+from anyres.predict.segment import SegmentConfig, segment
 from anyres.recipes import DemoConfig, RecipeConfig, demo, describe, recipe
-from anyres.training.config import PretrainConfig, TrainConfig
-from anyres.training.detection_config import DetectionConfig
-from anyres.training.detection_task import detect_train
+from anyres.report.plan_image import draw_plan
+from anyres.training.classification.config import TrainConfig
+from anyres.training.detection.config import DetectionConfig
+from anyres.training.detection.task import detect_train
 from anyres.training.engine import pretrain, train
-from anyres.training.segmentation_config import SegmentationConfig
-from anyres.training.segmentation_task import segment_train
+from anyres.training.pretraining.config import PretrainConfig
+from anyres.training.segmentation.config import SegmentationConfig
+from anyres.training.segmentation.task import segment_train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +132,7 @@ def _encode(config: EncodeConfig) -> int:
 
 
 def _report(config: Report) -> int:
-    from anyres.evaluation.report import report  # matplotlib and jinja2 are an extra
+    from anyres.report.report import report
 
     print(report(config.sweeps, config.out, config.title).resolve())
     return 0

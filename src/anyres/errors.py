@@ -2,13 +2,44 @@
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
 
 
-class UnreadableImageError(ValueError):
+class Unreadable(NamedTuple):
+    """An image that could not be used, and why. Every room hands on the same value, so that nobody parses messages."""
+
+    path: Path | str
+    """The file, or the name of what is no file."""
+    reason: str
+    """Without the path, unless it is about another file, such as the image's mask."""
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+    @classmethod
+    def of(cls, path: Path | str, error: Exception) -> "Unreadable":
+        """What an error says of the image at `path`."""
+        is_own = isinstance(error, _ImageError) and str(error.path) == str(path)
+        return cls(path, error.reason if is_own else str(error))  # type: ignore[attr-defined]
+
+
+class _ImageError(ValueError):
+    """The message is "path: reason". Both are kept, also where the error is handed from process to process."""
+
+    def __init__(self, path: Path | str, reason: object) -> None:
+        super().__init__(path, reason)
+        self.path, self.reason = path, str(reason)
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+class UnreadableImageError(_ImageError):
     """A file that cannot be read as an image, or that is refused before it is decoded. The message names the file."""
 
 
-class SourceError(ValueError):
+class SourceError(_ImageError):
     """A part of an image that cannot be read, or is not what it was said to be. The message names source and region."""
 
 

@@ -1,10 +1,11 @@
 """Files that are either whole or as they were before."""
 
+import json
 import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -32,3 +33,21 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def write_json(path: Path, content: Any) -> None:
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def read_json(path: Path, keys: tuple[str, ...], remedy: str) -> dict[str, Any]:
+    """A file that a sweep wrote; ValueError with the remedy if it is something else."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # of JSON or of the encoding
+        raise ValueError(f"{path} was not written by a sweep ({error}); {remedy}") from error
+    missing = [key for key in keys if not isinstance(found, dict) or key not in found]
+    if missing:
+        raise ValueError(f"{path} was not written by a sweep ({', '.join(missing)} missing); {remedy}")
+    assert isinstance(found, dict)
+    return found

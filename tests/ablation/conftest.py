@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from anyres.ablation import AblateConfig, Study, Variant
-from anyres.evaluation.paper import TABLE_7
+from anyres.report.paper import TABLE_7
 
 OPTIONS = ("width=24", "depth=1", "grid=2")
 TRAINING: dict[str, Any] = {

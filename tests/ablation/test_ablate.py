@@ -22,7 +22,7 @@ from anyres.ablation.page import write_page
 from anyres.ablation.plan import plan_jobs
 from anyres.ablation.results import collect
 from anyres.ablation.runner import run_jobs
-from anyres.evaluation import canvas
+from anyres.report import canvas
 from anyres.training.runlog import STEPS, read_rows
 from anyres.training.trainer import Trainer
 

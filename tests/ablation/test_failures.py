@@ -10,7 +10,7 @@ import pytest
 from anyres.ablation import ablate, runner
 from anyres.ablation.plan import plan_jobs
 from anyres.ablation.runner import run_jobs
-from anyres.evaluation import canvas
+from anyres.report import canvas
 from anyres.training.trainer import Trainer
 
 

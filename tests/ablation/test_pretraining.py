@@ -8,7 +8,7 @@ import pytest
 from anyres.ablation import STUDIES, AblateConfig, Study, ablate, runner
 from anyres.ablation.plan import plan_jobs, pretraining_jobs
 from anyres.ablation.studies import Pretraining
-from anyres.models.weights import load_mae
+from anyres.models.weights.files import load_mae
 from anyres.training import PretrainConfig
 
 SHAPE = ("width=24", "depth=1", "grid=2")

@@ -8,9 +8,10 @@ from PIL import Image
 
 from anyres.data.folder import ImageFolder
 from anyres.data.loader import TrainingStream, evaluation_batches
-from anyres.data.schedule import EverySize, ResolutionSchedule, SideRange
+from anyres.data.schedule import EverySize, ResolutionSchedule
 from anyres.data.transforms import TrainAugment, eval_transform
 from anyres.errors import UnreadableImageError
+from anyres.sizes import SideRange
 
 UNIT = ((0.0,) * 3, (1.0,) * 3)
 PLAIN = TrainAugment(scale=(1, 1), ratio=(1, 1), hflip=0, auto_augment=None, erasing=0)

@@ -13,7 +13,7 @@ from anyres.data.loader import TrainingStream, evaluation_batches
 from anyres.data.own_aspect import MOST, OwnAspect, OwnAspectCrop, own_size
 from anyres.data.schedule import ResolutionSchedule
 from anyres.data.transforms import TrainAugment, eval_transform, train_transform
-from anyres.data.workers import seeded
+from anyres.seeds import seeded
 
 PLAIN = TrainAugment(scale=(1, 1), ratio=(1, 1), hflip=0, auto_augment=None, erasing=0)
 UNIT = {"mean": (0.0,) * 3, "std": (1.0,) * 3}

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anyres.data.schedule import EverySize, ResolutionSchedule, SideRange, key, parse_entry, parse_size, stretched
+from anyres.data.schedule import EverySize, ResolutionSchedule
+from anyres.seeds import key
+from anyres.sizes import SideRange, parse_entry, parse_size, stretched
 
 
 def test_key_is_stable_across_versions_and_machines():

@@ -5,11 +5,11 @@ import pytest
 import torch
 from PIL import Image
 
-from anyres.data.schedule import ResolutionSchedule, key
+from anyres.data.schedule import ResolutionSchedule
 from anyres.data.segmentation import IGNORE, Labelled, SegmentationFolder, class_names, described, read_mask
 from anyres.data.segmentation_stream import SegmentationStream, SegmentAugment, augmented, own_size, resized
-from anyres.data.workers import seeded
 from anyres.errors import UnreadableImageError
+from anyres.seeds import key, seeded
 
 STILL = SegmentAugment(scale=(1.0, 1.0), cat_max_ratio=1.0, hflip=0.0, photometric=False)
 ZERO, ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)

@@ -10,7 +10,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from anyres.data.transforms import TrainAugment, eval_transform, to_tensor, train_transform
-from anyres.data.workers import seeded
+from anyres.seeds import seeded
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 UNIT = ((0.0,) * 3, (1.0,) * 3)

@@ -10,16 +10,16 @@ import pytest
 import torch
 from PIL import Image
 
+from anyres.costs.cost import cost
 from anyres.data.decode import read_image
 from anyres.data.transforms import eval_transform, to_tensor
 from anyres.errors import UnreadableImageError
 from anyres.evaluation import subject as subject_module
-from anyres.evaluation.cost import cost
-from anyres.evaluation.report import report
 from anyres.evaluation.rows import FORMAT, Row, check_sweep, wilson
 from anyres.evaluation.sweep import SweepConfig, sweep
 from anyres.models.vitar import ViTAR, ViTARConfig
-from anyres.models.weights import load_model, save_model
+from anyres.models.weights.files import load_model, save_model
+from anyres.report.report import report
 
 CLASSES = ("ant", "bee", "cow")
 SIZES = ("8", "16", "12x20", "17")

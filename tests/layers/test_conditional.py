@@ -9,7 +9,7 @@ from timm.models.twins import PosConv
 
 from anyres.layers.conditional import ConditionalPosition
 from anyres.layers.global_local import GlobalLocalPosition
-from anyres.layers.position import Window
+from anyres.layers.region import Window
 
 SIZES = [(1, 1), (1, 9), (5, 3), (13, 7)]
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from anyres.layers import FuzzyPositionalEncoding
 from anyres.layers.counter_random import counter_uniform
-from anyres.layers.position import Window
+from anyres.layers.region import Region
 
 SIDES = st.one_of(st.integers(1, 60), st.sampled_from([97, 211, 400]))
 
@@ -26,7 +26,7 @@ def coordinate_table(rows, cols):
 def test_identity_at_the_grids_own_size():
     encoding = FuzzyPositionalEncoding(5, (3, 4)).eval()  # usable alone, without a model to initialise it
     assert 0.001 < encoding.table.std() < 0.1
-    assert torch.equal(encoding.exact(Window.whole((3, 4))), encoding.table)
+    assert torch.equal(encoding.exact(Region.whole((3, 4))), encoding.table)
 
 
 @given(rows=SIDES, cols=SIDES, table_rows=st.integers(1, 9), table_cols=st.integers(1, 9))
@@ -36,7 +36,7 @@ def test_exact_reading_equals_torch_interpolation(rows, cols, table_rows, table_
     torch.nn.init.normal_(encoding.table)
     image = encoding.table.permute(2, 0, 1)[None]
     expected = F.interpolate(image, (rows, cols), mode="bilinear", align_corners=False)[0].permute(1, 2, 0)
-    torch.testing.assert_close(encoding.exact(Window.whole((rows, cols))), expected)
+    torch.testing.assert_close(encoding.exact(Region.whole((rows, cols))), expected)
 
 
 @given(rows=SIDES, cols=SIDES)
@@ -46,8 +46,8 @@ def test_reading_at_exact_places_equals_the_exact_reading(rows, cols):
     encoding = FuzzyPositionalEncoding(3, (4, 7), jitter=0.5)
     torch.nn.init.normal_(encoding.table)
     encoding.jitter = 0.0
-    places = encoding.places(Window.whole((rows, cols)), torch.tensor([1, 2]))
-    expected = encoding.exact(Window.whole((rows, cols))).expand(2, -1, -1, -1)
+    places = encoding.places(Region.whole((rows, cols)), torch.tensor([1, 2]))
+    expected = encoding.exact(Region.whole((rows, cols))).expand(2, -1, -1, -1)
     torch.testing.assert_close(encoding.read(places), expected)
 
 
@@ -68,7 +68,7 @@ def test_jitter_fills_half_a_token_of_the_current_grid_and_no_more(size):
     centres = torch.stack(
         torch.meshgrid(*[(2 * torch.arange(n) + 1) / n - 1 for n in size], indexing="ij"), -1
     )  # (rows, cols, 2)
-    offsets = (encoding.places(Window.whole(size), keys) - centres) * torch.tensor(size) / 2  # in tokens
+    offsets = (encoding.places(Region.whole(size), keys) - centres) * torch.tensor(size) / 2  # in tokens
     assert offsets.abs().max() <= 0.5 + 1e-4
     for axis in (0, 1):
         values = offsets[..., axis].flatten()
@@ -82,8 +82,8 @@ def test_no_two_images_tokens_axes_or_steps_share_their_jitter():
     size = (6, 8)
     torch.manual_seed(0)
     keys = torch.randint(2**62, (4,))
-    places = encoding.places(Window.whole(size), keys)
-    exact = encoding.places(Window.whole(size), keys) * 0 + torch.stack(
+    places = encoding.places(Region.whole(size), keys)
+    exact = encoding.places(Region.whole(size), keys) * 0 + torch.stack(
         torch.meshgrid(*[(2 * torch.arange(n) + 1) / n - 1 for n in size], indexing="ij"), -1
     )
     offsets = (places - exact) * torch.tensor(size)
@@ -99,8 +99,8 @@ def test_no_two_images_tokens_axes_or_steps_share_their_jitter():
 def test_jitter_is_a_function_of_the_key_alone():
     encoding = FuzzyPositionalEncoding(2, (5, 5))
     keys = torch.tensor([7, 11, 13])
-    places = encoding.places(Window.whole((9, 4)), keys)
-    torch.testing.assert_close(encoding.places(Window.whole((9, 4)), keys[[1]])[0], places[1], rtol=0, atol=0)
+    places = encoding.places(Region.whole((9, 4)), keys)
+    torch.testing.assert_close(encoding.places(Region.whole((9, 4)), keys[[1]])[0], places[1], rtol=0, atol=0)
 
 
 def test_counter_uniform_equals_a_plain_implementation_and_any_piece_of_it():

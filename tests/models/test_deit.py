@@ -5,8 +5,9 @@ import timm
 import torch
 
 import anyres
-from anyres.layers.position import Window
-from anyres.models.weights import check_weights, convert_timm_vit
+from anyres.layers.region import Window
+from anyres.models.weights.files import check_weights
+from anyres.models.weights.timm import convert_timm_vit
 
 
 def pair(size, interpolation):

@@ -10,7 +10,7 @@ from torchvision.transforms.v2 import functional
 
 from anyres.models.detector import Detector, load_detector, save_detector
 from anyres.models.detector_config import PRESETS_DETECT, DetectorConfig, get_detector_config
-from anyres.models.weights import load_model
+from anyres.models.weights.files import load_model
 
 SMALL = {
     "width": 16, "depth": 2, "heads": 2, "grid": (4, 4), "channels": 16, "box_features": 16, "num_classes": 3,

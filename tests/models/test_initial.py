@@ -12,12 +12,12 @@ from safetensors.torch import load_file, save_file
 import anyres
 from anyres.models.detector import Detector, save_detector
 from anyres.models.detector_config import get_detector_config
-from anyres.models.initial import initial_digest, initial_weights, read_initial
 from anyres.models.presets import get_config
 from anyres.models.segmenter import Segmenter, save_segmenter
 from anyres.models.segmenter_config import get_segmenter_config
 from anyres.models.vitar import ViTAR
-from anyres.models.weights import save_mae, save_model
+from anyres.models.weights.files import save_mae, save_model
+from anyres.models.weights.initial import initial_digest, initial_weights, read_initial
 
 SMALL = {"patch_size": 4, "grid": (3, 3), "width": 16, "depth": 2, "heads": 2}
 VIT = {"patch_size": 4, "img_size": 12, "embed_dim": 16, "depth": 2, "num_heads": 2}

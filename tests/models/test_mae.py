@@ -11,7 +11,7 @@ import anyres
 from anyres.layers.masking import hidden_cells, to_patches
 from anyres.layers.visible import merge_visible
 from anyres.models.mae import MaskedAutoencoder
-from anyres.models.weights import load_mae, save_mae
+from anyres.models.weights.files import load_mae, save_mae
 
 TINY = {"width": 24, "heads": 3, "depth": 2, "patch_size": 4, "decoder_width": 16, "decoder_heads": 2,
         "decoder_depth": 1}  # fmt: skip

@@ -5,7 +5,7 @@ import timm
 import torch
 
 import anyres
-from anyres.models.weights import convert_timm_vit
+from anyres.models.weights.timm import convert_timm_vit
 
 TINY = {"width": 24, "heads": 2, "depth": 3, "patch_size": 4, "grid": 3, "num_classes": 5}
 VARIANTS = {

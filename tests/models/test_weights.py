@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import anyres
-from anyres.models.weights import load_model, model_digest, save_model
+from anyres.models.weights.files import load_model, model_digest, save_model
 
 TINY = {"width": 24, "heads": 2, "depth": 2, "patch_size": 4, "grid": (3, 2), "num_classes": 2}
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from anyres.training.checkpoint import load_checkpoint, refuse_other_run, save_checkpoint
+from anyres.training.classification.config import TrainConfig
 
 
 @pytest.fixture
@@ -68,6 +69,6 @@ def test_another_format_is_refused(tmp_path, content):
 
 def test_another_run_is_named_by_its_fields(tmp_path):
     old = {"lr": 0.1, "threads": 1, "task": {"classes": ["a", "b"]}}
-    refuse_other_run(tmp_path, old, {**old, "threads": 2})
+    refuse_other_run(tmp_path, old, {**old, "threads": 2}, TrainConfig)
     with pytest.raises(ValueError, match=r"lr: 0\.1 there, 0\.2 here; task\.classes: \['a', 'b'\] there, \['a'\] here"):
-        refuse_other_run(tmp_path, old, {"lr": 0.2, "threads": 1, "task": {"classes": ["a"]}})
+        refuse_other_run(tmp_path, old, {"lr": 0.2, "threads": 1, "task": {"classes": ["a"]}}, TrainConfig)

@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 import tyro
 
+from anyres.settings import differences
 from anyres.training.checks import check_config
-from anyres.training.config import OPERATIONAL, PretrainConfig, TrainConfig, differences, parse_option, with_defaults
+from anyres.training.classification.config import TrainConfig
+from anyres.training.config import OPERATIONAL, parse_option, with_defaults
+from anyres.training.pretraining.config import PretrainConfig
 
 
 @pytest.mark.parametrize(
@@ -136,9 +139,13 @@ def test_fields_that_an_older_version_did_not_know_are_at_their_defaults(make_co
     old, new = make_config(lr=0.25).to_json(), make_config(lr=0.25, grad_pieces=True).to_json()
     del old["grad_pieces"], old["smoothing"]
     same = make_config(lr=0.25).to_json()
-    assert differences(with_defaults(old, same), same) == []
-    assert differences(with_defaults(old, new), new) == ["grad_pieces: False there, True here"]
-    assert with_defaults(old, new)["out"] == old["out"] and with_defaults({}, {"lr": 0.5}) == {"lr": 0.001}
+    assert differences(with_defaults(old, same, TrainConfig), same, OPERATIONAL) == []
+    assert differences(with_defaults(old, new, TrainConfig), new, OPERATIONAL) == [
+        "grad_pieces: False there, True here"
+    ]
+    assert with_defaults(old, new, TrainConfig)["out"] == old["out"] and with_defaults(
+        {}, {"lr": 0.5}, TrainConfig
+    ) == {"lr": 0.001}
 
 
 def test_settings_survive_json(make_config):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from anyres.data.transforms import TrainAugment
-from anyres.models.weights import load_model
+from anyres.models.weights.files import load_model
 from anyres.training import train
 from anyres.training.checkpoint import NAME, load_checkpoint
 from anyres.training.runlog import STEPS, VALIDATIONS, read_rows
@@ -264,7 +264,7 @@ def test_a_run_that_never_saved_anything_may_start_with_other_settings(make_conf
 def test_a_failing_validation_loses_no_step(make_config, monkeypatch):
     config = make_config(validate_every=3)
     with monkeypatch.context() as patch:
-        patch.setattr("anyres.training.task.ClassificationTask.validate", lambda *_: 1 / 0)
+        patch.setattr("anyres.training.classification.task.ClassificationTask.validate", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             train(config)
     assert load_checkpoint(config.out / NAME)["step"] == 3

@@ -11,11 +11,11 @@ import anyres
 from anyres.data.folder import ImageFolder
 from anyres.models.presets import get_config
 from anyres.models.vitar import ViTAR
-from anyres.models.weights import load_model, save_mae, save_model
+from anyres.models.weights.files import load_model, save_mae, save_model
 from anyres.training import train
 from anyres.training.checks import check_config
+from anyres.training.classification.task import ClassificationTask
 from anyres.training.optim import make_optimizer
-from anyres.training.task import ClassificationTask
 from anyres.training.trainer import Trainer
 
 CPU = torch.device("cpu")

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from anyres.models.presets import create_model
-from anyres.training.detection_config import DetectionConfig
+from anyres.training.classification.task import ClassificationTask
+from anyres.training.detection.config import DetectionConfig
 from anyres.training.optim import WARMUP_START, current_lr, gradient_norm, make_optimizer, make_schedule
-from anyres.training.segmentation_config import SegmentationConfig
-from anyres.training.task import ClassificationTask
+from anyres.training.segmentation.config import SegmentationConfig
 
 TINY = {"patch_size": 4, "grid": (3, 3), "width": 16, "depth": 2, "heads": 2, "num_classes": 3}
 

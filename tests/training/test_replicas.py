@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from anyres.models.weights import load_model
+from anyres.models.weights.files import load_model
 from anyres.training import train
+from anyres.training.classification.task import ClassificationTask
 from anyres.training.runlog import STEPS, VALIDATIONS, read_rows
-from anyres.training.task import ClassificationTask
 
 CPU = torch.device("cpu")
 SIZES = ("9x17", "16x23", "13")

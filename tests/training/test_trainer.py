@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anyres.training.task import ClassificationTask
+from anyres.training.classification.task import ClassificationTask
 from anyres.training.trainer import Trainer, pieces, torch_settings
 
 

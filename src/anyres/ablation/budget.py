@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from anyres.data.schedule import SideRange
 from anyres.recipes import expected_macs
-from anyres.training.config import TrainConfig
+from anyres.sizes import SideRange
+from anyres.training.classification.config import TrainConfig
 
 CLASSES = 10
 """Of both synthetic sets: the digits."""

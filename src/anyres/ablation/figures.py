@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MultipleLocator
 
 from anyres.ablation.summary import cells, sets
-from anyres.evaluation.canvas import Theme, legend, new_figure, plain, resolution_axis, style, titles
+from anyres.report.canvas import Theme, legend, new_figure, plain, resolution_axis, style, titles
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "*", "h", "<", ">", "d", "8")
 _MOST_BANDS = 4  # in one panel; more hide each other

@@ -10,11 +10,10 @@ from typing import Any
 
 from anyres.ablation.results import FORMAT
 from anyres.ablation.summary import cells, sets
-from anyres.evaluation.journal import read_json
-from anyres.evaluation.paper import SOURCE
-from anyres.evaluation.report import require_extra
 from anyres.evaluation.rows import NATIVE, protocol_text, si
-from anyres.files import write_atomically
+from anyres.files import read_json, write_atomically
+from anyres.report.paper import SOURCE
+from anyres.report.report import require_extra
 
 
 def write_page(result: Path, out: Path) -> Path:
@@ -42,7 +41,7 @@ def _write(path: Path, content: bytes) -> None:
 def _pictures(data: Mapping[str, Any]) -> dict[str, bytes]:
     """File name without its suffix -> PNG; the dark twin of a picture has `-dark` appended."""
     from anyres.ablation import figures
-    from anyres.evaluation import canvas
+    from anyres.report import canvas
 
     found: dict[str, bytes] = {}
     for theme in (canvas.LIGHT, canvas.DARK):

@@ -13,13 +13,16 @@ from anyres.ablation.config import AblateConfig, SetName
 from anyres.ablation.studies import TRAINING, Study, Variant
 from anyres.data.synthetic import write_detail, write_glyphs
 from anyres.errors import unknown
-from anyres.evaluation.journal import read_json
 from anyres.evaluation.rows import size_text
 from anyres.evaluation.sweep import SweepConfig
-from anyres.models.weights import WEIGHTS
+from anyres.files import read_json
+from anyres.models.weights.files import WEIGHTS
 from anyres.recipes import SMALL_MODEL, DemoConfig, demo_training
+from anyres.settings import differences
 from anyres.training.checkpoint import NAME
-from anyres.training.config import PretrainConfig, RunConfig, TrainConfig, differences, with_defaults
+from anyres.training.classification.config import TrainConfig
+from anyres.training.config import OPERATIONAL, RunConfig, with_defaults
+from anyres.training.pretraining.config import PretrainConfig
 from anyres.training.run_folder import SETTINGS
 
 STORED_SIDE, FAR_SIDE = 440, 1171  # least sides of stored images: an evaluation at 384, at 1024, with a centre crop
@@ -226,7 +229,7 @@ def numbers_of_images(config: AblateConfig) -> dict[str, Any]:
 
 def _trained_otherwise(found: dict[str, Any], job: Job) -> list[str]:
     here = job.training.to_json()
-    return differences(with_defaults(found, here, type(job.training)), here)
+    return differences(with_defaults(found, here, type(job.training)), here, OPERATIONAL)
 
 
 def _measured_otherwise(found: Mapping[str, Any], sweep: SweepConfig) -> list[str]:

@@ -10,12 +10,12 @@ from anyres.ablation.config import AblateConfig
 from anyres.ablation.plan import Job, jobs_on_disk, make_jobs
 from anyres.ablation.studies import Study, Variant
 from anyres.ablation.summary import beyond, orderings, summarise
-from anyres.evaluation.cost import macs_by_part
-from anyres.evaluation.journal import read_json
-from anyres.evaluation.paper import PaperTable
+from anyres.costs.cost import macs_by_part
+from anyres.files import read_json
 from anyres.models.presets import get_config
 from anyres.recipes import expected_macs
-from anyres.training.config import TrainConfig
+from anyres.report.paper import PaperTable
+from anyres.training.classification.config import TrainConfig
 from anyres.training.runlog import STEPS, read_rows
 
 RESULT = "ablation.json"

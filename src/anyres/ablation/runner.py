@@ -27,12 +27,13 @@ from anyres.ablation.plan import (
 )
 from anyres.ablation.results import RESULT, collect
 from anyres.ablation.studies import STUDIES, Study
-from anyres.evaluation.journal import write_json
-from anyres.evaluation.memory import is_out_of_memory
-from anyres.evaluation.report import require_extra
+from anyres.costs.memory import is_out_of_memory
 from anyres.evaluation.sweep import sweep
-from anyres.training.config import PretrainConfig, TrainConfig
+from anyres.files import write_json
+from anyres.report.report import require_extra
+from anyres.training.classification.config import TrainConfig
 from anyres.training.engine import TrainResult, pretrain, train
+from anyres.training.pretraining.config import PretrainConfig
 from anyres.training.runlog import STEPS, last_row
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from anyres.evaluation.paper import TABLE_1_SMALL, TABLE_6, TABLE_7, TABLE_8, TABLE_9, PaperTable
+from anyres.report.paper import TABLE_1_SMALL, TABLE_6, TABLE_7, TABLE_8, TABLE_9, PaperTable
 
 SIZES = (24, 32, 48, 64, 96, 128, 192, 256, 384)
 TRAINING: Mapping[str, Any] = {"sizes": ("32", "64", "96"), "size_weights": (1.0, 1.0, 2.0)}

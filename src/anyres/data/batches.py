@@ -1,15 +1,12 @@
 """What loaders hand on: batches of images of one size, or of several."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from anyres.data.schedule import Size
-
-Skipped = tuple[Path, str]
-"""A file that could not be read, and why."""
+from anyres.errors import Unreadable
+from anyres.sizes import Size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +33,7 @@ class Batch(View):
     size: Size
     labels: Tensor
     """(B,) int64"""
-    skipped: list[Skipped]
+    skipped: list[Unreadable]
     """files that could not be read, and why; another image stands in their place"""
     replicas: tuple[View, ...] = ()
     """the same images again at the step's other sizes, in falling area, each with a crop and augmentation of its own"""
@@ -52,7 +49,7 @@ class EvalBatch:
     """(B,) int64"""
     indices: Tensor
     """(B,) int64, places in folder.paths"""
-    skipped: list[Skipped] = field(default_factory=list)
+    skipped: list[Unreadable] = field(default_factory=list)
 
 
 def stacked_if_alike(images: list[Tensor]) -> Tensor | list[Tensor]:

@@ -44,7 +44,7 @@ class ImageCache:
         if kept is None:
             kept = self._kept[index] = self._load(index)
         if isinstance(kept, UnreadableImageError):
-            raise UnreadableImageError(str(kept))
+            raise UnreadableImageError(kept.path, kept.reason)
         return Image.fromarray(kept)
 
     def fill(self, threads: int = 2) -> None:

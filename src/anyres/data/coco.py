@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from anyres.data.coco_masks import check_segmentation, covers_nothing, decode_mask
-from anyres.data.schedule import Size
+from anyres.sizes import Size
 
 Target = dict[str, Tensor]
 """What is to be found in an image, as torchvision names it: boxes (N, 4) float32 as x0, y0, x1, y1 in pixels, labels

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from anyres.data.schedule import Size
+from anyres.sizes import Size
 
 _FAR = 10  # longest sides of the image; real corners overhang by some pixels
 

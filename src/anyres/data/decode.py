@@ -66,7 +66,7 @@ def read_image(path: Path | str, *, max_pixels: int = MAX_PIXELS, channels: int 
     except UnreadableImageError:
         raise
     except Exception as error:  # decoders raise nearly anything on damaged data
-        raise UnreadableImageError(f"{path}: {_reason(error)}") from error
+        raise UnreadableImageError(path, _reason(error)) from error
 
 
 def stored_size(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
@@ -79,7 +79,7 @@ def stored_size(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> tuple[int,
     except UnreadableImageError:
         raise
     except Exception as error:
-        raise UnreadableImageError(f"{path}: {_reason(error)}") from error
+        raise UnreadableImageError(path, _reason(error)) from error
 
 
 def _open(path: Path | str) -> Image.Image:
@@ -94,7 +94,7 @@ def _check_size(path: Path | str, size: tuple[int, int], max_pixels: int) -> Non
     width, height = size
     if height * width > max_pixels:
         raise UnreadableImageError(
-            f"{path}: {height}x{width} pixels are {height * width}, allowed are {max_pixels} (max_pixels)"
+            path, f"{height}x{width} pixels are {height * width}, allowed are {max_pixels} (max_pixels)"
         )
 
 
@@ -133,7 +133,7 @@ def _own_range(values: np.ndarray, path: Path | str) -> np.ndarray:
     """(H, W) float64 -> uint8 from the least finite value to the greatest; a constant image is black."""
     finite = np.isfinite(values)
     if not finite.any():
-        raise UnreadableImageError(f"{path}: no finite pixel value")
+        raise UnreadableImageError(path, "no finite pixel value")
     low, high = values[finite].min(), values[finite].max()
     values = np.nan_to_num(np.clip(values, low, high), nan=low)
     return np.rint((values - low) * (255 / (high - low)) if high > low else values * 0).astype(np.uint8)

@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from anyres.data.glyph_scenes import SPLITS, Split, colours
 from anyres.data.scene import FONTS, fill, glyph_matrix, glyph_outline, gradient
-from anyres.data.schedule import key
 from anyres.files import write_atomically
+from anyres.seeds import key
 
 _LEAST_PIXELS = 12  # of an object that counts; what is hidden more than that is taken out of the picture's annotations
 

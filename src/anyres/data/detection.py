@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
-from anyres.data.batches import Skipped
 from anyres.data.coco import CocoImages, Target
 from anyres.data.decode import MAX_PIXELS, check_max_pixels
 from anyres.data.detection_augment import MultiScale, ScaleJitter, on_canvas
-from anyres.data.loader import permutation
-from anyres.data.schedule import Schedule, Size, key
-from anyres.data.workers import Numbered, Reader, check_counts, run_in_order, seeded
-from anyres.errors import UnreadableImageError
+from anyres.data.schedule import Schedule
+from anyres.data.workers import Numbered, Reader, check_counts, run_in_order
+from anyres.errors import Unreadable, UnreadableImageError
+from anyres.seeds import key, permutation, seeded
+from anyres.sizes import Size
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class DetectionBatch:
     """(B, C, H, W) float32 from 0 to 1"""
     targets: list[Target]
     """one for each image, without crowds"""
-    skipped: list[Skipped]
+    skipped: list[Unreadable]
     """files that could not be read, and why; another image stands in their place"""
 
     @property
@@ -76,7 +76,7 @@ class DetectionStream:
         """The batch of one step, made in this process."""
         (size,) = self.schedule.sizes_at(step)
         found: list[tuple[Tensor, Target]] = []
-        skipped: list[Skipped] = []
+        skipped: list[Unreadable] = []
         for position in range(self.batch_size):
             image, index = self._sample(step * self.batch_size + position, skipped)
             with seeded(key(self.seed, step, position)):
@@ -85,7 +85,7 @@ class DetectionStream:
         images, targets = zip(*(on_canvas(image, target, canvas, self.fill) for image, target in found), strict=True)
         return DetectionBatch(step, canvas, torch.stack(images), list(targets), skipped)
 
-    def _sample(self, entry: int, skipped: list[Skipped]) -> tuple[Tensor, int]:
+    def _sample(self, entry: int, skipped: list[Unreadable]) -> tuple[Tensor, int]:
         """The image of an entry of the endless stream and its place; what had to be passed over is added."""
         count = len(self.data)
         epoch, place = divmod(entry, count)
@@ -97,8 +97,8 @@ class DetectionStream:
             except UnreadableImageError as error:
                 if self.strict:
                     raise
-                skipped.append((self.data.paths[index], str(error)))
-        raise ValueError(f"none of the {count} images of {self.data.file} can be read; the first: {skipped[0][1]}")
+                skipped.append(Unreadable.of(self.data.paths[index], error))
+        raise ValueError(f"none of the {count} images of {self.data.file} can be read; the first: {skipped[0]}")
 
 
 class AnnotatedReader:
@@ -111,7 +111,7 @@ class AnnotatedReader:
         image, known = self._read(index), self.data.images[index].size
         if (image.height, image.width) != known:
             raise UnreadableImageError(
-                f"{self.data.paths[index]}: {image.height}x{image.width} pixels, annotated as {known[0]}x{known[1]}"
+                self.data.paths[index], f"{image.height}x{image.width} pixels, annotated as {known[0]}x{known[1]}"
             )
         return functional.pil_to_tensor(image)
 

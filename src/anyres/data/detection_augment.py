@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional
 
 from anyres.data.coco import Target
-from anyres.data.schedule import Size
+from anyres.sizes import Size
 
 _SMALLEST = 1.0  # pixels; what remains of an object with a shorter side is not learned
 _ROUNDING = 0.01  # pixels

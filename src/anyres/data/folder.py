@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from anyres.data.decode import IMAGE_SUFFIXES
-from anyres.data.schedule import key
 from anyres.errors import unknown
+from anyres.seeds import key
 
 _SPLITS = {"train", "val", "valid", "validation", "test"}
 _RUN = {"train.json", "log.jsonl"}  # the files of every run that has begun; both, since COCO may have the first

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from anyres.data.scene import Colour, Scene, Shape, glyph_matrix, glyph_outline
-from anyres.data.schedule import key
+from anyres.seeds import key
 
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = ("train", "val")

@@ -3,30 +3,24 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from anyres.data.batches import Batch, EvalBatch, Skipped, View, stacked_if_alike
+from anyres.data.batches import Batch, EvalBatch, View, stacked_if_alike
 from anyres.data.cache import DEFAULT_BYTES, ImageCache
 from anyres.data.decode import MAX_PIXELS, check_max_pixels
 from anyres.data.folder import ImageFiles
 from anyres.data.own_aspect import OwnAspectCrop
-from anyres.data.schedule import Schedule, Size, key
+from anyres.data.schedule import Schedule
 from anyres.data.transforms import TrainAugment, Transform, train_transform
-from anyres.data.workers import Numbered, Reader, check_counts, run_in_order, seeded
-from anyres.errors import UnreadableImageError
+from anyres.data.workers import Numbered, Reader, check_counts, run_in_order
+from anyres.errors import Unreadable, UnreadableImageError
+from anyres.seeds import key, permutation, seeded
+from anyres.sizes import Size
 
-_PERMUTATION, _JITTER = 0x5045524D, 0x4A495454  # set apart what is drawn for different purposes
-
-
-@lru_cache(maxsize=4)
-def permutation(seed: int, epoch: int, count: int) -> list[int]:
-    """The order of `count` images in an epoch."""
-    generator = torch.Generator().manual_seed(key(seed, _PERMUTATION, epoch))
-    return torch.randperm(count, generator=generator).tolist()
+_JITTER = 0x4A495454  # sets the keys of positional jitter apart from all other draws
 
 
 class TrainingStream:
@@ -127,12 +121,12 @@ class TrainingStream:
         drawn = [key(self.seed, step, position, _JITTER, *_later(replica)) for position in range(self.batch_size)]
         return torch.tensor(drawn, dtype=torch.int64)
 
-    def _sample(self, entry: int) -> tuple[Image.Image, int, list[Skipped]]:
+    def _sample(self, entry: int) -> tuple[Image.Image, int, list[Unreadable]]:
         """The image of an entry of the endless stream, its label, and what had to be passed over."""
         count = len(self.folder)
         epoch, place = divmod(entry, count)
         first = permutation(self.seed, epoch, count)[place // self.repeats]
-        skipped: list[Skipped] = []
+        skipped: list[Unreadable] = []
         for offset in range(count):
             index = (first + offset) % count
             try:
@@ -141,8 +135,8 @@ class TrainingStream:
             except UnreadableImageError as error:
                 if self.strict:
                     raise
-                skipped.append((self.folder.paths[index], str(error)))
-        raise ValueError(f"none of the {count} images in {self.folder.root} can be read; the first: {skipped[0][1]}")
+                skipped.append(Unreadable.of(self.folder.paths[index], error))
+        raise ValueError(f"none of the {count} images in {self.folder.root} can be read; the first: {skipped[0]}")
 
 
 def _later(replica: int) -> tuple[int, ...]:
@@ -194,7 +188,7 @@ class _EvalGroups:
     def __call__(self, number: int) -> EvalBatch:
         images: list[Tensor] = []
         indices: list[int] = []
-        skipped: list[Skipped] = []
+        skipped: list[Unreadable] = []
         for index in self.groups[number]:
             try:
                 images.append(self.transform(self.read(index)))
@@ -202,7 +196,7 @@ class _EvalGroups:
             except UnreadableImageError as error:
                 if self.strict:
                     raise
-                skipped.append((self.folder.paths[index], str(error)))
+                skipped.append(Unreadable.of(self.folder.paths[index], error))
         labels = [self.folder.labels[index] for index in indices]
         return EvalBatch(
             images=stacked_if_alike(images), labels=torch.tensor(labels, dtype=torch.int64),
@@ -213,7 +207,7 @@ class _EvalGroups:
 def _with_images(batches: Iterator[EvalBatch], folder: ImageFiles) -> Iterator[EvalBatch]:
     """Never an empty batch: what was skipped in one is reported by a neighbour."""
     held: EvalBatch | None = None
-    waiting: list[Skipped] = []
+    waiting: list[Unreadable] = []
     for batch in batches:
         if not len(batch.labels):
             (waiting if held is None else held.skipped).extend(batch.skipped)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from PIL import Image
 from torch import Tensor
 
-from anyres.data.schedule import Size
 from anyres.data.transforms import TrainAugment, resize_and_crop, to_tensor, train_transform
+from anyres.sizes import Size
 
 MOST = 4
 """Longest side in shortest sides; what is longer still is cropped."""

@@ -1,113 +1,15 @@
-"""Which size a training step has, or which sizes, and the hash from which every random draw of the project starts."""
+"""Which size a training step has, or which sizes."""
 
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import Protocol
 
-Size = tuple[int, int]
+from anyres.seeds import key
+from anyres.sizes import SideRange, Size, parse_size, stretched
 
-_MASK = (1 << 64) - 1
 _SIZE, _SIDE, _ASPECT = 0x53495A45, 0x53494445, 0x41535043  # set apart what is drawn for different purposes
-
-
-def _splitmix(value: int) -> int:
-    """One step of splitmix64 (Steele, Lea and Flood 2014), public-domain constants."""
-    value = (value + 0x9E3779B97F4A7C15) & _MASK
-    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
-    return value ^ (value >> 31)
-
-
-def key(*parts: int) -> int:
-    """A stable 63-bit hash of integers: equal on every machine, Python version and process.
-
-    The order and the number of the parts matter. 63 bits, so that the result is a valid int64 and a valid seed
-    of `random`, `numpy.random.SeedSequence` and `torch.manual_seed`.
-    """
-    state = _splitmix(len(parts))
-    for part in parts:
-        if part < 0:  # folded apart from the positive numbers, of any magnitude
-            state = _splitmix(state ^ 0x5851F42D4C957F2D)
-            part = -part
-        while True:
-            state = _splitmix(state ^ (part & _MASK))
-            part >>= 64
-            if not part:
-                break
-    return state >> 1
-
-
-def parse_size(text: str | int | Sequence[int]) -> Size:
-    """Read a size: "224" or 224 is (224, 224), "224x320" is (224, 320); always (height, width) in pixels.
-
-    Raises ValueError for anything that is not one or two positive whole numbers.
-    """
-    given = text
-    try:
-        if isinstance(text, str):
-            numbers = [int(part) for part in text.strip().lower().split("x")]
-        elif isinstance(text, bool):
-            raise TypeError("a truth value is not a size")
-        elif isinstance(text, Sequence):
-            numbers = [int(part) for part in text]
-        else:
-            numbers = [int(text)]
-            if numbers[0] != text:
-                raise TypeError("not a whole number")
-    except (TypeError, ValueError) as error:
-        raise ValueError(_size_message(given)) from error
-    if len(numbers) not in (1, 2) or min(numbers) < 1:
-        raise ValueError(_size_message(given))
-    return numbers[0], numbers[-1]
-
-
-def _size_message(given: object) -> str:
-    return (
-        f"cannot read {given!r} as a size: allowed are one positive whole number, such as 224, "
-        "or height x width in pixels, such as 224x320"
-    )
-
-
-@dataclass(frozen=True)
-class SideRange:
-    """Squares whose side is any whole number of pixels from `low` to `high`, both included."""
-
-    low: int
-    high: int
-
-    def at(self, draw: float) -> Size:
-        """The size of a draw from [0, 1): log-uniform, the side k as often as log((k + 1) / k) says."""
-        side = int(self.low * ((self.high + 1) / self.low) ** draw)
-        side = min(max(side, self.low), self.high)  # rounding can step over either end
-        return side, side
-
-    def ends(self) -> tuple[Size, Size]:
-        """The smallest and the largest size."""
-        return (self.low, self.low), (self.high, self.high)
-
-
-def parse_entry(text: str | int | Sequence[int]) -> Size | SideRange:
-    """Read an entry of a schedule: a size as in `parse_size`, or a range of squares such as "32-96".
-
-    Raises ValueError for anything else, with the nearest range where there is one.
-    """
-    if not isinstance(text, str) or "-" not in text.strip()[1:]:
-        return parse_size(text)
-    try:
-        low, high = (int(part) for part in text.split("-"))
-    except ValueError as error:
-        raise ValueError(_range_message(text)) from error
-    if low < 1 or low >= high:
-        low, high = sorted(max(side, 1) for side in (low, high))
-        raise ValueError(f"{_range_message(text)}; nearest: {low if low == high else f'{low}-{high}'}")
-    return SideRange(low, high)
-
-
-def _range_message(given: str) -> str:
-    return f"cannot read {given!r} as a range of sizes: allowed are two whole numbers, the smaller first, such as 32-96"
 
 
 class Schedule(Protocol):
@@ -199,12 +101,6 @@ class EverySize:
 
     def largest_side(self) -> int:
         return max(map(max, self.sizes))
-
-
-def stretched(size: Size, factor: float) -> Size:
-    """The size with its width / height multiplied by `factor` and its area kept, in whole pixels from 1 up."""
-    height, width = size
-    return max(1, round(height / math.sqrt(factor))), max(1, round(width * math.sqrt(factor)))
 
 
 def _checked_aspect(aspect: tuple[float, float]) -> tuple[float, float]:

@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from anyres.data.batches import Skipped
 from anyres.data.decode import MAX_PIXELS, check_max_pixels, read_image, stored_size
 from anyres.data.folder import find_images
-from anyres.errors import UnreadableImageError
+from anyres.errors import Unreadable, UnreadableImageError
 
 IGNORE = 255
 """The label of pixels that nobody has labelled, in masks on disk and in targets."""
@@ -67,7 +66,7 @@ class SegmentationFolder:
         self.root, masks = (find_split(root, kind, split) for kind in ("images", "annotations"))
         self.paths: list[Path] = []
         self.masks: list[Path] = []
-        self.skipped: list[Skipped] = []
+        self.skipped: list[Unreadable] = []
         for path in find_images([self.root]):
             mask = (masks / path.relative_to(self.root)).with_suffix(".png")
             problem = _problem(path, mask, max_pixels)
@@ -75,7 +74,7 @@ class SegmentationFolder:
                 self.paths.append(path)
                 self.masks.append(mask)
             else:
-                self.skipped.append((path, problem))
+                self.skipped.append(Unreadable(path, problem))
         if self.skipped and (strict or not self.paths):
             raise ValueError(described(self.skipped, len(self.paths) + len(self.skipped)))
         self._refuse_if_hopeless()
@@ -88,20 +87,20 @@ class SegmentationFolder:
         image = read_image(self.paths[index], max_pixels=self.max_pixels, channels=channels)
         labels = self._labels(self.masks[index])
         if labels.shape != (image.height, image.width):
-            raise UnreadableImageError(_other_size(self.masks[index], labels.shape, (image.height, image.width)))
+            raise UnreadableImageError(self.masks[index], _other_size(labels.shape, (image.height, image.width)))
         return Labelled(image, Image.fromarray(labels))
 
     def _refuse_if_hopeless(self) -> None:
         """ValueError unless some mask labels a pixel with an allowed label; usually only the first one is read."""
-        wrong: list[Skipped] = []
+        wrong: list[Unreadable] = []
         for path, mask in zip(self.paths, self.masks, strict=True):
             try:
                 if (self._labels(mask) != IGNORE).any():
                     return
             except UnreadableImageError as error:
-                wrong.append((path, str(error)))
+                wrong.append(Unreadable.of(path, error))
             else:
-                wrong.append((path, f"{mask}: no pixel has a known label"))
+                wrong.append(Unreadable(path, f"{mask}: no pixel has a known label"))
         raise ValueError(described(wrong, len(self.paths)))
 
     def _labels(self, path: Path) -> np.ndarray:
@@ -117,8 +116,9 @@ class SegmentationFolder:
             found = _few(np.unique(labels[is_wrong] + first).tolist())
             ignored = f"0 and {IGNORE} are ignored" if first else f"{IGNORE} is ignored"
             raise UnreadableImageError(
-                f"{path}: {int(is_wrong.sum())} pixels have labels {found}; "
-                f"allowed: {first} to {self.num_classes - 1 + first}; {ignored}"
+                path,
+                f"{int(is_wrong.sum())} pixels have labels {found}; "
+                f"allowed: {first} to {self.num_classes - 1 + first}; {ignored}",
             )
         labels[is_unknown] = IGNORE
         return labels.astype(np.uint8)
@@ -168,8 +168,8 @@ def read_mask(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
                 return np.asarray(image)
             mode = image.mode
     except Exception as error:  # decoders raise nearly anything on damaged data
-        raise UnreadableImageError(f"{path}: {error or type(error).__name__}") from error
-    raise UnreadableImageError(f"{path}: a mask of mode {mode}; allowed: one channel whose values are the labels")
+        raise UnreadableImageError(path, error or type(error).__name__) from error
+    raise UnreadableImageError(path, f"a mask of mode {mode}; allowed: one channel whose values are the labels")
 
 
 def class_names(root: Path | str, num_classes: int, *, reduce_zero_label: bool = False) -> tuple[str, ...]:
@@ -189,10 +189,10 @@ def class_names(root: Path | str, num_classes: int, *, reduce_zero_label: bool =
     return names
 
 
-def described(skipped: Sequence[Skipped], count: int) -> str:
+def described(skipped: Sequence[Unreadable], count: int) -> str:
     """How many of so many images cannot be used, and the first of them with the reasons."""
     lines = [f"{len(skipped)} of {count} images cannot be used:"]
-    lines += [f"  {path}: {reason.removeprefix(f'{path}: ')}" for path, reason in skipped[:_NAMED]]
+    lines += [f"  {path}: {reason}" for path, reason in skipped[:_NAMED]]
     return "\n".join(lines + [f"  and {len(skipped) - _NAMED} more"] * (len(skipped) > _NAMED))
 
 
@@ -205,11 +205,11 @@ def _problem(image: Path, mask: Path, max_pixels: int) -> str | None:
     except UnreadableImageError as error:
         return str(error)
     # a photo on its side is turned when it is read, which is where its mask is compared with it
-    return None if found in (size, size[::-1]) else _other_size(mask, found, size)
+    return None if found in (size, size[::-1]) else f"{mask}: {_other_size(found, size)}"
 
 
-def _other_size(mask: Path, found: Sequence[int], size: Sequence[int]) -> str:
-    return f"{mask}: a mask of {found[0]}x{found[1]} pixels for an image of {size[0]}x{size[1]}"
+def _other_size(found: Sequence[int], size: Sequence[int]) -> str:
+    return f"a mask of {found[0]}x{found[1]} pixels for an image of {size[0]}x{size[1]}"
 
 
 def _few(values: Sequence[int]) -> str:

@@ -10,13 +10,13 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-from anyres.data.batches import Skipped
-from anyres.data.loader import permutation
-from anyres.data.schedule import Schedule, Size, key
+from anyres.data.schedule import Schedule
 from anyres.data.segmentation import IGNORE, Labelled, SegmentationFolder
 from anyres.data.transforms import to_tensor
-from anyres.data.workers import Numbered, check_counts, run_in_order, seeded
-from anyres.errors import UnreadableImageError
+from anyres.data.workers import Numbered, check_counts, run_in_order
+from anyres.errors import Unreadable, UnreadableImageError
+from anyres.seeds import key, permutation, seeded
+from anyres.sizes import Size
 
 LONGEST = 4
 """Longest side of a resized image, in short sides of the size asked for (mmsegmentation: 2048 for 512)."""
@@ -57,7 +57,7 @@ class SegmentationBatch:
     """(B, C, H, W) float32, normalised; 0 where an image is smaller"""
     labels: Tensor
     """(B, H, W) uint8, IGNORE where nothing is known or an image is smaller"""
-    skipped: list[Skipped]
+    skipped: list[Unreadable]
     """files that could not be read, and why; another image stands in their place"""
 
 
@@ -107,12 +107,12 @@ class SegmentationStream:
             step=step, size=size, images=torch.stack(images), labels=torch.stack(labels), skipped=skipped
         )
 
-    def _sample(self, entry: int) -> tuple[Labelled, list[Skipped]]:
+    def _sample(self, entry: int) -> tuple[Labelled, list[Unreadable]]:
         """The image of an entry of the endless stream, and what had to be passed over."""
         count = len(self.folder)
         epoch, place = divmod(entry, count)
         first = permutation(self.seed, epoch, count)[place]
-        skipped: list[Skipped] = []
+        skipped: list[Unreadable] = []
         for offset in range(count):
             index = (first + offset) % count
             try:
@@ -120,8 +120,8 @@ class SegmentationStream:
             except UnreadableImageError as error:
                 if self.strict:
                     raise
-                skipped.append((self.folder.paths[index], str(error)))
-        raise ValueError(f"none of the {count} images in {self.folder.root} can be used; the first: {skipped[0][1]}")
+                skipped.append(Unreadable.of(self.folder.paths[index], error))
+        raise ValueError(f"none of the {count} images in {self.folder.root} can be used; the first: {skipped[0]}")
 
 
 def augmented(

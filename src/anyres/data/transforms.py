@@ -12,7 +12,7 @@ from PIL import Image
 from timm.data import auto_augment, create_transform
 from torch import Tensor
 
-from anyres.data.schedule import Size, parse_size
+from anyres.sizes import Size, parse_size
 
 Transform = Callable[[Image.Image], Tensor]
 

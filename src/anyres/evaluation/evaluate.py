@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from anyres.data.coco import CocoImages, find_split
-from anyres.data.schedule import parse_size
 from anyres.data.segmentation import SegmentationFolder
 from anyres.devices import resolve_device
 from anyres.errors import check_choice
-from anyres.evaluation.detections import evaluate_detector, write_results
-from anyres.evaluation.miou import MULTI_SCALE, Inference, evaluate_segmenter, measured
+from anyres.metrics.detection import evaluate_detector
+from anyres.metrics.segmentation import evaluate_segmenter, measured
 from anyres.models.detector import load_detector
 from anyres.models.segmenter import load_segmenter
-from anyres.models.weights import CONFIG
+from anyres.models.weights.files import CONFIG
+from anyres.predict.label_maps import MULTI_SCALE, Inference
+from anyres.predict.objects import write_results
+from anyres.sizes import parse_size
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from anyres.devices import resolve_device
 from anyres.evaluation.subject import Subject
 from anyres.evaluation.sweep_config import SweepConfig
 from anyres.models.presets import PRESETS
-from anyres.models.weights import model_digest
+from anyres.models.weights.files import model_digest
 
 # Of the configuration: said elsewhere in the identity, or without influence on what is measured.
 _ELSEWHERE = {"runs", "data", "sizes", "device", "threads", "precision", "out", "title", "num_workers", "progress"}

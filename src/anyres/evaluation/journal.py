@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
-from anyres.data.schedule import Size
 from anyres.evaluation.rows import FORMAT, Row
-from anyres.files import write_atomically
-from anyres.training.config import differences
+from anyres.files import read_json, write_json
+from anyres.settings import differences
+from anyres.sizes import Size
 
 
 class Part(TypedDict):
@@ -54,7 +53,7 @@ class Journal:
     def _read(self) -> list[Part]:
         remedy = "delete it to measure everything anew, or give another out"
         found = read_json(self.path, ("format", "identity", "parts"), remedy)
-        changed = differences(found["identity"], self._identity, frozenset())
+        changed = differences(found["identity"], self._identity)
         if changed or found["format"] != FORMAT:
             what = "; ".join(changed) or f"format: {found['format']} there, {FORMAT} here"
             raise ValueError(f"{self.path} belongs to a sweep with other settings ({what}); {remedy}")
@@ -70,22 +69,4 @@ def finished(out: Path, identity: Mapping[str, Any]) -> tuple[dict[str, Any] | N
     if not out.exists():
         return None, []
     found = read_json(out, ("format", "title", "rows"), "delete it, or give another out")
-    return found, differences({name: found[name] for name in identity if name in found}, dict(identity), frozenset())
-
-
-def write_json(path: Path, content: Any) -> None:
-    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-    write_atomically(path, lambda file: file.write(text.encode()))
-
-
-def read_json(path: Path, keys: tuple[str, ...], remedy: str) -> dict[str, Any]:
-    """A file that a sweep wrote; ValueError with the remedy if it is something else."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # of JSON or of the encoding
-        raise ValueError(f"{path} was not written by a sweep ({error}); {remedy}") from error
-    missing = [key for key in keys if not isinstance(found, dict) or key not in found]
-    if missing:
-        raise ValueError(f"{path} was not written by a sweep ({', '.join(missing)} missing); {remedy}")
-    assert isinstance(found, dict)
-    return found
+    return found, differences({name: found[name] for name in identity if name in found}, dict(identity))

@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,15 +14,15 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from anyres.costs.memory import is_out_of_memory
 from anyres.data.decode import read_image
 from anyres.data.folder import ImageFolder
 from anyres.data.loader import EvalBatch, evaluation_batches
-from anyres.data.schedule import Size
 from anyres.evaluation.journal import Part
-from anyres.evaluation.memory import is_out_of_memory
 from anyres.evaluation.rows import NATIVE, Row, wilson
 from anyres.evaluation.subject import Subject
 from anyres.evaluation.sweep_config import SweepConfig
+from anyres.sizes import Size
 
 EXAMPLE_SIDE = 224  # pixels that the longest side of the largest size has among the example pictures
 
@@ -58,7 +59,7 @@ def measure_size(
     seen: list[int] = []
     for batch in _batches(folder, size, subjects, config) if tallies else ():
         for path, reason in batch.skipped:
-            skipped[path.relative_to(folder.root).as_posix()] = reason.replace(str(path), path.name)
+            skipped[Path(path).relative_to(folder.root).as_posix()] = reason
         seen += batch.indices.tolist()
         pictures = [_picture(image) for image in batch.images]
         names = [folder.classes[label] for label in batch.labels.tolist()]

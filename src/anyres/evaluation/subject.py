@@ -13,16 +13,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from anyres.data.schedule import Size
+from anyres.costs.cost import macs_by_part
+from anyres.costs.memory import peak_tensor_bytes
+from anyres.costs.timing import latency, synchronise
 from anyres.data.transforms import aspect_size, resize, to_tensor
 from anyres.devices import resolve_device
-from anyres.evaluation.cost import macs_by_part
-from anyres.evaluation.memory import peak_tensor_bytes
 from anyres.evaluation.rows import LatencyMs, distinct_labels
 from anyres.evaluation.sweep_config import SweepConfig
-from anyres.evaluation.timing import latency, synchronise
 from anyres.models.vitar import ViTAR
-from anyres.models.weights import ModelInfo, load_model
+from anyres.models.weights.files import ModelInfo, load_model
+from anyres.sizes import Size
 
 
 @dataclass(kw_only=True)

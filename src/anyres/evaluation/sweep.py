@@ -17,11 +17,12 @@ from tqdm import tqdm
 
 from anyres.data.folder import ImageFolder
 from anyres.evaluation.identity import identity
-from anyres.evaluation.journal import Journal, Part, finished, write_json
+from anyres.evaluation.journal import Journal, Part, finished
 from anyres.evaluation.measure import measure_size, protocols
 from anyres.evaluation.rows import FORMAT, size_text
 from anyres.evaluation.subject import Subject, load_subjects
 from anyres.evaluation.sweep_config import SweepConfig
+from anyres.files import write_json
 
 __all__ = ["SweepConfig", "sweep"]
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from anyres.data.decode import MAX_PIXELS
-from anyres.data.schedule import Size, parse_size
 from anyres.data.transforms import EvalTransform, eval_transform
 from anyres.devices import resolve_device
 from anyres.errors import check_choice
+from anyres.sizes import Size, parse_size
 
 ResizeTo = Literal["smallest", "largest", "none"]
 Precision = Literal["float32", "bfloat16"]

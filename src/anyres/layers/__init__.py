@@ -1,7 +1,8 @@
 """Layers that turn an image of any size into a fixed grid of tokens. Each works alone on (B, rows, cols, D)."""
 
+from anyres.layers.grid_attention import GridAttention
 from anyres.layers.merge_plan import Level, MergePlan
-from anyres.layers.merging import AdaptiveTokenMerger, AveragePoolMerger, ConcatMerger, GridAttention
+from anyres.layers.merging import AdaptiveTokenMerger, AveragePoolMerger, ConcatMerger
 from anyres.layers.position import FuzzyPositionalEncoding
 from anyres.layers.stem import ConvStem, PatchStem
 from anyres.layers.token_merging import ToMeBlock

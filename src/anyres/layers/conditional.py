@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from anyres.layers.position import Window
+from anyres.layers.region import Region
 
 
 class DepthwiseConv(nn.Conv2d):
@@ -46,6 +46,6 @@ class ConditionalPosition(nn.Module):
     def init_weights(self) -> None:
         self.conv.init_weights()
 
-    def forward(self, tokens: Tensor, keys: Tensor | None = None, window: Window | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, keys: Tensor | None = None, region: Region | None = None) -> Tensor:
         """Adds positions to tokens (B, rows, cols, D)."""
         return tokens + self.conv(tokens)

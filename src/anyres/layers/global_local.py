@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from anyres.layers.conditional import ConditionalPosition, DepthwiseConv
-from anyres.layers.position import Window, window_of
+from anyres.layers.position import region_of
+from anyres.layers.region import Region
 from anyres.layers.sincos import angles, over_grid
 
 _EPSILON = 1e-6  # in the authors' division by the side
@@ -43,18 +44,18 @@ class GlobalLocalPosition(nn.Module):
         if self.local is not None:
             self.local.init_weights()
 
-    def forward(self, tokens: Tensor, keys: Tensor | None = None, window: Window | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, keys: Tensor | None = None, region: Region | None = None) -> Tensor:
         """Adds positions to tokens (B, rows, cols, D)."""
-        window = window_of(tokens, window)
-        outer = window.grown(1, 1)  # what the convolution sees
+        region = region_of(tokens, region)
+        outer = region.grown(1, 1)  # what the convolution sees
         encoding = self.conv(self.waves(outer, tokens.device)[None].to(self.conv.weight.dtype))
-        tokens = tokens + window.cut_from(encoding, outer).to(tokens.dtype)
+        tokens = tokens + region.cut_from(encoding, outer).to(tokens.dtype)
         return tokens if self.local is None else self.local(tokens)
 
-    def waves(self, window: Window, device: torch.device | None = None) -> Tensor:
-        """The sin-cos map of a window of a grid, before the convolution: (rows, cols, D) float32."""
+    def waves(self, region: Region, device: torch.device | None = None) -> Tensor:
+        """The sin-cos map of a region of a grid, before the convolution: (rows, cols, D) float32."""
         by_axis = []
-        for part, count in zip((window.rows, window.cols), window.grid, strict=True):
+        for part, count in zip((region.rows, region.cols), region.grid, strict=True):
             places = torch.arange(part.start + 1, part.stop + 1, device=device, dtype=torch.float32)
             angle = angles(places / (count + _EPSILON) * (2 * math.pi), self.width)
             by_axis.append(torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1))  # (rows or cols, D/2)

@@ -1,8 +1,8 @@
 """Positional encodings that act on the patch tokens before they are merged, and what all encodings share.
 
 Their one interface: `halo`, how many patches beyond its own a token's content depends on; `init_weights()`; and
-`forward(tokens (B, rows, cols, D), keys=None, window=None)`, where the window says which part of an image's grid the
-tokens are, if not all of it. With a halo, tokens that far from an inner edge of the window are wrong and are to be cut
+`forward(tokens (B, rows, cols, D), keys=None, region=None)`, where the region says which part of an image's grid the
+tokens are, if not all of it. With a halo, tokens that far from an inner edge of the region are wrong and are to be cut
 off by the caller. Encodings of this kind meet every new resolution; those that act inside
 the trunk's attention (layers/attention.py) meet under ViTAR the constant grid that the merger leaves.
 
@@ -10,7 +10,6 @@ Coordinates are those of token centres, (2i + 1) / n - 1 in [-1, 1] on an axis o
 """
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
@@ -19,49 +18,14 @@ from torch import Tensor, nn
 
 from anyres.errors import check_choice
 from anyres.layers.counter_random import counter_uniform
-from anyres.layers.merge_plan import Grid
+from anyres.layers.region import Region
 
 Interpolation = Literal["bilinear", "bicubic", "timm"]
 
 
-@dataclass(frozen=True)
-class Window:
-    """A part of an image's grid of patch tokens."""
-
-    start: Grid
-    """Its first row and column."""
-    size: Grid
-    """Its rows and columns."""
-    grid: Grid
-    """Rows and columns of the whole image."""
-
-    @staticmethod
-    def whole(grid: Grid) -> "Window":
-        return Window((0, 0), grid, grid)
-
-    @property
-    def rows(self) -> slice:
-        return slice(self.start[0], self.start[0] + self.size[0])
-
-    @property
-    def cols(self) -> slice:
-        return slice(self.start[1], self.start[1] + self.size[1])
-
-    def grown(self, before: int, after: int) -> "Window":
-        """With this many more rows above and columns to the left, and below and to the right, as far as there are."""
-        start = [max(first - before, 0) for first in self.start]
-        stop = [min(s + n + after, whole) for s, n, whole in zip(self.start, self.size, self.grid, strict=True)]
-        return Window((start[0], start[1]), (stop[0] - start[0], stop[1] - start[1]), self.grid)
-
-    def cut_from(self, tokens: Tensor, outer: "Window") -> Tensor:
-        """This window's tokens out of those (B, rows, cols, D) of a window around it."""
-        row, col = self.start[0] - outer.start[0], self.start[1] - outer.start[1]
-        return tokens[:, row : row + self.size[0], col : col + self.size[1]]
-
-
-def window_of(tokens: Tensor, window: Window | None) -> Window:
-    """The window given, or that of a whole image with these tokens (B, rows, cols, D)."""
-    return Window.whole((tokens.shape[1], tokens.shape[2])) if window is None else window
+def region_of(tokens: Tensor, region: Region | None) -> Region:
+    """The region given, or that of a whole image with these tokens (B, rows, cols, D)."""
+    return Region.whole((tokens.shape[1], tokens.shape[2])) if region is None else region
 
 
 def token_centres(size: int, device: torch.device | None = None) -> Tensor:
@@ -134,48 +98,48 @@ class FuzzyPositionalEncoding(nn.Module):
     def init_weights(self) -> None:
         nn.init.trunc_normal_(self.table, std=0.02)
 
-    def forward(self, tokens: Tensor, keys: Tensor | None = None, window: Window | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, keys: Tensor | None = None, region: Region | None = None) -> Tensor:
         """Adds positions to tokens (B, rows, cols, D).
 
         Args:
             tokens: (B, rows, cols, D).
             keys: (B,) int64, one for each image; used in training only. None draws them from torch's generator.
-            window: which part of the image they are; None for all of it.
+            region: which part of the image they are; None for all of it.
 
         Raises:
             ValueError: keys of another shape or type.
         """
-        window = window_of(tokens, window)
+        region = region_of(tokens, region)
         if not (self.training and self.jitter):
-            return tokens + self.exact(window).to(tokens.dtype)
-        places = self.places(window, image_keys(keys, tokens))
+            return tokens + self.exact(region).to(tokens.dtype)
+        places = self.places(region, image_keys(keys, tokens))
         return tokens + self.read(places).to(tokens.dtype)
 
     def add_to_visible(self, tokens: Tensor, is_visible: Tensor, keys: Tensor | None = None) -> Tensor:
         """Adds to tokens (n, D), of the places marked in (B, rows, cols), what `forward` adds to them."""
-        window = Window.whole((is_visible.shape[1], is_visible.shape[2]))
+        region = Region.whole((is_visible.shape[1], is_visible.shape[2]))
         if not (self.training and self.jitter):
-            return tokens + at_visible(self.exact(window), is_visible).to(tokens.dtype)
-        places = self.places(window, image_keys(keys, is_visible))[is_visible]  # (n, 2)
+            return tokens + at_visible(self.exact(region), is_visible).to(tokens.dtype)
+        places = self.places(region, image_keys(keys, is_visible))[is_visible]  # (n, 2)
         return tokens + self.read(places[None, :, None])[0, :, 0].to(tokens.dtype)
 
-    def exact(self, window: Window) -> Tensor:
-        """The encoding at the exact centres of a window of a grid: (rows, cols, D) float32."""
+    def exact(self, region: Region) -> Tensor:
+        """The encoding at the exact centres of a region of a grid: (rows, cols, D) float32."""
         table = self.table.float()
-        if window.grid == self.grid:
-            return table[window.rows, window.cols]
-        rows = interpolation_matrix(window.grid[0], self.grid[0], table.device, self.interpolation)[window.rows]
-        cols = interpolation_matrix(window.grid[1], self.grid[1], table.device, self.interpolation)[window.cols]
+        if region.grid == self.grid:
+            return table[region.rows, region.cols]
+        rows = interpolation_matrix(region.grid[0], self.grid[0], table.device, self.interpolation)[region.rows]
+        cols = interpolation_matrix(region.grid[1], self.grid[1], table.device, self.interpolation)[region.cols]
         with full_precision(table.device):
             along_rows = (rows @ table.flatten(1)).unflatten(1, (self.grid[1], -1))  # (rows, grid cols, D)
             return cols @ along_rows
 
-    def places(self, window: Window, keys: Tensor) -> Tensor:
+    def places(self, region: Region, keys: Tensor) -> Tensor:
         """Jittered coordinates (B, rows, cols, 2) in units of [-1, 1]; the last axis is (y of rows, x of columns)."""
-        rows, cols = window.grid
-        y, x = token_centres(rows, keys.device)[window.rows], token_centres(cols, keys.device)[window.cols]
+        rows, cols = region.grid
+        y, x = token_centres(rows, keys.device)[region.rows], token_centres(cols, keys.device)[region.cols]
         exact = torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1)  # (rows, cols, 2)
-        offset = (2 * counter_uniform(keys, window.size, start=window.start) - 1) * self.jitter  # tokens of the grid
+        offset = (2 * counter_uniform(keys, region.size, start=region.start) - 1) * self.jitter  # tokens of the grid
         return exact + offset * (2 / torch.tensor([rows, cols], dtype=torch.float32, device=keys.device))
 
     def read(self, places: Tensor) -> Tensor:
@@ -202,7 +166,7 @@ class NoPosition(nn.Module):
     def init_weights(self) -> None:
         """Nothing to initialise."""
 
-    def forward(self, tokens: Tensor, keys: Tensor | None = None, window: Window | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, keys: Tensor | None = None, region: Region | None = None) -> Tensor:
         return tokens
 
     def add_to_visible(self, tokens: Tensor, is_visible: Tensor, keys: Tensor | None = None) -> Tensor:

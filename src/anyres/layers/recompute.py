@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from anyres.layers.pieces import PieceMerger, PixelBox
 from anyres.layers.stages import Stage
-from anyres.layers.strips import PieceMerger, Region
 
-Read = Callable[[Sequence[Region]], Iterator[Tensor]]
-"""Regions -> the pixels (B, C, h, w) of each, in order."""
+Read = Callable[[Sequence[PixelBox]], Iterator[Tensor]]
+"""PixelBoxs -> the pixels (B, C, h, w) of each, in order."""
 
 
 def merge_recomputing(merging: PieceMerger, read: Read) -> Tensor:
@@ -69,7 +69,7 @@ class _Merging(torch.autograd.Function):
                         exact = part.to(torch.promote_types(part.dtype, torch.float32))
                         sums[index] = exact if sums[index] is None else sums[index].add_(exact)
                 if below is not None:
-                    below[:, piece.window.rows, piece.window.cols] = found[-1]
+                    below[:, piece.region.rows, piece.region.cols] = found[-1]
             gradient = below
         by_parameter = iter(sums)
         gradients = [next(by_parameter) if p.requires_grad else None for p in ctx.parameters]
@@ -79,11 +79,11 @@ class _Merging(torch.autograd.Function):
 def _tokens(merging: PieceMerger, read: Read, stage: Stage, x: Tensor | None) -> Iterator[Tensor]:
     """The tokens (B, rows, cols, D) of a stage's pieces: cut from the stage's input, or embedded from pixels."""
     if x is None:
-        for piece, pixels in zip(stage.pieces, read([merging.region(p) for p in stage.pieces]), strict=True):
+        for piece, pixels in zip(stage.pieces, read([merging.pixels(p) for p in stage.pieces]), strict=True):
             yield merging.embed(piece, pixels)
         return
     for piece in stage.pieces:
-        yield x[:, piece.window.rows, piece.window.cols].detach().requires_grad_(torch.is_grad_enabled())
+        yield x[:, piece.region.rows, piece.region.cols].detach().requires_grad_(torch.is_grad_enabled())
 
 
 def _autocast_now(device: str) -> Callable[[], AbstractContextManager]:

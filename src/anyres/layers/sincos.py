@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from anyres.layers.position import Window, at_visible, window_of
+from anyres.layers.position import at_visible, region_of
+from anyres.layers.region import Region
 
 TEMPERATURE = 10000.0  # of the original transformer, MAE, DETR and ResFormer
 
@@ -46,19 +47,19 @@ class SinCosPosition(nn.Module):
     def init_weights(self) -> None:
         """Nothing to initialise."""
 
-    def forward(self, tokens: Tensor, keys: Tensor | None = None, window: Window | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, keys: Tensor | None = None, region: Region | None = None) -> Tensor:
         """Adds positions to tokens (B, rows, cols, D)."""
-        return tokens + self.exact(window_of(tokens, window), tokens.device).to(tokens.dtype)
+        return tokens + self.exact(region_of(tokens, region), tokens.device).to(tokens.dtype)
 
     def add_to_visible(self, tokens: Tensor, is_visible: Tensor, keys: Tensor | None = None) -> Tensor:
         """Adds to tokens (n, D), of the places marked in (B, rows, cols), what `forward` adds to them."""
-        window = Window.whole((is_visible.shape[1], is_visible.shape[2]))
-        return tokens + at_visible(self.exact(window, tokens.device), is_visible).to(tokens.dtype)
+        region = Region.whole((is_visible.shape[1], is_visible.shape[2]))
+        return tokens + at_visible(self.exact(region, tokens.device), is_visible).to(tokens.dtype)
 
-    def exact(self, window: Window, device: torch.device | None = None) -> Tensor:
-        """The encoding of a window of a grid: (rows, cols, D) float32."""
+    def exact(self, region: Region, device: torch.device | None = None) -> Tensor:
+        """The encoding of a region of a grid: (rows, cols, D) float32."""
         by_axis = []
-        for part, count, own in zip((window.rows, window.cols), window.grid, self.grid, strict=True):
+        for part, count, own in zip((region.rows, region.cols), region.grid, self.grid, strict=True):
             places = (torch.arange(part.start, part.stop, device=device, dtype=torch.float32) + 0.5) * own / count - 0.5
             angle = angles(places, self.width)
             by_axis.append(torch.cat([angle.sin(), angle.cos()], dim=-1))  # (rows or cols, D/2)

@@ -6,7 +6,7 @@ All levels of a stage are done on one piece of its input, whose output are whole
 from dataclasses import dataclass
 
 from anyres.layers.merge_plan import Boundaries, Grid, MergePlan, compose, even_boundaries
-from anyres.layers.position import Window
+from anyres.layers.region import Region
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Piece:
 
     cells: tuple[range, range]
     """Rows and columns of cells that it gives."""
-    window: Window
+    region: Region
     """The positions of the stage's input that it takes."""
 
 
@@ -91,4 +91,4 @@ def _groups(cells: int, most: int) -> list[range]:
 
 def _piece(rows: Boundaries, cols: Boundaries, grid: Grid, row: range, col: range) -> Piece:
     start, stop = (rows[row.start], cols[col.start]), (rows[row.stop], cols[col.stop])
-    return Piece((row, col), Window(start, (stop[0] - start[0], stop[1] - start[1]), grid))
+    return Piece((row, col), Region(start, (stop[0] - start[0], stop[1] - start[1]), grid))

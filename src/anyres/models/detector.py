@@ -24,7 +24,7 @@ from anyres.models.detector_config import DetectorConfig
 from anyres.models.images import check_images, group_by
 from anyres.models.layer_groups import group_matcher_around
 from anyres.models.vitar import ViTAR
-from anyres.models.weights import ModelInfo, load_around, model_info, write_model
+from anyres.models.weights.files import ModelInfo, load_around, model_info, write_model
 
 _STRIDES = (4, 8, 16, 32)
 _ASPECTS = (0.5, 1.0, 2.0)  # height / width of anchors

@@ -17,7 +17,7 @@ from anyres.models.images import Images, group_by
 from anyres.models.layer_groups import group_matcher_around
 from anyres.models.segmenter_config import SegmenterConfig
 from anyres.models.vitar import ViTAR
-from anyres.models.weights import ModelInfo, load_around, model_info, write_model
+from anyres.models.weights.files import ModelInfo, load_around, model_info, write_model
 
 
 class Segmenter(nn.Module):

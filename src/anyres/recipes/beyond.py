@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from anyres.training.config import TrainConfig
+from anyres.training.classification.config import TrainConfig
 
 FAR = 8 / 3
 """How many times the largest ordinary side the far one is."""

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from anyres.data.synthetic import write_detail, write_glyphs
 from anyres.data.transforms import TrainAugment
 from anyres.evaluation.sweep import SweepConfig, sweep
-from anyres.training.config import TrainConfig
+from anyres.training.classification.config import TrainConfig
 from anyres.training.engine import train
 from anyres.training.runlog import STEPS, last_row
 
@@ -59,7 +59,7 @@ def demo(config: DemoConfig) -> Path:
     Returns:
         The report page.
     """
-    from anyres.evaluation.report import report  # matplotlib and jinja2 are an extra: asked for before work starts
+    from anyres.report.report import report
 
     _write_data(config)
     runs = {kind: demo_training(config, kind) for kind in ("vitar", "deit")}

@@ -28,8 +28,8 @@ from functools import partial
 from pathlib import Path
 
 from anyres.data.detection_augment import MultiScale
-from anyres.training.detection_config import DetectionConfig
-from anyres.training.segmentation_config import SegmentationConfig
+from anyres.training.detection.config import DetectionConfig
+from anyres.training.segmentation.config import SegmentationConfig
 
 STEPS_PER_EPOCH = 7330  # of 16 images: the 117 266 of train2017 that have objects
 

@@ -9,9 +9,9 @@ from functools import lru_cache
 
 import torch
 
+from anyres.costs.cost import Convention, cost, macs_by_part, mae_macs_by_part
 from anyres.data.detection_augment import MultiScale, fitted
-from anyres.data.schedule import EverySize, SideRange, Size, stretched
-from anyres.evaluation.cost import Convention, cost, macs_by_part, mae_macs_by_part
+from anyres.data.schedule import EverySize
 from anyres.models.detector import Detector
 from anyres.models.detector_config import DetectorConfig, get_detector_config
 from anyres.models.mae_config import MAEConfig
@@ -19,9 +19,11 @@ from anyres.models.presets import get_config, get_mae_config
 from anyres.models.segmenter import Segmenter
 from anyres.models.segmenter_config import SegmenterConfig, get_segmenter_config
 from anyres.models.vitar import ViTARConfig
-from anyres.training.config import PretrainConfig, RunConfig
-from anyres.training.detection_config import DetectionConfig
-from anyres.training.segmentation_config import SegmentationConfig
+from anyres.sizes import SideRange, Size, stretched
+from anyres.training.config import RunConfig
+from anyres.training.detection.config import DetectionConfig
+from anyres.training.pretraining.config import PretrainConfig
+from anyres.training.segmentation.config import SegmentationConfig
 
 FORWARD_AND_BACKWARD = 3
 """A training step costs three forward passes: the backward pass makes two products for each of the forward pass."""

@@ -35,7 +35,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from anyres.recipes.beyond import hold_beyond
-from anyres.training.config import TrainConfig
+from anyres.training.classification.config import TrainConfig
 
 STEPS_PER_EPOCH = 1251  # of 1024 images: 1 281 167 without the incomplete last batch
 SMALL_RATE, BASE_RATE = 14.5e12, 20.6e12  # MACs per second of one RTX 3090, see above

@@ -32,7 +32,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from anyres.recipes.imagenet import STEPS_PER_EPOCH, VITAR_SIZES
-from anyres.training.config import PretrainConfig, TrainConfig
+from anyres.training.classification.config import TrainConfig
+from anyres.training.pretraining.config import PretrainConfig
 
 STEPS_PER_LARGE_EPOCH = 312  # of 4096 images: 1 281 167 without the incomplete last batch
 

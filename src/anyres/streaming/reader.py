@@ -56,14 +56,14 @@ class Reader:
         """
         region = (y, x, height, width)
         check_region(self.name, self.size, region)
-        where = f"{self.name}: {describe_region(*region)}"
+        where = describe_region(*region)
         pixels = self._read_with_retries(region, where)
         self._check(pixels, height, width, where)
         if pixels.ndim == 2:
             pixels = pixels[..., None]
         values = self._normalise(pixels)
         if pixels.dtype.kind == "f" and not torch.isfinite(values).all():
-            raise SourceError(f"{where}: some values are not finite")
+            raise SourceError(self.name, f"{where}: some values are not finite")
         return values[None]
 
     def _read_with_retries(self, region: tuple[int, int, int, int], where: str) -> np.ndarray:
@@ -76,15 +76,16 @@ class Reader:
                 if attempt == self._retries:
                     reason = str(error) or type(error).__name__
                     times = "once" if attempt == 0 else f"{attempt + 1} times"
-                    raise SourceError(f"{where}: reading failed {times}: {reason}") from error
+                    raise SourceError(self.name, f"{where}: reading failed {times}: {reason}") from error
                 time.sleep(_PAUSE * 2**attempt)
         raise AssertionError("unreachable")
 
     def _check(self, pixels: np.ndarray, height: int, width: int, where: str) -> None:
         if pixels.ndim not in (2, 3) or pixels.shape[:2] != (height, width):
             raise SourceError(
+                self.name,
                 f"{where}: the source gave shape {pixels.shape}; allowed are ({height}, {width}, channels) and "
-                f"({height}, {width}). Its size is {self.size[0]}x{self.size[1]}, does it have that many pixels?"
+                f"({height}, {width}). Its size is {self.size[0]}x{self.size[1]}, does it have that many pixels?",
             )
         given = (pixels.dtype, 1 if pixels.ndim == 2 else pixels.shape[2])
         if self._first is None:
@@ -92,19 +93,21 @@ class Reader:
             self._first = given
         elif given != self._first:
             raise SourceError(
+                self.name,
                 f"{where}: the source gave {given[1]} channels of {given[0]}; the first region had {self._first[1]} "
-                f"of {self._first[0]}"
+                f"of {self._first[0]}",
             )
 
     def _check_kind(self, dtype: np.dtype, channels: int, where: str) -> None:
         try:
             check_dtype(where, dtype)
         except ValueError as error:
-            raise SourceError(str(error)) from error
+            raise SourceError(self.name, str(error)) from error
         if channels != self._channels and {channels, self._channels} != {1, 3}:
             raise SourceError(
+                self.name,
                 f"{where}: the source has {channels} channels, the model takes {self._channels}; allowed are as many, "
-                "1 for 3 and 3 for 1. Arrays are (height, width, channels)"
+                "1 for 3 and 3 for 1. Arrays are (height, width, channels)",
             )
 
     def _normalise(self, pixels: np.ndarray) -> Tensor:

@@ -73,5 +73,5 @@ def open_npy(path: Path) -> ArraySource:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise UnreadableImageError(f"{path}: {error}") from error
+        raise UnreadableImageError(path, error) from error
     return ArraySource(array, str(path))

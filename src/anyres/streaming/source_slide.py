@@ -39,7 +39,7 @@ class SlideSource(OpenSource):
         try:
             slide = self._openslide.OpenSlide(self.name)
         except self._openslide.OpenSlideError as error:
-            raise UnreadableImageError(f"{self.name}: {error}, read by OpenSlide as its suffix says") from error
+            raise UnreadableImageError(self.name, f"{error}, read by OpenSlide as its suffix says") from error
         slide.set_cache(self._cache)
         return slide
 

@@ -116,8 +116,9 @@ class TiffSource(OpenSource):
         for index, (offset, size) in enumerate(zip(page.dataoffsets[:count], page.databytecounts[:count], strict=True)):
             if offset + size > length:
                 raise SourceError(
-                    f"{self.name}: {grid.describe(index)} (as stored) end at byte {offset + size}, "
-                    f"but the file is cut short at byte {length}"
+                    self.name,
+                    f"{grid.describe(index)} (as stored) end at byte {offset + size}, "
+                    f"but the file is cut short at byte {length}",
                 )
         decoded = grid.segment_pixels * grid.samples * page.dtype.itemsize
         if page.is_memmappable and page.dataoffsets[0] + page.nbytes <= length:
@@ -214,4 +215,4 @@ def _naming(name: str) -> Iterator[None]:
         raise
     except Exception as error:
         reason = str(error).strip("'\"") or type(error).__name__
-        raise UnreadableImageError(f"{name}: cannot be read as TIFF: {reason}") from error
+        raise UnreadableImageError(name, f"cannot be read as TIFF: {reason}") from error

@@ -25,13 +25,14 @@ class VipsSource(OpenSource):
             image = pyvips.Image.new_from_file(str(path), access="random", fail_on="truncated").autorot()
             if image.interpretation not in _COLOURS or image.get("coding") != "none":
                 raise UnreadableImageError(
-                    f"{path}: its colours are {image.interpretation}, coding {image.get('coding')}; "
-                    f"allowed are {', '.join(_COLOURS)}, not coded"
+                    path,
+                    f"its colours are {image.interpretation}, coding {image.get('coding')}; "
+                    f"allowed are {', '.join(_COLOURS)}, not coded",
                 )
             if image.hasalpha():
                 image = image.flatten(background=_WHITE.get(image.interpretation, 255.0))
         except pyvips.Error as error:
-            raise UnreadableImageError(f"{path}: {' '.join(str(error).split())}") from error
+            raise UnreadableImageError(path, " ".join(str(error).split())) from error
         self.size = (image.height, image.width)
         self._image = image
 

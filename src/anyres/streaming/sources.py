@@ -67,7 +67,7 @@ def open_source(
         return TiffSource(path, level=level, cache_bytes=kept)
     check_idle(str(path), level, cache_bytes)
     if not start:
-        raise UnreadableImageError(f"{path}: the file is empty")
+        raise UnreadableImageError(path, "the file is empty")
     return open_npy(path) if start.startswith(_NPY) else _open_picture(path)
 
 
@@ -99,7 +99,7 @@ def _start(path: Path) -> bytes:
         with open(path, "rb") as file:
             return file.read(8)
     except OSError as error:
-        raise UnreadableImageError(f"{path}: {error.strerror or error}") from error
+        raise UnreadableImageError(path, error.strerror or error) from error
 
 
 def _open_picture(path: Path) -> OpenSource:

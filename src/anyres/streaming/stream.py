@@ -18,10 +18,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from anyres.data.ahead import read_ahead
+from anyres.layers.pieces import PieceMerger, PixelBox, pixels_of
 from anyres.layers.recompute import merge_recomputing
 from anyres.layers.stages import Piece
 from anyres.layers.stem import complete_patches
-from anyres.layers.strips import PieceMerger, Region, pixels_of
 from anyres.models.vitar import Features, ViTAR
 from anyres.streaming.reader import Reader
 from anyres.streaming.sources import Source, open_source
@@ -106,7 +106,7 @@ def _with_graph(model: ViTAR, reader: Reader, positions: int | None, progress: b
     """Features whose `backward()` reads the image once more."""
     merging = model.pieces(*reader.size, positions=positions)
 
-    def read(regions: Sequence[Region]) -> Iterator[Tensor]:
+    def read(regions: Sequence[PixelBox]) -> Iterator[Tensor]:
         bar = tqdm(regions, unit="piece", desc=reader.name[-40:], disable=not progress, file=sys.stderr)
         with bar, closing(read_ahead(lambda region: reader.read(*region), bar, depth=1)) as found:
             for _, pixels in found:
@@ -138,26 +138,26 @@ class _Work:
 
     def read(self, piece: Piece) -> tuple[Tensor | None, Tensor | list[Tensor]]:
         """A piece's skipped patches (rows, cols), if any may be, and its pixels; runs in another thread."""
-        is_skipped = None if self.mask is None else self.mask[piece.window.rows, piece.window.cols]
+        is_skipped = None if self.mask is None else self.mask[piece.region.rows, piece.region.cols]
         if is_skipped is not None and is_skipped.all() and self.merging.skips_cheaply(piece):
-            return is_skipped, [self.reader.read(*region) for region in self.merging.empty_regions(piece)]
-        pixels = self.reader.read(*self.merging.region(piece))  # (1, C, h, w)
+            return is_skipped, [self.reader.read(*region) for region in self.merging.empty_pixels(piece)]
+        pixels = self.reader.read(*self.merging.pixels(piece))  # (1, C, h, w)
         if self.is_background is not None:
             is_skipped = self.is_background(self._patches(piece, pixels))
             given = (is_skipped.dtype, is_skipped.shape) if isinstance(is_skipped, Tensor) else None
-            if given != (torch.bool, piece.window.size):
-                raise ValueError(f"skip gave {is_skipped!r:.80}; allowed is a bool tensor of shape {piece.window.size}")
+            if given != (torch.bool, piece.region.size):
+                raise ValueError(f"skip gave {is_skipped!r:.80}; allowed is a bool tensor of shape {piece.region.size}")
             if is_skipped.all() and self.merging.skips_cheaply(piece):
-                y, x, _, _ = self.merging.region(piece)
-                regions = [(r[0] - y, r[1] - x, r[2], r[3]) for r in self.merging.empty_regions(piece)]
+                y, x, _, _ = self.merging.pixels(piece)
+                regions = [(r[0] - y, r[1] - x, r[2], r[3]) for r in self.merging.empty_pixels(piece)]
                 return is_skipped, [pixels_of(pixels, region) for region in regions]
         return is_skipped, pixels.to(self.model.norm.weight.dtype)
 
     def _patches(self, piece: Piece, pixels: Tensor) -> Tensor:
         """(rows, cols, p, p, C) between 0 and 1 of a piece without its halo."""
         patch, outer, config = self.merging.stem.patch_size, self.merging.outer(piece), self.model.config
-        y, x = ((a - b) * patch for a, b in zip(piece.window.start, outer.start, strict=True))
-        height, width = (side * patch for side in piece.window.size)
+        y, x = ((a - b) * patch for a, b in zip(piece.region.start, outer.start, strict=True))
+        height, width = (side * patch for side in piece.region.size)
         own = complete_patches(pixels[..., y : y + height, x : x + width], patch)[0].permute(1, 2, 0)
         values = own * torch.tensor(config.std) + torch.tensor(config.mean)  # (h, w, C)
         return values.unflatten(1, (-1, patch)).unflatten(0, (-1, patch)).transpose(1, 2)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from anyres.errors import OtherWorkError
 from anyres.files import write_atomically
-from anyres.layers.strips import PieceMerger
+from anyres.layers.pieces import PieceMerger
 from anyres.models.vitar import ViTAR
 from anyres.streaming.source_base import OpenSource
 

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from anyres.files import write_atomically
-from anyres.training.config import RunConfig, TrainConfig, differences, with_defaults
+from anyres.settings import differences
+from anyres.training.config import OPERATIONAL, RunConfig, with_defaults
 
 FORMAT = 1
 NAME = "checkpoint.pt"
@@ -39,14 +40,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def refuse_other_run(
-    where: Path, old: dict[str, Any], new: dict[str, Any], kind: type[RunConfig] = TrainConfig
-) -> None:
+def refuse_other_run(where: Path, old: dict[str, Any], new: dict[str, Any], kind: type[RunConfig]) -> None:
     """ValueError naming the fields in which the run at `where` differs from the one asked for.
 
     `old` and `new` hold the fields of a configuration of that kind and what the task says about its data.
     """
-    changed = differences(with_defaults(old, new, kind), new)
+    changed = differences(with_defaults(old, new, kind), new, OPERATIONAL)
     if changed:
         raise ValueError(
             f"{where} belongs to a run with other settings ({'; '.join(changed)}). "

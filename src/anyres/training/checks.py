@@ -8,14 +8,16 @@ from collections.abc import Iterable
 from typing import Any
 
 from anyres.data.own_aspect import MOST, own_size
-from anyres.data.schedule import SideRange, Size, stretched
 from anyres.data.transforms import train_transform
 from anyres.errors import check_choice
 from anyres.layers.stem import token_grid
 from anyres.models.config import ViTARConfig
 from anyres.models.presets import MAE_PRESETS, PRESETS, get_config, get_mae_config
-from anyres.training.config import PretrainConfig, RunConfig, TrainConfig, default_of
+from anyres.sizes import SideRange, Size, stretched
+from anyres.training.classification.config import TrainConfig
+from anyres.training.config import RunConfig, default_of
 from anyres.training.optim import check_schedule, idle_in_schedule
+from anyres.training.pretraining.config import PretrainConfig
 
 # name -> lowest
 _INTEGERS: dict[str, int] = {

@@ -1,11 +1,10 @@
-"""What a run is made of: frozen dataclasses for training and pre-training, their checks, and their form on disk."""
+"""What a run is made of: what every kind of run shares, and its form on disk."""
 
 from __future__ import annotations
 
 import ast
 import dataclasses
 import json
-import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,9 +13,10 @@ import torch
 
 from anyres.data.cache import DEFAULT_BYTES
 from anyres.data.decode import MAX_PIXELS
-from anyres.data.schedule import EverySize, ResolutionSchedule, SideRange, Size, parse_entry, parse_size
+from anyres.data.schedule import EverySize, ResolutionSchedule
 from anyres.data.transforms import TrainAugment
 from anyres.devices import resolve_device
+from anyres.sizes import SideRange, Size, parse_entry, parse_size
 
 # Fields that may change between two starts of one run: they say how it is carried out, not what comes out of it.
 # (`data` and the like may move; that they still hold the same is checked by the task's identity.)
@@ -155,122 +155,15 @@ class RunConfig:
         return plain
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig(RunConfig):
-    """A training run. The defaults are DeiT's recipe (arXiv 2012.12877, table 9) with one image size per step."""
-
-    data: Path = Path()
-    """Folder that holds train/ and, optionally, val/, each with one folder of images per class."""
-    from_records: Path | None = None
-    """Train a linear head on features instead of a model on images: records of images in class folders, as `anyres
-    encode` writes them, or a folder that holds such records in train/ and, optionally, val/."""
-    init: Path | None = None
-    """Start from these weights instead of random ones, with a fresh head: folder of a run of `anyres pretrain` or
-    `anyres train`, or a ViT or MAE of timm or transformers (.safetensors, .pth). With from_records: folder of the model
-    that made the records, if it is no longer where it was then."""
-    init_resize: bool = False
-    """Read the position table of init bilinearly at the model's grid, where that is another."""
-    linear_probe: bool = False
-    """Leave everything of init as it is and train a head on its features."""
-    label_share: float = 1.0
-    """Share of the training images to use, the same one of every class and at least one image of each."""
-    model: str = "vitar_tiny_patch16"
-    """Name of the model; `anyres models` lists them."""
-    replicas: bool = False
-    """Every step shows each image at all the sizes, with a crop and augmentation for each (ResFormer), not at one."""
-    consistency: float = 0.0
-    """Weight of the loss that draws a replica's features to those of the next larger one (ResFormer: 1)."""
-    layer_decay: float | None = None
-    """Factor on the learning rate from each layer to the one below it; the same for all layers if not given."""
-    mixup: float = 0.8
-    """Alpha of mixup's Beta distribution; 0 turns mixup off."""
-    cutmix: float = 1.0
-    """Alpha of cutmix's Beta distribution; 0 turns cutmix off."""
-    mixup_prob: float = 1.0
-    """Probability that a batch is mixed at all."""
-    mixup_switch_prob: float = 0.5
-    """Probability that a mixed batch is cut (cutmix) rather than blended (mixup)."""
-    smoothing: float = 0.1
-    """Label smoothing."""
-    grad_pieces: bool = False
-    """Embed and merge piece by piece, and again in the backward pass: the same gradients in memory that hardly grows
-    with the size of the images, for half as much time again at large ones."""
-    validate_crop_ratio: float = 0.875
-    """Short side to size / ratio, then a centre crop; 1 for no crop on square images."""
-
-    def schedule(self) -> ResolutionSchedule | EverySize:
-        """Which size each step has, or with `replicas` which sizes."""
-        return EverySize(self.parsed_sizes()) if self.replicas else super().schedule()
-
-    def check(self) -> None:
-        # Here, not at the top: the checks are a page of their own and need this class.
-        from anyres.training.checks import check_config
-
-        check_config(self)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PretrainConfig(RunConfig):
-    """A run of masked auto-encoding on images without labels.
-
-    The defaults are MAE's (arXiv 2111.06377, table 8) but for the learning rate; MAE's is 1.5e-4 for every 256 images
-    of a batch.
-    """
-
-    data: Path
-    """Folder of images at any depth; or one that holds such a folder train/ and, optionally, val/."""
-    model: str = "mae_vitar_tiny_patch16"
-    """Name of the model; `anyres models "mae_*"` lists them."""
-    min_lr: float = 0.0
-    """Learning rate that the cosine ends at."""
-    betas: tuple[float, float] = (0.9, 0.95)
-    """AdamW's two averages."""
-    augmentation: TrainAugment = TrainAugment(scale=(0.2, 1.0), auto_augment=None, erasing=0.0)
-    """What is done to each training image."""
-    own_aspect: bool = False
-    """Every image keeps its own width / height, up to 1:4 and 4:1, at the area of the step's size and in whole patches,
-    instead of being cropped to that size."""
-    draw_images: int = 4
-    """Images of which every validation draws input, masked input and output at several sizes; 0 draws none."""
-
-    def check(self) -> None:
-        # Here, not at the top: the checks are a page of their own and need this class.
-        from anyres.training.checks import check_pretraining
-
-        check_pretraining(self)
-
-
-def default_of(name: str, kind: type[RunConfig] = TrainConfig) -> Any:
+def default_of(name: str, kind: type[RunConfig]) -> Any:
     """The default of a field of a configuration."""
     return next(field.default for field in dataclasses.fields(kind) if field.name == name)
 
 
-def with_defaults(old: dict[str, Any], new: dict[str, Any], kind: type[RunConfig] = TrainConfig) -> dict[str, Any]:
+def with_defaults(old: dict[str, Any], new: dict[str, Any], kind: type[RunConfig]) -> dict[str, Any]:
     """Settings of a run (`to_json`), with the fields at their defaults that only `new` has: a later version's."""
     known = kind(data=Path(), out=Path(), model=default_of("model", kind)).to_json()
     return {**{name: value for name, value in known.items() if name in new and name != "out"}, **old}
-
-
-def differences(old: dict[str, Any], new: dict[str, Any], ignore: frozenset[str] = OPERATIONAL) -> list[str]:
-    """Lines like "lr: 0.001 there, 0.01 here" for every field of two configurations (`to_json`) that differs."""
-    flat_old, flat_new = _flatten(old), _flatten(new)
-    names = [name for name in {**flat_old, **flat_new} if name not in ignore]
-    missing = "not set"
-    pairs = [(name, flat_old.get(name, missing), flat_new.get(name, missing)) for name in names]
-    short = _SHORT.repr  # a thousand class names would hide the rest of the message
-    return [f"{name}: {short(there)} there, {short(here)} here" for name, there, here in pairs if there != here]
-
-
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = 80
-_SHORT.maxlist = 16
-
-
-def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat
 
 
 def parse_option(option: str) -> tuple[str, Any]:

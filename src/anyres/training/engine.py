@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,16 +13,20 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from anyres.evaluation.memory import is_out_of_memory
-from anyres.models.weights import CONFIG, WEIGHTS
+from anyres.costs.memory import is_out_of_memory
+from anyres.errors import Unreadable
+from anyres.models.weights.files import CONFIG, WEIGHTS
 from anyres.training import checkpoint
-from anyres.training.config import PretrainConfig, RunConfig, TrainConfig
+from anyres.training.classification.config import TrainConfig
+from anyres.training.classification.task import ClassificationTask
+from anyres.training.config import RunConfig
 from anyres.training.interrupt import StopRequest
-from anyres.training.pretrain_task import PretrainTask
-from anyres.training.records_task import RecordsTask
+from anyres.training.pretraining.config import PretrainConfig
+from anyres.training.pretraining.task import PretrainTask
+from anyres.training.records.task import RecordsTask
 from anyres.training.run_folder import refuse_foreign_folder, write_settings
 from anyres.training.runlog import VALIDATIONS, RunLog, describe, read_rows, summary_writer
-from anyres.training.task import ClassificationTask, Step, Task
+from anyres.training.task import Step, Task
 from anyres.training.trainer import StepResult, Trainer, torch_settings
 
 
@@ -38,7 +42,7 @@ class TrainResult:
     """False after Ctrl-C or SIGTERM: the same call goes on."""
     loss: float
     """Training loss of the last step done."""
-    skipped: list[tuple[str, str]] = field(default_factory=list)
+    skipped: list[Unreadable] = field(default_factory=list)
     """Unreadable files and the reasons, over all starts of the run."""
     validation: list[dict[str, Any]] = field(default_factory=list)
     """The last validation, one row per size."""
@@ -224,8 +228,8 @@ class _Run:
         self._say(f"Finished {self.trainer.step} steps; the model is in {self.folder}.")
         if self.skipped:
             self._say(f"{len(self.skipped)} files could not be read and were skipped:")
-            for path, reason in sorted(self.skipped.items()):
-                self._say(f"  {path}: {reason.removeprefix(f'{path}: ')}")
+            for each in self._unreadable():
+                self._say(f"  {each}")
 
     def _is_finished(self) -> bool:
         written = all((self.folder / name).exists() for name in (WEIGHTS, CONFIG))
@@ -249,7 +253,7 @@ class _Run:
         bar.set_postfix({"loss": f"{result.loss:.3f}", "size": size, "images/s": f"{speed:.0f}"}, refresh=False)
         bar.update()
 
-    def _collect_skipped(self, skipped: list[tuple[Any, str]]) -> None:
+    def _collect_skipped(self, skipped: Sequence[Unreadable]) -> None:
         self.skipped |= {str(path): reason for path, reason in skipped}
 
     def _last_resort(self, advice: str) -> str:
@@ -262,8 +266,11 @@ class _Run:
 
     def _result(self) -> TrainResult:
         step = self.trainer.step
-        skipped = sorted(self.skipped.items())
-        return TrainResult(self.folder, step, step == self.config.steps, self.loss, skipped, self.validation)
+        finished = step == self.config.steps
+        return TrainResult(self.folder, step, finished, self.loss, self._unreadable(), self.validation)
+
+    def _unreadable(self) -> list[Unreadable]:
+        return [Unreadable(path, reason) for path, reason in sorted(self.skipped.items())]
 
 
 def _size_text(batch: Step) -> str:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from anyres.models.differing import options, told
-from anyres.models.initial import Initial, initial_digest, read_initial
 from anyres.models.vitar import ViTAR
+from anyres.models.weights.compare import options, told
+from anyres.models.weights.initial import Initial, initial_digest, read_initial
 from anyres.training import checkpoint
-from anyres.training.config import TrainConfig
+from anyres.training.classification.config import TrainConfig
 
 
 def start_from(config: TrainConfig, model: ViTAR) -> None:

@@ -13,8 +13,9 @@ import torch
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from anyres.data.schedule import key
-from anyres.training.config import RunConfig, TrainConfig
+from anyres.seeds import key
+from anyres.training.classification.config import TrainConfig
+from anyres.training.config import RunConfig
 from anyres.training.optim import current_lr, gradient_norm, make_optimizer, make_schedule
 from anyres.training.task import Step, Task
 

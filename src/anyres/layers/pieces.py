@@ -1,0 +1,288 @@
+"""Stem, positions and merging piece by piece: the fast path for large images, the only one for those beyond memory.
+
+Everything before the trunk is local: a merged token depends on the pixels of its own cell, and with some parts on a
+declared `halo` of patches around it. So an image is cut into pieces that stay in cache. Each is embedded and merged as
+far as its cells allow, and only what is left is kept. The levels of a plan fall into *stages*: all levels of a stage
+are done on one piece, whose output are whole cells of the stage's last level. The first stage takes pixels; a later one
+takes the tokens of the stage before it, as soon as the rows that its next band of pieces needs have arrived. So what is
+held is one piece and at most one band of pieces per stage, whatever the image's height.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from anyres.layers.merge_plan import Level, MergePlan
+from anyres.layers.region import Region
+from anyres.layers.stages import Piece, Stage, make_stages, stage_cells
+
+PixelBox = tuple[int, int, int, int]
+"""First row, first column, height and width of a rectangle of pixels."""
+
+
+_CACHE_BYTES = 2**25  # where the machine does not say
+_ON_A_GPU = 2**29  # no cache to stay in: large enough to fill the device, small beside its memory
+_WORKING_SET = 2.5  # times the bytes of a piece's tokens: larger pieces mean fewer, larger products (docs/log.md)
+
+
+_CHEAP = 16  # patches in a cell, of which one is computed alone
+
+
+@cache
+def _cache_bytes() -> int:
+    """The last cache of this machine; it is shared by its cores, hence the upper limit."""
+    name = "SC_LEVEL3_CACHE_SIZE"
+    size = os.sysconf(name) if name in getattr(os, "sysconf_names", {}) else 0
+    return min(max(size, 2**23), 2**26) if size > 0 else _CACHE_BYTES
+
+
+def piece_positions(width: int, like: Tensor) -> int:
+    """How many patches of width D make a piece whose work stays in cache; `like` has the type and device of tokens."""
+    size = _cache_bytes() if like.device.type == "cpu" else _ON_A_GPU
+    return max(int(size / (_WORKING_SET * width * like.element_size())), 64)
+
+
+class Merger(Protocol):
+    """What is asked of a merger: see `merging`."""
+
+    def step(self, x: Tensor, plan: MergePlan, index: int, level: Level, counts: Any = None) -> tuple[Tensor, Any]: ...
+
+    def finish(self, x: Tensor, plan: MergePlan, counts: Any = None) -> Tensor: ...
+
+
+class PieceMerger:
+    """Merges one image, or several of one size, piece by piece.
+
+    ```
+    merging = PieceMerger(stem, position, merger, plan, size)
+    for piece in merging.remaining():
+        merging.add(pixels of merging.pixels(piece))
+    merging.result()
+    ```
+
+    Args:
+        stem, position, merger: the parts of a model before its trunk.
+        plan: how the patches of the image are merged.
+        size: (height, width) of the image in pixels.
+        positions: how many patches, or tokens of a later stage, make a piece.
+        keys: (B,) int64 jitter keys of the images, in training.
+    """
+
+    def __init__(
+        self,
+        stem: Any,
+        position: Any,
+        merger: Merger,
+        plan: MergePlan,
+        size: tuple[int, int],
+        *,
+        positions: int,
+        keys: Tensor | None = None,
+    ) -> None:
+        self.stem, self.position, self.merger = stem, position, merger
+        self.plan, self.size, self.keys, self.positions = plan, size, keys, positions
+        self.stages = make_stages(plan, positions)
+        self.pieces = self.stages[0].pieces
+        self._edges = stage_cells(plan, 0, self.stages[0].last)
+        self.done = 0  # pieces of the first stage
+        self.dtype: torch.dtype | None = None  # of patch tokens; what is held may be more exact
+        self._queues = [_Queue(stage) for stage in self.stages[1:]]
+        self._band: list[tuple[Tensor, Tensor | None]] = []  # finished pieces of the first stage's unfinished band
+        self._result: list[tuple[Tensor, Tensor | None]] = []  # finished bands of the last stage
+
+    def remaining(self) -> Sequence[Piece]:
+        """The pieces still to be added, in order."""
+        return self.pieces[self.done :]
+
+    def outer(self, piece: Piece) -> Region:
+        """The patches that a piece of the first stage needs, its halo included. The stem looks up and left only."""
+        return piece.region.grown(self.stem.halo + self.position.halo, self.position.halo)
+
+    def pixels(self, piece: Piece) -> PixelBox:
+        """The pixels that a piece of the first stage needs."""
+        outer, patch = self.outer(piece), self.stem.patch_size
+        y, x = outer.start[0] * patch, outer.start[1] * patch
+        return y, x, min(outer.size[0] * patch, self.size[0] - y), min(outer.size[1] * patch, self.size[1] - x)
+
+    def embed(self, piece: Piece, pixels: Tensor) -> Tensor:
+        """Patch tokens (B, rows, cols, D) with positions of a piece, from its pixels (B, C, h, w)."""
+        outer = self.outer(piece)
+        tokens = piece.region.cut_from(self.position(self.stem(pixels), self.keys, outer), outer)
+        self.dtype = tokens.dtype
+        return tokens
+
+    def merge(
+        self, stage: Stage, piece: Piece, x: Tensor, counts: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """All levels of a stage on a piece of it: tokens (B, rows, cols, D) -> (B, cell rows, cell cols, D)."""
+        rows, cols = piece.cells
+        parts = []
+        for level in reversed(self.plan.levels[stage.first : stage.last]):
+            parts.append(level.part(rows, cols))
+            rows = range(level.rows[rows.start], level.rows[rows.stop])
+            cols = range(level.cols[cols.start], level.cols[cols.stop])
+        for index, part in enumerate(reversed(parts), start=stage.first):
+            x, counts = self.merger.step(x, self.plan, index, part, counts)
+        return x, counts
+
+    def skips_cheaply(self, piece: Piece) -> bool:
+        """Whether a piece without any patch that counts is better added by `add_empty`: its cells are large enough."""
+        cells = len(piece.cells[0]) * len(piece.cells[1])
+        return piece.region.size[0] * piece.region.size[1] >= _CHEAP * cells
+
+    def empty_pixels(self, piece: Piece) -> list[PixelBox]:
+        """The pixels that a piece without any patch that counts needs: those of the first patch of each cell."""
+        return [self.pixels(single) for single in self._firsts(piece)]
+
+    def add_empty(self, pixels: Sequence[Tensor]) -> None:
+        """Adds the next piece where all its patches are skipped: of each cell the first one alone is computed.
+
+        Args:
+            pixels: (B, C, h, w) of each of its `empty_pixels`.
+        """
+        piece, stage = self.pieces[self.done], self.stages[0]
+        rows, cols = (len(cells) for cells in piece.cells)
+        firsts = [self.embed(single, part) for single, part in zip(self._firsts(piece), pixels, strict=True)]
+        x = torch.stack(firsts).flatten(1, 3).transpose(0, 1).unflatten(1, (rows, cols))  # (B, rows, cols, D)
+        alone = Level(tuple(range(rows + 1)), tuple(range(cols + 1)))
+        for index in range(stage.first, stage.last):
+            x, _ = self.merger.step(x, self.plan, index, alone)
+        self._take(0, x, torch.zeros(rows, cols, dtype=torch.int64, device=x.device))
+        self.done += 1
+
+    def _firsts(self, piece: Piece) -> list[Piece]:
+        """The first patch of every cell of a piece of the first stage, as pieces of their own."""
+        (rows, cols), size = self._edges, self.plan.size
+        return [
+            Piece((range(row, row + 1), range(col, col + 1)), Region((rows[row], cols[col]), (1, 1), size))
+            for row in piece.cells[0]
+            for col in piece.cells[1]
+        ]
+
+    def add(self, pixels: Tensor, is_skipped: Tensor | None = None) -> None:
+        """Embeds and merges the next piece.
+
+        Args:
+            pixels: (B, C, h, w) of its region.
+            is_skipped: (rows, cols) bool, patches of its region that are left out of the merging; all or no pieces
+                of an image have it.
+        """
+        piece = self.pieces[self.done]
+        counts = None if is_skipped is None else (~is_skipped).long()
+        self._take(0, *self.merge(self.stages[0], piece, self.embed(piece, pixels), counts))
+        self.done += 1
+
+    def _take(self, stage: int, tokens: Tensor, counts: Tensor | None) -> None:
+        """Puts the result of a stage's next piece where it belongs, and does what has become possible by that."""
+        band = self._queues[stage - 1].band if stage else self._band
+        band.append((tokens, counts))
+        if sum(part.shape[2] for part, _ in band) < self._width(stage):
+            return
+        whole = _cat(band, 1)
+        band.clear()
+        if stage + 1 == len(self.stages):
+            self._result.append(whole)
+            return
+        queue = self._queues[stage]
+        for piece, x, mask in queue.push(whole):
+            self._take(stage + 1, *self.merge(queue.stage, piece, x, mask))
+
+    def _width(self, stage: int) -> int:
+        return self.stages[stage].bands[0][-1].cells[1].stop
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All that is held, as tensors by name, so that the work can go on later or elsewhere from the next piece."""
+        state = {"done": torch.tensor(self.done), "next": torch.tensor([queue.next for queue in self._queues])}
+        if self.dtype is not None:
+            state["like"] = torch.empty(0, dtype=self.dtype)
+        for name, held in self._held().items():
+            for index, (tokens, counts) in enumerate(held):
+                state[f"{name}.{index}.tokens"] = tokens.contiguous()
+                if counts is not None:
+                    state[f"{name}.{index}.counts"] = counts.contiguous()
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Goes on from a state of the same image, plan and model, cut into the same pieces."""
+        self.done = int(state["done"])
+        self.dtype = state["like"].dtype if "like" in state else None
+        for queue, following in zip(self._queues, state["next"].tolist(), strict=True):
+            queue.next = following
+        for name, held in self._held().items():
+            held.clear()
+            while (key := f"{name}.{len(held)}.tokens") in state:
+                held.append((state[key], state.get(f"{name}.{len(held)}.counts")))
+
+    def _held(self) -> dict[str, list[tuple[Tensor, Tensor | None]]]:
+        held = {"band": self._band, "result": self._result}
+        for index, queue in enumerate(self._queues):
+            held |= {f"stage{index}.rows": queue.rows, f"stage{index}.band": queue.band}
+        return held
+
+    def result(self) -> Tensor:
+        """The merged tokens (B, *plan.grid, D), once all pieces have been added."""
+        x, counts = self._whole()
+        return self.merger.finish(x, self.plan, counts).to(self.dtype or x.dtype)
+
+    def counts(self) -> Tensor | None:
+        """How many patches took part in each final cell, (rows, cols), if any were skipped or could have been."""
+        return self._whole()[1]
+
+    def _whole(self) -> tuple[Tensor, Tensor | None]:
+        if self.remaining():
+            raise ValueError(f"{len(self.remaining())} of {len(self.pieces)} pieces have not been added yet.")
+        return _cat(self._result, 0)
+
+
+class _Queue:
+    """Tokens of a stage's input that have arrived and are still needed, and its unfinished band of pieces."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+        self.next = 0  # band
+        self.rows: list[tuple[Tensor, Tensor | None]] = []
+        self.band: list[tuple[Tensor, Tensor | None]] = []
+
+    def push(self, rows: tuple[Tensor, Tensor | None]) -> Any:
+        """Takes whole rows of tokens and gives every piece that they complete: (piece, tokens, counts)."""
+        self.rows.append(rows)
+        held = sum(part.shape[1] for part, _ in self.rows)
+        while self.next < len(self.stage.bands):
+            band = self.stage.bands[self.next]
+            height = band[0].region.size[0]
+            if held < height:
+                return
+            x, counts = _cat(self.rows, 0)
+            for piece in band:
+                cols = piece.region.cols
+                yield piece, x[:, :height, cols], None if counts is None else counts[:height, cols]
+            self.rows.clear()
+            if held > height:
+                self.rows.append((x[:, height:].clone(), None if counts is None else counts[height:].clone()))
+            held -= height
+            self.next += 1
+
+
+def _cat(parts: Sequence[tuple[Tensor, Tensor | None]], dim: int) -> tuple[Tensor, Tensor | None]:
+    """Tokens (B, rows, cols, D) and counts (rows, cols) put together along rows (0) or columns (1)."""
+    if len(parts) == 1:
+        return parts[0]
+    counts = [count for _, count in parts if count is not None]
+    return torch.cat([x for x, _ in parts], dim=dim + 1), torch.cat(counts, dim=dim) if counts else None
+
+
+def pixels_of(images: Tensor, region: PixelBox) -> Tensor:
+    """That region of images (..., H, W)."""
+    y, x, height, width = region
+    return images[..., y : y + height, x : x + width]
+
+
+def merge_in_pieces(merging: PieceMerger, read: Callable[[Sequence[PixelBox]], Iterable[Tensor]]) -> Tensor:
+    """Reads and adds all pieces; the merged tokens (B, *plan.grid, D)."""
+    for pixels in read([merging.pixels(piece) for piece in merging.remaining()]):
+        merging.add(pixels)
+    return merging.result()

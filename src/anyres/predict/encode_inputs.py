@@ -1,0 +1,145 @@
+"""What `anyres encode` is given: files with their labels, and which of them are too large to be held whole."""
+
+import hashlib
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from anyres.data.decode import IMAGE_SUFFIXES, MAX_PIXELS, stored_size
+from anyres.data.folder import find_images
+from anyres.errors import UnreadableImageError
+from anyres.sizes import Size
+from anyres.streaming.source_slide import SLIDE_SUFFIXES
+from anyres.streaming.sources import is_read_in_parts, open_source
+
+_OF_MANY_FILES = frozenset({".dcm", ".vms", ".vmu"})  # slides: every part would be found, as a slide or an image
+FOLDER_SUFFIXES = (IMAGE_SUFFIXES | SLIDE_SUFFIXES | {".btf", ".tf2", ".tf8", ".npy"}) - _OF_MANY_FILES
+"""What is looked for in folders; a file named outright is taken whatever its suffix."""
+
+_WINDOW_PIXELS = 2**28
+_LEAST_PIXELS = 2**18  # that an image counts for: the trunk costs the same for a small one
+
+
+@dataclass(frozen=True)
+class Input:
+    """One image file."""
+
+    path: Path
+    label: str | None
+    """The first folder below the input folder, as in training; None for a file without one or named outright."""
+
+
+@dataclass(frozen=True)
+class Seen(Input):
+    """An input whose header was looked at."""
+
+    size: Size
+    """(height, width) in pixels as stored; (0, 0) if unknown."""
+    is_source: bool = False
+    """Whether it is read by `open_source`: TIFF, slides, arrays, and formats that Pillow does not know."""
+    is_huge: bool = False
+    """Whether it is to be encoded piece by piece."""
+    error: str | None = None
+    """Why it cannot be read, if that is known already."""
+
+
+def find_inputs(paths: Iterable[Path], list_file: Path | None) -> list[Input]:
+    """Every image once, in the order of the paths and then of the list, sorted within a folder.
+
+    Raises:
+        ValueError: a list that cannot be read or is empty, a path that does not exist, a folder without images.
+    """
+    given = list(paths)
+    if list_file is not None:
+        try:
+            lines = list_file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"the list {list_file} cannot be read ({error}); allowed is one path per line") from error
+        given += [Path(line.strip()) for line in lines if line.strip()]
+    if not given:
+        raise ValueError(f"the list {list_file} is empty; allowed is one path per line")
+    found: dict[Path, Input] = {}
+    for path in given:
+        is_folder = path.is_dir()
+        for image in _images_below(path) if is_folder else find_images([path]):
+            below = image.relative_to(path).parts if is_folder else ()
+            found.setdefault(image, Input(image, below[0] if len(below) > 1 else None))
+    return list(found.values())
+
+
+def _images_below(folder: Path) -> list[Path]:
+    """Sorted; hidden files are left out, links are followed but for those that lead back up."""
+
+    def walk() -> Iterator[Path]:
+        seen = set()
+        for parent, folders, files in os.walk(folder, followlinks=True):
+            real = os.path.realpath(parent)
+            if real in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            yield from (Path(parent, name) for name in files if not name.startswith("."))
+
+    found = sorted(path for path in walk() if path.suffix.lower() in FOLDER_SUFFIXES)
+    if not found:
+        raise ValueError(f"no images below {folder}: allowed are files ending in {', '.join(sorted(FOLDER_SUFFIXES))}")
+    return found
+
+
+def digest(inputs: Iterable[Input]) -> str:
+    """Sixteen hexadecimal digits of the paths, the labels and the lengths of the files, to know other ones."""
+    hashed = hashlib.sha256()
+    for item in inputs:
+        hashed.update(f"{item.path}\t{item.label}\t{item.path.stat().st_size}\n".encode())
+    return hashed.hexdigest()[:16]
+
+
+def first_window(inputs: Sequence[Input], stream_pixels: int | None) -> list[Seen]:
+    """The first of the inputs, as many as are encoded and written together: one huge image alone, or none of them.
+
+    Images with more than `stream_pixels` pixels are huge; with None none is. The others are taken up to a number of
+    stored pixels, since a kill loses what is under way. What is taken depends on the files alone.
+    """
+    seen: list[Seen] = []
+    pixels = 0
+    for item in inputs:
+        found = _look(item, stream_pixels)
+        pixels += max(math.prod(found.size), _LEAST_PIXELS)
+        if seen and (found.is_huge or pixels > _WINDOW_PIXELS):
+            return seen
+        seen.append(found)
+        if found.is_huge:
+            return seen
+    return seen
+
+
+def _look(item: Input, stream_pixels: int | None) -> Seen:
+    """Asks the header for the size, and whoever reads the file: the same reader whatever its size."""
+    path, label = item.path, item.label
+    try:
+        size, is_source = _size_and_reader(path)
+    except (ValueError, ImportError, OSError) as error:  # the errors of `open_source`
+        return Seen(path, label, (0, 0), error=str(error))
+    pixels = math.prod(size)
+    if stream_pixels is None and pixels > MAX_PIXELS:
+        error_text = f"{path}: {size[0]}x{size[1]} pixels are {pixels}; with a size given, allowed are {MAX_PIXELS}"
+        return Seen(path, label, (0, 0), error=error_text)
+    return Seen(path, label, size, is_source, stream_pixels is not None and pixels > stream_pixels)
+
+
+def _size_and_reader(path: Path) -> tuple[Size, bool]:
+    """(height, width), and whether `open_source` reads the file. Raises what that raises."""
+    if not is_read_in_parts(path):
+        try:
+            return stored_size(path), False
+        except UnreadableImageError as error:
+            is_too_large = isinstance(error.__cause__, Image.DecompressionBombError)
+            if path.suffix.lower() in IMAGE_SUFFIXES and not is_too_large:
+                raise  # no other reader knows better
+    with open_source(path) as source:
+        return source.size, True

@@ -1,0 +1,115 @@
+"""A model at work on the inputs of `anyres encode`, a few at a time."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anyres.data.ahead import read_ahead
+from anyres.errors import OtherWorkError, SourceError, UnreadableImageError
+from anyres.models.vitar import Features, ViTAR
+from anyres.predict.encode_inputs import Input, Seen
+from anyres.predict.preparation import Preparation, as_images
+from anyres.sizes import Size
+from anyres.streaming.records import Record
+from anyres.streaming.sources import OpenSource, open_source
+from anyres.streaming.stream import stream
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Makes records of inputs. What goes wrong in reading one is its result, anything else is raised."""
+
+    model: ViTAR
+    prepare: Preparation
+    batch_size: int
+    dtype: torch.dtype
+    """of the tokens in the records"""
+    progress: bool
+
+    def encode(self, window: Sequence[Seen], unfinished: Path, bar: Any) -> list[Record | str]:
+        """A record for every input, or why there is none; `unfinished` keeps what is done of a huge image."""
+        if window[0].is_huge:
+            found: list[Record | str] = [self._stream(window[0], unfinished)]
+            bar.update()
+            return found
+        results: list[Record | str] = [item.error or "" for item in window]
+        groups = self.prepare.groups([item.size for item in window], self.batch_size)
+        with closing(read_ahead(lambda group: self._load(group, window), groups)) as ahead:
+            for group, loaded in ahead:
+                self._encode_group(loaded, window, results)
+                bar.update(len(group))
+        return results
+
+    def _load(self, group: Sequence[int], window: Sequence[Seen]) -> dict[int, tuple[Tensor, Size] | Exception]:
+        """Images of a group by their index, or why they cannot be read; those that are known to be bad are left out."""
+        found: dict[int, tuple[Tensor, Size] | Exception] = {}
+        for index in group:
+            item = window[index]
+            if item.error is not None:
+                continue
+            try:
+                found[index] = self.prepare.from_source(item.path) if item.is_source else self.prepare(item.path)
+            except (ValueError, ImportError, OSError) as error:  # SourceError and UnreadableImageError among them
+                found[index] = error
+        return found
+
+    def _stream(self, item: Seen, unfinished: Path) -> Record | str:
+        """Where reading fails, `unfinished` stays. An OSError of writing it is none of reading, and is raised."""
+        try:
+            source = open_source(item.path)
+        except (ValueError, ImportError, OSError) as error:
+            return str(error)
+        with source:
+            try:
+                features = self._features(item, source, unfinished)
+            except (UnreadableImageError, SourceError) as error:
+                return str(error)
+            return self._record(item, features.tokens[0], source.size)
+
+    def _features(self, item: Seen, source: OpenSource, unfinished: Path) -> Features:
+        given = item.path if item.is_source else source  # the latter is decoded already
+        try:
+            return stream(self.model, given, resume=unfinished, progress=self.progress)
+        except OtherWorkError as error:
+            warnings.warn(f"{item.path} is begun anew: {error}", stacklevel=2)
+            unfinished.unlink()
+            return stream(self.model, given, resume=unfinished, progress=self.progress)
+
+    def _encode_group(
+        self,
+        loaded: Mapping[int, tuple[Tensor, Size] | Exception],
+        window: Sequence[Seen],
+        results: list[Record | str],
+    ) -> None:
+        """Fill in the results of a group."""
+        images: list[Tensor] = []
+        readable: list[tuple[int, Size]] = []
+        for index, found in loaded.items():
+            if isinstance(found, Exception):
+                results[index] = str(found)
+                continue
+            image, size = found
+            images.append(image.to(next(self.model.parameters()).device))
+            readable.append((index, size))
+        if not readable:
+            return
+        tokens = self.model.forward_features(as_images(images)).tokens  # of each image (rows, cols, D)
+        for (index, size), grid in zip(readable, tokens, strict=True):
+            results[index] = self._record(window[index], grid, size)
+
+    def _record(self, item: Input, tokens: Tensor, size: Size) -> Record | str:
+        """The record of an image, unless its tokens leave the range of the type on disk."""
+        stored = tokens.to(self.dtype).cpu()
+        if not stored.isfinite().all():
+            largest, name = tokens.abs().max().item(), str(self.dtype).removeprefix("torch.")
+            return (
+                f"{item.path}: its tokens, up to {largest:g}, are not finite in {name}; "
+                "bfloat16 has the range of float32"
+            )
+        return Record(tokens=stored, source=str(item.path), label=item.label, size=size)

@@ -1,0 +1,174 @@
+"""What a detector finds in images: as tensors, as COCO's JSON, and drawn."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.transform import resize_boxes
+from torchvision.transforms.v2 import functional
+
+from anyres.data.coco_masks import encode_mask
+from anyres.files import write_atomically
+from anyres.models.detector import Detector
+from anyres.models.images import group_by
+from anyres.predict.pictures import class_colour, draw_box, draw_name, enlarged
+from anyres.predict.placed_masks import PlacedMask, place_mask
+from anyres.sizes import Size
+
+Found = dict[str, Tensor]
+"""Of one image, on the CPU, the best first: boxes (N, 4) float32 as x0, y0, x1, y1 in its pixels, scores (N,), labels
+(N,) int64 from 1 up and, from a model with masks, masks (N, H, W) bool."""
+
+
+_MODES = {1: "L", 3: "RGB"}
+
+
+@dataclass(frozen=True)
+class Objects:
+    """What is found in an image, on the CPU, the best first. Masks are as small as the model makes them."""
+
+    size: Size
+    """(height, width) of the image"""
+    boxes: Tensor
+    """(N, 4) float32: x0, y0, x1, y1 in pixels"""
+    scores: Tensor
+    """(N,) float32"""
+    labels: Tensor
+    """(N,) int64, from 1 up"""
+    masks: Tensor | None
+    """(N, h, w) from 0 to 1 within the box"""
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def kept(self, which: Tensor) -> "Objects":
+        """Those of a mask (N,) bool, or of indices."""
+        masks = None if self.masks is None else self.masks[which]
+        return replace(self, boxes=self.boxes[which], scores=self.scores[which], labels=self.labels[which], masks=masks)
+
+    def mask(self, place: int) -> PlacedMask:
+        """That of one object, in the image's pixels."""
+        assert self.masks is not None
+        return place_mask(self.masks[place], self.boxes[place], self.size)
+
+    def found(self) -> Found:
+        """With a mask of the image's size for each object."""
+        found = {"boxes": self.boxes, "scores": self.scores, "labels": self.labels}
+        if self.masks is not None:
+            found["masks"] = torch.zeros(len(self), *self.size, dtype=torch.bool)
+            for place in range(len(self)):
+                found["masks"][place] = torch.from_numpy(self.mask(place).whole(self.size))
+        return found
+
+
+def detect(model: Detector, images: Sequence[Tensor | Image.Image], device: torch.device | str = "cpu") -> list[Found]:
+    """What a model in evaluation mode finds in Pillow images or (C, H_i, W_i) tensors (uint8, or float from 0 to 1).
+
+    Each image gives what it would give alone.
+    """
+    return [objects.found() for objects in objects_in(model, images, device)]
+
+
+@torch.no_grad()
+def objects_in(
+    model: Detector, images: Sequence[Tensor | Image.Image], device: torch.device | str = "cpu"
+) -> list[Objects]:
+    """The same with small masks."""
+    mode, prepare = _MODES[model.config.backbone.in_channels], model.transform
+    given = [functional.pil_to_tensor(each.convert(mode)) if isinstance(each, Image.Image) else each for each in images]
+    sizes = [(each.shape[-2], each.shape[-1]) for each in given]
+    scaled = [functional.to_dtype(each, torch.float32, scale=True).to(device) for each in given]
+    model.check_images(scaled)
+    scaled = [prepare.resize(prepare.normalize(each))[0] for each in scaled]
+    found: list[Any] = [None] * len(given)
+    for members in group_by(prepare.padded(size) for size in sizes):
+        inner = [(scaled[i].shape[-2], scaled[i].shape[-1]) for i in members]
+        batch = ImageList(prepare.batch_images([scaled[i] for i in members], prepare.size_divisible), inner)
+        maps = model.backbone(batch.tensors)
+        outputs, _ = model.roi_heads(maps, model.rpn(batch, maps)[0], batch.image_sizes)
+        for i, own, output in zip(members, inner, outputs, strict=True):
+            boxes = resize_boxes(output["boxes"].float(), list(own), list(sizes[i])).cpu()
+            masks = output["masks"][:, 0].float().cpu() if "masks" in output else None
+            found[i] = Objects(sizes[i], boxes, output["scores"].float().cpu(), output["labels"].cpu(), masks)
+    return found
+
+
+def coco_results(image_id: int, found: Found, category_ids: Sequence[int]) -> list[dict[str, Any]]:
+    """What was found in an image as COCO's list of results: original category ids, boxes as x, y, width, height."""
+    labels, scores = found["labels"].tolist(), found["scores"].tolist()
+    results = []
+    for place, box in enumerate(found["boxes"].tolist()):
+        mask = encode_mask(found["masks"][place].numpy()) if "masks" in found else None
+        results.append(result_of(image_id, box, scores[place], category_ids[labels[place] - 1], mask))
+    return results
+
+
+def result_of(
+    image_id: int, box: Sequence[float], score: float, category_id: int, mask: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """One object of COCO's list of results; the box is given by its corners x0, y0, x1, y1."""
+    x0, y0, x1, y1 = box
+    result = {"image_id": image_id, "category_id": category_id, "bbox": [x0, y0, x1 - x0, y1 - y0], "score": score}
+    return result if mask is None else {**result, "segmentation": mask}
+
+
+def write_results(path: Path, results: Iterable[Mapping[str, Any]]) -> None:
+    """Writes COCO's list of results, of any number of images, to a JSON file."""
+    text = json.dumps(list(results)).encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda file: file.write(text))
+
+
+def draw_detections(
+    image: Image.Image, found: Found, classes: Sequence[str], *, threshold: float = 0.5, opacity: float = 0.45
+) -> Image.Image:
+    """The image in colour with what was found in it: masks, boxes, and class names with scores, a colour each class.
+
+    Small images are made a whole number of times larger, so that names can be read.
+
+    Args:
+        classes: name of label i + 1.
+        threshold: least score of what is drawn.
+    """
+    masks = [PlacedMask(mask.numpy(), 0, 0) for mask in found["masks"]] if "masks" in found else None
+    boxes, scores, labels = found["boxes"], found["scores"], found["labels"]
+    return draw_objects(image, boxes, scores, labels, masks, classes, threshold=threshold, opacity=opacity)
+
+
+def draw_objects(
+    image: Image.Image,
+    boxes: Tensor,
+    scores: Tensor,
+    labels: Tensor,
+    masks: Sequence[PlacedMask | None] | None,
+    classes: Sequence[str],
+    *,
+    threshold: float = 0.5,
+    opacity: float = 0.45,
+) -> Image.Image:
+    """`draw_detections` of boxes (N, 4), scores and labels (N,) and masks in the image's pixels, if there are any."""
+    picture, factor = enlarged(image)
+    places = [place for place, score in enumerate(scores.tolist()) if score >= threshold]
+    places.reverse()  # the best are drawn last, on top
+    colours = {place: class_colour(int(labels[place])) for place in places}
+    if masks is not None:
+        pixels = np.array(picture)
+        for place in places:
+            mask = masks[place]
+            if mask is not None:
+                mask.blend_into(pixels, colours[place], opacity, factor)
+        picture = Image.fromarray(pixels)
+    corners = (factor * boxes).tolist()
+    for place in places:
+        draw_box(picture, corners[place], colours[place])
+    for place in places:  # after all the boxes, whose lines would cross them
+        name = f"{classes[int(labels[place]) - 1]} {scores[place]:.2f}"
+        draw_name(picture, name, corners[place], colours[place])
+    return picture

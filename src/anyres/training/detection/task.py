@@ -1,0 +1,199 @@
+"""Detection as a task for the engine: boxes, classes and masks of objects, measured as average precision."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.transforms.v2 import functional
+from tqdm import tqdm
+
+from anyres.data.coco import CocoImages, Target, find_split
+from anyres.data.coco_masks import mask_tools
+from anyres.data.detection import AnnotatedReader, DetectionBatch, DetectionStream, spread
+from anyres.errors import UnreadableImageError
+from anyres.metrics.average_precision import AveragePrecision
+from anyres.metrics.detection import evaluate_detector
+from anyres.models.detector import Detector, save_detector
+from anyres.models.detector_config import get_detector_config
+from anyres.predict.objects import detect, draw_detections
+from anyres.seeds import key
+from anyres.sizes import Size
+from anyres.training.config import default_of
+from anyres.training.detection.config import DetectionConfig
+from anyres.training.engine import TrainResult, run_task
+from anyres.training.finetune import identity_of_init, start_backbone
+from anyres.training.pretraining.reconstructions import write_picture
+
+PICTURES = "detections"
+
+_INIT = 0x44455443  # keeps the draws of initialisation apart from all others
+
+
+def detect_train(config: DetectionConfig) -> TrainResult:
+    """Trains a detector, or goes on with a run that was stopped or killed.
+
+    Everything else is as in `train`, its errors too; ImportError names the extra that reading masks and measuring
+    need. The run folder in the end holds the detector, and pictures of what it finds in detections/.
+    """
+    return run_task(config, lambda: DetectionTask(config))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A batch on the device."""
+
+    images: Tensor
+    """(B, C, H, W)"""
+    targets: list[Target]
+
+
+class DetectionTask:
+    """A detector learning the objects of `config.data`, measured on its validation images if there are any.
+
+    Annotations that are clipped or left out are counted on stderr.
+
+    Raises ValueError for data that cannot be used (see `CocoImages`), for settings that need validation images where
+    there are none, and for weights to start from that do not fit.
+    """
+
+    def __init__(self, config: DetectionConfig) -> None:
+        self.config = config
+        options = config.detector_options()
+        masks = get_detector_config(config.model, **options).masks
+        if masks:
+            mask_tools()  # fails now rather than after the data has been read
+        self.data = _training_images(config, masks)
+        self.validation = _validation_images(config, self.data)
+        settings = get_detector_config(config.model, num_classes=len(self.data.classes), **options)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(key(config.seed, _INIT))
+            self.model = Detector(settings)
+        if config.init is not None:
+            start_backbone(config.init, config.out, self.model.encoder, resize_positions=config.init_resize)
+        self.stream = DetectionStream(
+            self.data,
+            batch_size=config.batch_size,
+            schedule=config.schedule(),
+            augment=config.augmentation,
+            fill=settings.backbone.mean,
+            seed=config.seed,
+            num_workers=config.num_workers,
+            max_pixels=config.max_pixels,
+            strict=config.strict,
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """Categories and digests of the annotations and of the weights that it starts from, if any: others under the
+        same path are another run."""
+        categories = [[number, name] for number, name in self.data.categories.items()]
+        known = {"kind": "detection", "categories": categories, "annotations": self.data.digest()}
+        init = self.config.init
+        return known if init is None else known | {"init": identity_of_init(init, self.config.out)}
+
+    def batches(self, start: int, stop: int) -> Iterator[DetectionBatch]:
+        return self.stream.batches(start, stop)
+
+    def prepare(self, batch: DetectionBatch, device: torch.device) -> Prepared:
+        targets = [{name: value.to(device) for name, value in target.items()} for target in batch.targets]
+        return Prepared(batch.images.to(device, non_blocking=True), targets)
+
+    def loss(self, prepared: Prepared, rows: slice) -> Tensor:
+        """The sum of Mask R-CNN's five losses: two of the first stage, three of the second."""
+        losses = self.model(list(prepared.images[rows]), prepared.targets[rows])
+        return torch.stack([loss.float() for loss in losses.values()]).sum()
+
+    def validates(self) -> bool:
+        return self.validation is not None
+
+    def validate(self, model: nn.Module, device: torch.device, step: int) -> list[dict[str, Any]]:
+        """At every training size: size, images, and percentages (see `AveragePrecision.compute`). Draws images too."""
+        assert isinstance(model, Detector)
+        if self.validation is None:
+            return []
+        was_training = model.training
+        model.eval()
+        try:
+            rows = [self._validate_at(size, self.validation, model, device) for size in self.config.parsed_sizes()]
+            model.set_size(model.config.min_size, model.config.max_size)
+            self._draw(self.validation, model, device, step)
+            return rows
+        finally:
+            model.set_size(model.config.min_size, model.config.max_size)
+            model.train(was_training)
+
+    def _validate_at(self, size: Size, data: CocoImages, model: Detector, device: torch.device) -> dict[str, Any]:
+        config = self.config
+        model.set_size(min(size), max(size))
+        found = evaluate_detector(
+            model,
+            data,
+            device,
+            limit=config.validate_limit,
+            num_workers=config.num_workers,
+            max_pixels=config.max_pixels,
+            strict=config.strict,
+            progress=config.progress,
+        )
+        return {"size": list(size), "images": found.images, **found.measures, "skipped": found.skipped}
+
+    def _draw(self, data: CocoImages, model: Detector, device: torch.device, step: int) -> None:
+        """What is found in some images, the same ones every time."""
+        read = AnnotatedReader(data, self.config.max_pixels, model.config.backbone.in_channels)
+        for index in spread(len(data), self.config.draw_images) if self.config.draw_images else ():
+            try:
+                image = read(index)
+            except UnreadableImageError:
+                continue  # reported by the measuring
+            (found,) = detect(model, [image], device)
+            name = f"step-{step:06d}-image-{data.images[index].id}.png"
+            picture = draw_detections(functional.to_pil_image(image), found, data.classes)
+            write_picture(self.config.out / PICTURES / name, picture)
+
+    def save(self, folder: Path, model: nn.Module, extra: dict[str, Any]) -> None:
+        assert isinstance(model, Detector)
+        save_detector(
+            folder,
+            model,
+            name=self.config.model,
+            classes=self.data.classes,
+            category_ids=self.data.category_ids,
+            training_sizes=self.config.parsed_sizes(),
+            extra=extra,
+        )
+
+
+def _training_images(config: DetectionConfig, masks: bool) -> CocoImages:
+    found = find_split(config.data, "train")
+    if found is None:
+        raise ValueError(
+            f"{config.data} has no annotations to learn from; expected is annotations/instances_train*.json with "
+            "images in train*/, or train.json with images in train/"
+        )
+    return _reported(CocoImages(*found, masks=masks))
+
+
+def _validation_images(config: DetectionConfig, train: CocoImages) -> CocoImages | None:
+    found = find_split(config.data, "val")
+    if found is not None:
+        AveragePrecision()  # fails now, if what it needs is not installed, rather than after hours
+        return _reported(CocoImages(*found, masks=train.masks, categories=train.categories))
+    for name in ("validate_every", "validate_limit", "draw_images"):
+        given, default = getattr(config, name), default_of(name, DetectionConfig)
+        if given != default:
+            raise ValueError(
+                f"{name} is {given}, but {config.data} has no annotations/instances_val*.json; add it with its images, "
+                f"or leave {name} at {default}"
+            )
+    return None
+
+
+def _reported(data: CocoImages) -> CocoImages:
+    for line in data.report():
+        tqdm.write(line, file=sys.stderr)
+    return data

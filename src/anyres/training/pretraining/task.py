@@ -1,0 +1,210 @@
+"""Masked auto-encoding as a task for the engine: images without labels, the loss as the measure, and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from anyres.data.batches import Batch, View, moved
+from anyres.data.decode import read_image
+from anyres.data.folder import ImageFiles
+from anyres.data.loader import TrainingStream, evaluation_batches
+from anyres.data.own_aspect import OwnAspect
+from anyres.data.transforms import Transform, eval_transform
+from anyres.data.workers import Reader
+from anyres.errors import UnreadableImageError
+from anyres.models.mae import MaskedAutoencoder
+from anyres.models.presets import get_mae_config
+from anyres.models.weights.files import save_mae
+from anyres.seeds import key, permutation
+from anyres.sizes import Size
+from anyres.training.config import default_of
+from anyres.training.pretraining.config import PretrainConfig
+from anyres.training.pretraining.reconstructions import Block, Row, draw_blocks, write_picture
+
+PICTURES = "reconstructions"
+
+_INIT, _MASK = 0x4D41454E, 0x484F4C45  # keep the draws of initialisation and of the masks to measure with apart
+
+
+class PretrainTask:
+    """A masked auto-encoder learning the images of `config.data`, measured on those in its folder val/ if there is one.
+
+    What is hidden of an image while measuring and drawing follows from the run's seed and the image's place alone.
+
+    Raises ValueError for a folder without images or with none that can be read, for val/ without train/ beside it, and
+    for settings that need val/ where there is none.
+    """
+
+    def __init__(self, config: PretrainConfig) -> None:
+        self.config = config
+        self.folder, self.validation = _folders(config)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(key(config.seed, _INIT))
+            self.model = MaskedAutoencoder(get_mae_config(config.model, **config.overrides()))
+        self.settings = self.model.config.encoder
+        self.stream = TrainingStream(
+            self.folder,
+            batch_size=config.batch_size,
+            schedule=config.schedule(),
+            augment=config.augmentation,
+            mean=self.settings.mean,
+            std=self.settings.std,
+            seed=config.seed,
+            num_workers=config.num_workers,
+            max_pixels=config.max_pixels,
+            cache=config.cache,
+            cache_bytes=config.cache_bytes,
+            strict=config.strict,
+            repeats=config.repeats,
+            own_aspect=self.settings.patch_size if config.own_aspect else None,
+        )
+        for folder in (self.folder, self.validation):
+            if folder is not None:
+                _check_readable(folder, config.max_pixels)
+
+    def identity(self) -> dict[str, Any]:
+        """A digest of the training files' names: another folder under the same path is another run."""
+        return {"kind": "masked auto-encoding", "training files": self.folder.digest()}
+
+    def batches(self, start: int, stop: int) -> Iterator[Batch]:
+        return self.stream.batches(start, stop)
+
+    def prepare(self, batch: Batch, device: torch.device) -> View:
+        return View(images=moved(batch.images, device), keys=batch.keys.to(device))
+
+    def loss(self, prepared: View, rows: slice) -> Tensor:
+        """The mean over the images of what is wrong with their hidden cells."""
+        loss: Tensor = self.model(prepared.images[rows], prepared.keys[rows])
+        return loss
+
+    def validates(self) -> bool:
+        return self.validation is not None or self.config.draw_images > 0
+
+    @torch.no_grad()
+    def validate(self, model: nn.Module, device: torch.device, step: int) -> list[dict[str, Any]]:
+        """The mean loss at every training size: size, images, loss. Draws pictures of some images too."""
+        assert isinstance(model, MaskedAutoencoder)
+        was_training = model.training
+        model.eval()
+        try:
+            rows = []
+            if self.validation is not None:
+                sizes = self.config.parsed_sizes()
+                rows = [self._validate_at(size, self.validation, model, device) for size in sizes]
+            if self.config.draw_images:
+                self._draw(model, device, step)
+            return rows
+        finally:
+            model.train(was_training)
+
+    def _validate_at(
+        self, size: Size, folder: ImageFiles, model: MaskedAutoencoder, device: torch.device
+    ) -> dict[str, Any]:
+        config = self.config
+        batches = evaluation_batches(
+            folder,
+            self._transform(size),
+            batch_size=config.batch_size,
+            num_workers=config.num_workers,
+            max_pixels=config.max_pixels,
+            strict=config.strict,
+            limit=config.validate_limit,
+        )
+        images, total, skipped = 0, 0.0, []
+        name = f"validate {size[0]}x{size[1]}"
+        for batch in tqdm(batches, desc=name, unit="batch", leave=False, disable=not config.progress):
+            count = len(batch.indices)
+            loss = model(moved(batch.images, device), self._keys(batch.indices.tolist()).to(device))
+            total += loss.item() * count
+            images += count
+            skipped += batch.skipped
+        return {"size": list(size), "images": images, "loss": total / images, "skipped": skipped}
+
+    def _transform(self, size: Size) -> Transform:
+        """What an image is measured and drawn as: nothing is cropped but what does not fit its shape."""
+        mean, std = self.settings.mean, self.settings.std
+        if self.config.own_aspect:
+            return OwnAspect(size=size, mean=mean, std=std, patch_size=self.settings.patch_size)
+        return eval_transform(size, mean, std, crop_ratio=1.0)
+
+    def _keys(self, indices: list[int]) -> Tensor:
+        """(B,) int64, from which the masks of images are drawn."""
+        return torch.tensor([key(self.config.seed, _MASK, index) for index in indices], dtype=torch.int64)
+
+    def _draw(self, model: MaskedAutoencoder, device: torch.device, step: int) -> None:
+        """One picture of the same images every time, each restored at several sizes."""
+        images = list(islice(self._readable(), self.config.draw_images))
+        if not images:
+            return
+        blocks = []
+        for size in _spread(self.config.parsed_sizes()):
+            transform, rows, losses = self._transform(size), [], []
+            for index, image in images:
+                given = transform(image)[None].to(device)  # (1, C, H, W)
+                found = model.reconstruct(given, self._keys([index]).to(device))
+                rows.append(Row(*(picture[0].float().cpu() for picture in (given, found.masked, found.output))))
+                losses.append(found.loss.item())
+            blocks.append(Block(size, sum(losses) / len(losses), rows))
+        path = self.config.out / PICTURES / f"step-{step:06d}.png"
+        write_picture(path, draw_blocks(blocks, self.settings.mean, self.settings.std))
+
+    def _readable(self) -> Iterator[tuple[int, Image.Image]]:
+        """Images to draw and their places, in an order that follows from the seed; unreadable ones are passed over."""
+        folder = self.folder if self.validation is None else self.validation
+        read = Reader(folder.paths, self.config.max_pixels, self.settings.in_channels)
+        for index in permutation(self.config.seed, 0, len(folder)):
+            with suppress(UnreadableImageError):
+                yield index, read(index)
+
+    def save(self, folder: Path, model: nn.Module, extra: dict[str, Any]) -> None:
+        assert isinstance(model, MaskedAutoencoder)
+        sizes = self.config.parsed_sizes()
+        save_mae(folder, model, name=self.config.model, training_sizes=sizes, extra=extra)
+
+
+def _spread(sizes: list[Size]) -> list[Size]:
+    """The smallest, the middle and the largest by area; fewer if there are fewer."""
+    rising = sorted(sizes, key=lambda size: (size[0] * size[1], size))
+    return list(dict.fromkeys((rising[0], rising[len(rising) // 2], rising[-1])))
+
+
+def _folders(config: PretrainConfig) -> tuple[ImageFiles, ImageFiles | None]:
+    """The images to learn from, and those to measure on."""
+    train, val = config.data / "train", config.data / "val"
+    if val.is_dir() and not train.is_dir():
+        raise ValueError(
+            f"{config.data} has a folder val and no folder train; allowed are both, or images without a folder val"
+        )
+    if val.is_dir():
+        return ImageFiles(train), ImageFiles(val)
+    needs = {"validate_limit": "there is nothing to measure"}
+    if not config.draw_images:
+        needs["validate_every"] = "there is nothing to measure or to draw"
+    for name, reason in needs.items():
+        given, default = getattr(config, name), default_of(name, PretrainConfig)
+        if given != default:
+            raise ValueError(
+                f"{name} is {given}, but {reason} without {val}; add images there, or leave {name} at {default}"
+            )
+    return ImageFiles(train if train.is_dir() else config.data), None
+
+
+def _check_readable(folder: ImageFiles, max_pixels: int) -> None:
+    """ValueError if no image can be read; stops at the first one that can."""
+    first = None
+    for path in folder.paths:
+        try:
+            read_image(path, max_pixels=max_pixels)
+            return
+        except UnreadableImageError as error:
+            first = first or error
+    raise ValueError(f"none of the {len(folder)} images in {folder.root} can be read; the first: {first}") from first

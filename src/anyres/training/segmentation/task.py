@@ -1,0 +1,169 @@
+"""Semantic segmentation as a task for the engine: a class for every pixel, measured as mean intersection over union."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from anyres.data.segmentation import IGNORE, SegmentationFolder, class_names, described, has_split
+from anyres.data.segmentation_stream import SegmentationBatch, SegmentationStream
+from anyres.metrics.segmentation import evaluate_segmenter, measured
+from anyres.models.segmenter import Segmenter, save_segmenter
+from anyres.models.segmenter_config import get_segmenter_config
+from anyres.seeds import key
+from anyres.training.config import default_of
+from anyres.training.engine import TrainResult, run_task
+from anyres.training.finetune import identity_of_init, start_backbone
+from anyres.training.segmentation.config import SegmentationConfig
+
+_INIT = 0x5345474D  # keeps the draws of initialisation apart from all others
+
+
+def segment_train(config: SegmentationConfig) -> TrainResult:
+    """Trains a segmenter, or goes on with a run that was stopped or killed.
+
+    Everything else is as in `train`, its errors too. The run folder in the end holds the segmenter.
+    """
+    return run_task(config, lambda: SegmentationTask(config))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A batch on the device."""
+
+    images: Tensor
+    """(B, C, H, W)"""
+    labels: Tensor
+    """(B, H, W) uint8"""
+    known: Tensor
+    """() int64, pixels of the batch whose class is known"""
+
+
+class SegmentationTask:
+    """A segmenter learning the masks of `config.data`, measured on its validation images if there are any.
+
+    Images that cannot be used are named on stderr and left out, or with `strict` refused.
+
+    Raises ValueError for folders that are not there or hold nothing to learn from, for settings that need validation
+    images where there are none, and for weights to start from that do not fit.
+    """
+
+    def __init__(self, config: SegmentationConfig) -> None:
+        self.config = config
+        self.classes = class_names(config.data, config.num_classes, reduce_zero_label=config.reduce_zero_label)
+        self.folder = _folder(config, "train")
+        self.validation = _validation_folder(config)
+        settings = get_segmenter_config(config.model, num_classes=config.num_classes, **config.overrides())
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(key(config.seed, _INIT))
+            self.model = Segmenter(settings)
+        if config.init is not None:
+            start_backbone(config.init, config.out, self.model.backbone, resize_positions=config.init_resize)
+        self.stream = SegmentationStream(
+            self.folder,
+            batch_size=config.batch_size,
+            schedule=config.schedule(),
+            augment=config.augmentation,
+            mean=settings.backbone.mean,
+            std=settings.backbone.std,
+            seed=config.seed,
+            num_workers=config.num_workers,
+            strict=config.strict,
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """Classes and digests of the training files and of the weights that it starts from, if any: others under the
+        same path are another run."""
+        known = {"kind": "segmentation", "classes": list(self.classes), "training files": self.folder.digest()}
+        init = self.config.init
+        return known if init is None else known | {"init": identity_of_init(init, self.config.out)}
+
+    def batches(self, start: int, stop: int) -> Iterator[SegmentationBatch]:
+        return self.stream.batches(start, stop)
+
+    def prepare(self, batch: SegmentationBatch, device: torch.device) -> Prepared:
+        labels = batch.labels.to(device, non_blocking=True)
+        return Prepared(batch.images.to(device, non_blocking=True), labels, (labels != IGNORE).sum())
+
+    def loss(self, prepared: Prepared, rows: slice) -> Tensor:
+        """Cross-entropy over the pixels of the batch whose class is known, the auxiliary head's added.
+
+        Some rows' share of it, times the number of such shares: so the shares of all rows have the whole as their mean,
+        however their known pixels are spread.
+        """
+        labels = prepared.labels[rows].long()
+        logits, auxiliary = self.model.forward_training(prepared.images[rows])
+        loss = _summed(logits, labels)
+        if auxiliary is not None:
+            loss = loss + self.config.auxiliary_weight * _summed(auxiliary, labels)
+        return loss * (len(prepared.labels) / len(labels)) / prepared.known.clamp(min=1)
+
+    def validates(self) -> bool:
+        return self.validation is not None
+
+    def validate(self, model: nn.Module, device: torch.device, step: int) -> list[dict[str, Any]]:
+        """At every training size: size, images, and what `measured` says, in percent."""
+        assert isinstance(model, Segmenter)
+        if self.validation is None:
+            return []
+        was_training, limit, strict = model.training, self.config.validate_limit, self.config.strict
+        model.eval()
+        try:
+            rows = []
+            for size in self.config.parsed_sizes():
+                found = evaluate_segmenter(model, self.validation, size, limit=limit, strict=strict)
+                confusion, images, skipped = found
+                rows.append({"size": list(size), "images": images, **measured(confusion), "skipped": skipped})
+            return rows
+        finally:
+            model.train(was_training)
+
+    def save(self, folder: Path, model: nn.Module, extra: dict[str, Any]) -> None:
+        assert isinstance(model, Segmenter)
+        save_segmenter(
+            folder,
+            model,
+            name=self.config.model,
+            classes=self.classes,
+            training_sizes=self.config.parsed_sizes(),
+            extra=extra | {"reduce_zero_label": self.config.reduce_zero_label},
+        )
+
+
+def _summed(logits: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(logits.float(), labels, ignore_index=IGNORE, reduction="sum")
+
+
+def _folder(config: SegmentationConfig, split: str) -> SegmentationFolder:
+    folder = SegmentationFolder(
+        config.data,
+        split,
+        num_classes=config.num_classes,
+        reduce_zero_label=config.reduce_zero_label,
+        max_pixels=config.max_pixels,
+        strict=config.strict,
+    )
+    if folder.skipped:
+        tqdm.write(described(folder.skipped, len(folder) + len(folder.skipped)), file=sys.stderr)
+    return folder
+
+
+def _validation_folder(config: SegmentationConfig) -> SegmentationFolder | None:
+    if has_split(config.data, "val"):
+        return _folder(config, "val")
+    for name in ("validate_every", "validate_limit"):
+        given, default = getattr(config, name), default_of(name, type(config))
+        if given != default:
+            raise ValueError(
+                f"{name} is {given}, but {config.data / 'images' / 'validation'} does not exist; add it, or leave "
+                f"{name} at {default}"
+            )
+    return None
