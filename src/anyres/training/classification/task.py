@@ -17,7 +17,7 @@ from anyres.data.loader import TrainingStream, evaluation_batches
 from anyres.data.transforms import eval_transform
 from anyres.models.presets import create_model
 from anyres.models.vitar import Features, ViTAR
-from anyres.models.weights.files.files import save_model
+from anyres.models.weights.files import save_model
 from anyres.seeds import key, seeded
 from anyres.sizes import Size
 from anyres.training.classification.config import TrainConfig
