@@ -16,7 +16,7 @@ from torch import Tensor
 
 from anyres.costs.cost import cost, macs_by_part
 from anyres.costs.memory import peak_tensor_bytes
-from anyres.data.coco import CocoImages, find_split
+from anyres.data.coco import CocoImages, find_coco_split
 from anyres.data.segmentation import IGNORE, SegmentationFolder
 from anyres.metrics.detection import evaluate_detector
 from anyres.metrics.segmentation import Confusion, measured
@@ -67,7 +67,7 @@ def third_of(box: Box, limits: tuple[float, float]) -> int:
 
 
 def _annotated(data: Path, masks: bool = False) -> CocoImages:
-    found = find_split(data, "val")
+    found = find_coco_split(data, "val")
     assert found is not None
     return CocoImages(*found, masks=masks)
 
@@ -79,7 +79,7 @@ def _detection(model: Detector, data: Path, side: int) -> dict[str, Any]:
     """AP of boxes and masks, and of each third of the objects by height."""
     model.set_size(side, 4 * side)  # the short side, as in segmentation
     found = evaluate_detector(model, _annotated(data, masks=True))
-    split = find_split(data, "val")
+    split = find_coco_split(data, "val")
     assert split is not None
     by_third = {
         f"{name}_ap_{third}": value

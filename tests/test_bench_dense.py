@@ -86,7 +86,7 @@ def test_ap_of_all_heights_is_torchmetrics(finished):
     """With boxes and masks of which some are right, some shifted and some of a wrong class."""
     (folder, _, _), _ = finished
     data = folder / "data"
-    found_split = dense_measure.find_split(data, "val")
+    found_split = dense_measure.find_coco_split(data, "val")
     images = CocoImages(*found_split)
     metric, results = AveragePrecision(), []
     for index, image in enumerate(images.images):

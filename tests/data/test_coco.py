@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from pycocotools import mask as reference
 
-from anyres.data.coco import CocoImages, find_split
+from anyres.data.coco import CocoImages, find_coco_split
 from anyres.data.coco_masks import _run_lengths, check_segmentation, decode_mask, encode_mask
 
 BOX = [2.0, 1.0, 6.0, 4.0]
@@ -213,17 +213,17 @@ def test_the_digest_follows_the_annotations(write):
     ],
 )
 def test_where_a_split_is_found(tmp_path, file, folder):
-    assert find_split(tmp_path, "train") is None
+    assert find_coco_split(tmp_path, "train") is None
     (tmp_path / file).parent.mkdir(exist_ok=True)
     (tmp_path / file).write_text("{}")
     with pytest.raises(ValueError, match="no images for .*; expected is one of .*train"):
-        find_split(tmp_path, "train")
+        find_coco_split(tmp_path, "train")
     (tmp_path / folder).mkdir(parents=True)
-    assert find_split(tmp_path, "train") == (tmp_path / file, tmp_path / folder)
-    assert find_split(tmp_path, "val") is None
+    assert find_coco_split(tmp_path, "train") == (tmp_path / file, tmp_path / folder)
+    assert find_coco_split(tmp_path, "val") is None
     (tmp_path / file).with_name((tmp_path / file).name.replace("train", "train_b")).write_text("{}")
     if "annotations" in file:
         with pytest.raises(ValueError, match="several annotation files for train"):
-            find_split(tmp_path, "train")
+            find_coco_split(tmp_path, "train")
     with pytest.raises(ValueError, match="no such folder"):
-        find_split(tmp_path / "nowhere", "train")
+        find_coco_split(tmp_path / "nowhere", "train")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anyres.data.coco import CocoImages, find_split
-from anyres.data.dense_scenes import DenseConfig, draw_dense, write_dense
+from anyres.data.coco import CocoImages, find_coco_split
+from anyres.data.dense_scenes import DenseSceneConfig, draw_dense, write_dense
 from anyres.data.segmentation import SegmentationFolder
 
 
@@ -17,8 +17,8 @@ def root(tmp_path_factory):
 
 
 def test_masks_of_objects_and_labels_of_pixels_agree(root):
-    config = DenseConfig(train=5, val=3, size=61)
-    data = CocoImages(*find_split(root, "train"))
+    config = DenseSceneConfig(train=5, val=3, size=61)
+    data = CocoImages(*find_coco_split(root, "train"))
     folder = SegmentationFolder(root, "train", num_classes=5)
     assert len(data) == len(folder) == 5 and data.classes == tuple("237A")
     sizes = set()

@@ -10,7 +10,7 @@ from PIL import Image
 
 from anyres.data.folder import ImageFiles
 from anyres.data.loader import TrainingStream, evaluation_batches
-from anyres.data.own_aspect import MOST, OwnAspect, OwnAspectCrop, own_size
+from anyres.data.own_aspect import MOST, OwnAspect, OwnAspectCrop, whole_patch_size
 from anyres.data.schedule import ResolutionSchedule
 from anyres.data.transforms import TrainAugment, eval_transform, train_transform
 from anyres.seeds import seeded
@@ -33,13 +33,13 @@ SIDES = st.integers(1, 5000)
     ],
 )
 def test_sizes_by_hand(image, expected):
-    assert own_size((224, 224), image, 16) == expected
+    assert whole_patch_size((224, 224), image, 16) == expected
 
 
 @given(st.integers(16, 1200), SIDES, SIDES, st.sampled_from([4, 14, 16]))
 def test_sizes_are_whole_patches_of_about_the_area_and_shape(side, height, width, patch):
-    found = own_size((side, side), (height, width), patch)
-    assert own_size((side, side), (width, height), patch) == found[::-1]
+    found = whole_patch_size((side, side), (height, width), patch)
+    assert whole_patch_size((side, side), (width, height), patch) == found[::-1]
     rows, cols = found[0] / patch, found[1] / patch
     assert rows == int(rows) >= 1 and cols == int(cols) >= 1 and max(rows, cols) <= MOST * min(rows, cols)
     assert (height - width) * (rows - cols) >= 0
@@ -77,7 +77,7 @@ def test_batches_hold_each_image_at_its_own_shape(folder):
         assert isinstance(batch.images, list) and len(batch.images) == len(batch.labels) == 5
         assert batch.labels.tolist() == [0] * 5
         shapes |= {(batch.size[0], *image.shape[1:]) for image in batch.images}
-    expected = {(side, *own_size((side, side), shape, 4)) for side in (24, 37)
+    expected = {(side, *whole_patch_size((side, side), shape, 4)) for side in (24, 37)
                 for shape in [(40, 40), (30, 60), (60, 30), (31, 62), (41, 45), (10, 90), (39, 40)]}  # fmt: skip
     assert shapes == expected and len(shapes) > 7
 
@@ -102,7 +102,7 @@ def test_a_crop_is_that_of_training_around_the_shape_of_the_image():
     image = Image.effect_noise((60, 30), 90).convert("RGB")
     augment = TrainAugment(scale=(0.3, 0.9), ratio=(0.8, 1.25))
     crop = OwnAspectCrop(size=(24, 24), patch_size=4, augment=augment, **UNIT)
-    height, width = own_size((24, 24), (30, 60), 4)
+    height, width = whole_patch_size((24, 24), (30, 60), 4)
     shaped = TrainAugment(scale=(0.3, 0.9), ratio=(0.8 * width / height, 1.25 * width / height))
     for seed in range(5):
         with seeded(seed):

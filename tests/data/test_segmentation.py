@@ -7,7 +7,7 @@ from PIL import Image
 
 from anyres.data.schedule import ResolutionSchedule
 from anyres.data.segmentation import IGNORE, Labelled, SegmentationFolder, class_names, described, read_mask
-from anyres.data.segmentation_stream import SegmentationStream, SegmentAugment, augmented, own_size, resized
+from anyres.data.segmentation_stream import SegmentationStream, SegmentAugment, augmented, bounded_aspect_size, resized
 from anyres.errors import UnreadableImageError
 from anyres.seeds import key, seeded
 
@@ -174,7 +174,7 @@ def test_what_an_image_lacks_is_padding_without_a_class():
 
 def test_sizes_keep_the_aspect():
     def size_of(height, width, *size, factor=1.0):
-        return own_size(Image.new("L", (width, height)), size, factor)
+        return bounded_aspect_size(Image.new("L", (width, height)), size, factor)
 
     assert size_of(10, 30, 20, 36) == (20, 60)
     assert size_of(30, 10, 20, 36, factor=0.5) == (30, 10)

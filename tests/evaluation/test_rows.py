@@ -12,7 +12,7 @@ from anyres.evaluation.rows import (
     protocol_text,
     si,
     side,
-    size_text,
+    size_label,
     wilson,
 )
 
@@ -59,7 +59,7 @@ def test_frontier_equals_brute_force(points):
 
 
 def test_texts():
-    assert (size_text((224, 224)), size_text((224, 336))) == ("224", "224×336")
+    assert (size_label((224, 224)), size_label((224, 336))) == ("224", "224×336")
     assert protocol_text("resized to 56x56") == "resized to 56"
     assert protocol_text("resized to 56x84") == "resized to 56×84"
     assert protocol_text("native") == "native"

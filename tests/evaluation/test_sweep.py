@@ -15,7 +15,7 @@ from anyres.data.decode import read_image
 from anyres.data.transforms import eval_transform, to_tensor
 from anyres.errors import UnreadableImageError
 from anyres.evaluation import subject as subject_module
-from anyres.evaluation.rows import FORMAT, Row, check_sweep, wilson
+from anyres.evaluation.rows import FORMAT, SweepRow, check_sweep, wilson
 from anyres.evaluation.sweep import SweepConfig, sweep
 from anyres.models.vitar import ViTAR, ViTARConfig
 from anyres.models.weights.files import load_model, save_model
@@ -121,7 +121,7 @@ def test_schema_is_complete(place, result):
     assert (second["patch_size"], second["grid"], second["training_sizes"]) == (5, [2, 2], [[12, 16]])
     assert second["parameters"] == sum(parameter.numel() for parameter in model.parameters())
     for row in result["rows"]:
-        assert list(row) == list(Row.__annotations__)
+        assert list(row) == list(SweepRow.__annotations__)
         assert row["latency_ms"]["p50"] > 0 and row["latency_ms"]["runs"] == 1
         assert row["images_per_second"] > 0 and row["peak_memory_bytes"] > 0
     assert result["skipped"] == [{"set": "insects", "path": "bee/broken.png", "reason": result["skipped"][0]["reason"]}]

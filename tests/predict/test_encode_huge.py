@@ -14,7 +14,7 @@ from PIL import Image
 from anyres.models.presets import create_model
 from anyres.models.weights.files import load_model, save_model
 from anyres.predict.encode import EncodeConfig, encode
-from anyres.streaming.reader import Reader
+from anyres.streaming.reader import RegionReader
 from anyres.streaming.records import INDEX, Records
 from anyres.streaming.source_tiff import TiffSource
 from anyres.streaming.sources import open_source
@@ -77,7 +77,7 @@ def check(run, records):
     model, _ = load_model(run)
     for index, source in enumerate(records.sources):
         with open_source(source) as opened, torch.no_grad():
-            reader = Reader(opened, mean=model.config.mean, std=model.config.std, channels=3)
+            reader = RegionReader(opened, mean=model.config.mean, std=model.config.std, channels=3)
             expected = model.forward_features(reader.read(0, 0, *opened.size)).tokens[0]
         assert torch.allclose(records.record(index).tokens.float(), expected, rtol=1e-3, atol=1e-3)
         assert records.record(index).size == SIZES[int(Path(source).stem)]
@@ -90,7 +90,7 @@ class Killed(BaseException):
 def watch_streams(monkeypatch, dies_at=0):
     """The names of huge images in the order of their streaming, in small pieces; the given one is 'killed'."""
     seen, reads = [], []
-    read = Reader.read
+    read = RegionReader.read
 
     def watched(model, source, **options):
         seen.append(Path(getattr(source, "name", source)).stem)
@@ -104,7 +104,7 @@ def watch_streams(monkeypatch, dies_at=0):
         return read(self, *region)
 
     monkeypatch.setattr("anyres.predict.encoder.stream", watched)
-    monkeypatch.setattr(Reader, "read", dying)
+    monkeypatch.setattr(RegionReader, "read", dying)
     return seen, reads
 
 

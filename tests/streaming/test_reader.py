@@ -8,7 +8,7 @@ from PIL import Image
 from anyres.data.transforms import to_tensor
 from anyres.errors import SourceError
 from anyres.streaming import reader as reader_module
-from anyres.streaming.reader import Reader
+from anyres.streaming.reader import RegionReader
 from anyres.streaming.sources import open_source
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -33,7 +33,7 @@ def pixels(height=23, width=31, channels=3, dtype=np.uint8):
 
 def make(source, channels=3, **options):
     options = {"mean": MEAN[:channels], "std": STD[:channels], "channels": channels} | options
-    return Reader(source if hasattr(source, "read_region") else open_source(source), **options)
+    return RegionReader(source if hasattr(source, "read_region") else open_source(source), **options)
 
 
 class Lying:
@@ -188,7 +188,7 @@ def test_reading_that_goes_on_failing(retries, times):
     assert source.calls == retries + 1 and caught.value.__cause__ is source.error
 
 
-@pytest.mark.parametrize("error", [MemoryError(), KeyboardInterrupt(), SourceError("it knows")])
+@pytest.mark.parametrize("error", [MemoryError(), KeyboardInterrupt(), SourceError("Flaky", "it knows")])
 def test_what_no_retry_mends(error, pauses):
     with pytest.raises(type(error)):
         make(Flaky(1, error)).read(2, 1, 5, 3)

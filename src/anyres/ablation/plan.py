@@ -13,7 +13,7 @@ from anyres.ablation.config import AblateConfig, SetName
 from anyres.ablation.studies import TRAINING, Study, Variant
 from anyres.data.synthetic import write_detail, write_glyphs
 from anyres.errors import unknown
-from anyres.evaluation.rows import size_text
+from anyres.evaluation.rows import size_label
 from anyres.evaluation.sweep import SweepConfig
 from anyres.files import read_json
 from anyres.models.weights.files import WEIGHTS
@@ -233,7 +233,7 @@ def _trained_otherwise(found: dict[str, Any], job: Job) -> list[str]:
 
 
 def _measured_otherwise(found: Mapping[str, Any], sweep: SweepConfig) -> list[str]:
-    there = {size_text(entry["size"]) for part in ("rows", "left_out") for entry in found[part]}
+    there = {size_label(entry["size"]) for part in ("rows", "left_out") for entry in found[part]}
     old = {"val_images": found["protocol"]["images per set"], "sizes": sorted(there, key=int)}
     return differences(old, {"val_images": sweep.limit, "sizes": sorted(sweep.sizes, key=int)})
 

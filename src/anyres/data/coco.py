@@ -215,7 +215,7 @@ class CocoImages:
         self.findings.setdefault(what, []).append(name)
 
 
-def find_split(root: Path, split: str) -> tuple[Path, Path] | None:
+def find_coco_split(root: Path, split: str) -> tuple[Path, Path] | None:
     """The annotation file and the image folder of a split ("train" or "val") below a data folder, None if it has none.
 
     The file is annotations/instances_SPLIT*.json, annotations/SPLIT*.json or SPLIT.json; the folder has its name

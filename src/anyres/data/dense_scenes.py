@@ -25,7 +25,7 @@ _LEAST_PIXELS = 12  # of an object that counts; what is hidden more than that is
 
 
 @dataclass(frozen=True, kw_only=True)
-class DenseConfig:
+class DenseSceneConfig:
     """What the images show."""
 
     train: int = 200
@@ -60,7 +60,7 @@ class DenseConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed: from {least} up")
 
 
-def draw_dense(config: DenseConfig, split: Split, index: int) -> tuple[Image.Image, np.ndarray, list[int]]:
+def draw_dense(config: DenseSceneConfig, split: Split, index: int) -> tuple[Image.Image, np.ndarray, list[int]]:
     """An RGB image, which object each pixel shows (H, W) int32 from 1 up, 0 for none, and the label of each object."""
     draw = np.random.default_rng(key(config.seed, SPLITS.index(split), index, 2))
     aspect = _between(draw, *config.aspect)
@@ -89,11 +89,11 @@ def _between(draw: np.random.Generator, low: float, high: float) -> float:
 
 
 def write_dense(root: Path | str, *, progress: bool = True, **options: Any) -> Path:
-    """Writes the set; options are the fields of `DenseConfig`. Returns root.
+    """Writes the set; options are the fields of `DenseSceneConfig`. Returns root.
 
     A folder that already holds the same set is left as it is; any other non-empty folder is a ValueError.
     """
-    root, config = Path(root), DenseConfig(**options)
+    root, config = Path(root), DenseSceneConfig(**options)
     record = {"format": 1, "generator": "anyres.data.dense_scenes", "parameters": asdict(config)}
     text = json.dumps(record, indent=1) + "\n"
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
@@ -115,7 +115,7 @@ def write_dense(root: Path | str, *, progress: bool = True, **options: Any) -> P
     return root
 
 
-def _write_one(root: Path, config: DenseConfig, split: Split, index: int, found: dict[str, list[Any]]) -> None:
+def _write_one(root: Path, config: DenseSceneConfig, split: Split, index: int, found: dict[str, list[Any]]) -> None:
     image, shown, labels = draw_dense(config, split, index)
     name = f"{index:05d}.png"
     for kind in ("images", "annotations"):

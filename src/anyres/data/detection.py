@@ -11,7 +11,7 @@ from anyres.data.coco import CocoImages, Target
 from anyres.data.decode import MAX_PIXELS, check_max_pixels
 from anyres.data.detection_augment import MultiScale, ScaleJitter, on_canvas
 from anyres.data.schedule import Schedule
-from anyres.data.workers import Numbered, Reader, check_counts, run_in_order
+from anyres.data.workers import ImageReader, Numbered, check_counts, run_in_order
 from anyres.errors import Unreadable, UnreadableImageError
 from anyres.seeds import key, permutation, seeded
 from anyres.sizes import Size
@@ -105,7 +105,7 @@ class AnnotatedReader:
     """Images by index, (C, H, W) uint8. UnreadableImageError also for another size than the annotations say."""
 
     def __init__(self, data: CocoImages, max_pixels: int = MAX_PIXELS, channels: int = 3) -> None:
-        self.data, self._read = data, Reader(data.paths, max_pixels, channels)
+        self.data, self._read = data, ImageReader(data.paths, max_pixels, channels)
 
     def __call__(self, index: int) -> Tensor:
         image, known = self._read(index), self.data.images[index].size

@@ -15,7 +15,7 @@ from anyres.data.folder import ImageFiles
 from anyres.data.own_aspect import OwnAspectCrop
 from anyres.data.schedule import Schedule
 from anyres.data.transforms import TrainAugment, Transform, train_transform
-from anyres.data.workers import Numbered, Reader, check_counts, run_in_order
+from anyres.data.workers import ImageReader, Numbered, check_counts, run_in_order
 from anyres.errors import Unreadable, UnreadableImageError
 from anyres.seeds import key, permutation, seeded
 from anyres.sizes import Size
@@ -32,7 +32,7 @@ class TrainingStream:
 
     A schedule that gives a step several sizes makes replicas: an image is read once and augmented anew for each size.
     With `own_aspect` every image has the area of the step's size at its own width / height, in whole patches of so many
-    pixels (see `own_size`).
+    pixels (see `whole_patch_size`).
     `repeats` shows every image so many times in a row, augmented anew each time; an epoch is as long as without it and
     so shows the first part of its permutation only (DeiT's repeated augmentation).
 
@@ -75,7 +75,7 @@ class TrainingStream:
         self.strict = strict
         self.repeats = repeats
         self.own_aspect = own_aspect
-        self._read = Reader(folder.paths, max_pixels, len(mean))
+        self._read = ImageReader(folder.paths, max_pixels, len(mean))
         self._cache: ImageCache | None = None
         if cache:
             short_side = math.ceil(schedule.largest_side() / math.sqrt(augment.scale[0]))
@@ -172,7 +172,7 @@ def evaluation_batches(
     if limit is not None and limit < count:
         chosen = [(2 * i + 1) * count // (2 * limit) for i in range(limit)]
     groups = [chosen[first : first + batch_size] for first in range(0, len(chosen), batch_size)]
-    read = Reader(folder.paths, max_pixels, 3)
+    read = ImageReader(folder.paths, max_pixels, 3)
     maker = _EvalGroups(folder, read, transform, strict, groups)
     return _with_images(run_in_order(Numbered(maker), range(len(groups)), num_workers), folder)
 
@@ -180,7 +180,7 @@ def evaluation_batches(
 @dataclass(frozen=True)
 class _EvalGroups:
     folder: ImageFiles
-    read: Reader
+    read: ImageReader
     transform: Transform
     strict: bool
     groups: list[list[int]]

@@ -14,7 +14,7 @@ MOST = 4
 """Longest side in shortest sides; what is longer still is cropped."""
 
 
-def own_size(size: Size, image: Size, patch_size: int) -> Size:
+def whole_patch_size(size: Size, image: Size, patch_size: int) -> Size:
     """(height, width) of whole patches with the area of `size` and about the shape of `image`, both (height, width).
 
     The short side is rounded to whole patches first and the long side to what then comes nearest to the area, so that
@@ -33,7 +33,7 @@ def own_size(size: Size, image: Size, patch_size: int) -> Size:
 
 @dataclass(frozen=True, kw_only=True)
 class OwnAspectCrop:
-    """Random crop of a Pillow image to (C, H_i, W_i) float32 of `own_size`, for training.
+    """Random crop of a Pillow image to (C, H_i, W_i) float32 of `whole_patch_size`, for training.
 
     The crop has the shape of the result times the augmentation's `ratio`, and else is that of `train_transform`.
     """
@@ -45,14 +45,14 @@ class OwnAspectCrop:
     augment: TrainAugment
 
     def __call__(self, image: Image.Image) -> Tensor:
-        size = own_size(self.size, (image.height, image.width), self.patch_size)
+        size = whole_patch_size(self.size, (image.height, image.width), self.patch_size)
         low, high = (factor * size[1] / size[0] for factor in self.augment.ratio)
         return train_transform(size, replace(self.augment, ratio=(low, high)), self.mean, self.std)(image)
 
 
 @dataclass(frozen=True, kw_only=True)
 class OwnAspect:
-    """A Pillow image as (C, H_i, W_i) float32 of `own_size`, bicubic; what the rounding leaves over is cropped."""
+    """A Pillow image as (C, H_i, W_i) float32 of `whole_patch_size`, bicubic; what rounding leaves over is cropped."""
 
     size: Size
     mean: Sequence[float]
@@ -60,5 +60,5 @@ class OwnAspect:
     patch_size: int
 
     def __call__(self, image: Image.Image) -> Tensor:
-        size = own_size(self.size, (image.height, image.width), self.patch_size)
+        size = whole_patch_size(self.size, (image.height, image.width), self.patch_size)
         return to_tensor(resize_and_crop(image, size, 1.0), self.mean, self.std)

@@ -63,7 +63,7 @@ class SegmentationFolder:
             )
         check_max_pixels(max_pixels)
         self.num_classes, self.reduce_zero_label, self.max_pixels = num_classes, reduce_zero_label, max_pixels
-        self.root, masks = (find_split(root, kind, split) for kind in ("images", "annotations"))
+        self.root, masks = (split_folder(root, kind, split) for kind in ("images", "annotations"))
         self.paths: list[Path] = []
         self.masks: list[Path] = []
         self.skipped: list[Unreadable] = []
@@ -142,7 +142,7 @@ class Labelled:
     """mode L, of the same size: 0 to num_classes - 1, or IGNORE"""
 
 
-def find_split(root: Path | str, kind: str, split: str) -> Path:
+def split_folder(root: Path | str, kind: str, split: str) -> Path:
     """The folder of a split's "images" or "annotations". ValueError if there is none."""
     names = _SPLITS[split]
     found = [Path(root, kind, name) for name in names if Path(root, kind, name).is_dir()]

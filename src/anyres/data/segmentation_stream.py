@@ -132,7 +132,7 @@ def augmented(
     Draws from torch's generator.
     """
     low, high = augment.scale
-    whole = resized(found, own_size(found.image, size, low + (high - low) * _uniform()))
+    whole = resized(found, bounded_aspect_size(found.image, size, low + (high - low) * _uniform()))
     whole = _cropped(whole, size, augment.cat_max_ratio)
     image, labels = whole.image, whole.labels
     if _uniform() < augment.hflip:
@@ -147,7 +147,7 @@ def augmented(
     return pixels, target
 
 
-def own_size(image: Image.Image, size: Size, factor: float = 1.0) -> Size:
+def bounded_aspect_size(image: Image.Image, size: Size, factor: float = 1.0) -> Size:
     """(height, width) with the aspect of the image, a short side of min(size) and at most four times that long, times
     a factor."""
     short, long = min(image.size), max(image.size)

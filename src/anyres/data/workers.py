@@ -12,7 +12,7 @@ from anyres.data.decode import read_image
 
 
 @dataclass(frozen=True)
-class Reader:
+class ImageReader:
     """Images by index."""
 
     paths: Sequence[Path]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from anyres.data.coco import CocoImages, find_split
+from anyres.data.coco import CocoImages, find_coco_split
 from anyres.data.segmentation import SegmentationFolder
 from anyres.devices import resolve_device
 from anyres.errors import check_choice
@@ -97,7 +97,7 @@ def _detector(config: EvaluateConfig) -> dict[str, Any]:
         if getattr(config, name):
             raise ValueError(f"{name} is given but has no effect on a detector; leave it out")
     model, info = load_detector(config.run)
-    found = find_split(config.data, "val")
+    found = find_coco_split(config.data, "val")
     if found is None:
         raise ValueError(f"{config.data} has no annotations to measure on; expected is annotations/instances_val*.json")
     categories = dict(zip(info.extra["category_ids"], info.classes, strict=True))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
-from anyres.evaluation.rows import FORMAT, Row
+from anyres.evaluation.rows import FORMAT, SweepRow
 from anyres.files import read_json, write_json
 from anyres.settings import differences
 from anyres.sizes import Size
@@ -17,7 +17,7 @@ class Part(TypedDict):
 
     set: str
     size: list[int]
-    rows: list[Row]
+    rows: list[SweepRow]
     examples: list[dict[str, Any]]
     skipped: dict[str, str]
     left_out: list[dict[str, Any]]

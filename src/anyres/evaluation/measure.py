@@ -19,7 +19,7 @@ from anyres.data.decode import read_image
 from anyres.data.folder import ImageFolder
 from anyres.data.loader import EvalBatch, evaluation_batches
 from anyres.evaluation.journal import Part
-from anyres.evaluation.rows import NATIVE, Row, wilson
+from anyres.evaluation.rows import NATIVE, SweepRow, wilson
 from anyres.evaluation.subject import Subject
 from anyres.evaluation.sweep_config import SweepConfig
 from anyres.sizes import Size
@@ -143,9 +143,9 @@ def _picture(image: Tensor) -> Image.Image:
     return Image.fromarray(image.mul(255).round_().to(torch.uint8).permute(1, 2, 0).contiguous().numpy())
 
 
-def _row(name: str, size: Size, tally: _Tally, config: SweepConfig) -> Row:
+def _row(name: str, size: Size, tally: _Tally, config: SweepConfig) -> SweepRow:
     speed, memory = tally.subject.speed(tally.target or size, config.latency_runs, config.latency_seconds)
-    return Row(
+    return SweepRow(
         set=name,
         model=tally.subject.label,
         protocol=tally.protocol,

@@ -22,7 +22,7 @@ class LatencyMs(TypedDict):
     runs: int
 
 
-class Row(TypedDict):
+class SweepRow(TypedDict):
     """One model, one protocol and one size on one set of images; `macs` are multiply-accumulates ("executed")."""
 
     set: str
@@ -77,7 +77,7 @@ def side(size: Sequence[int]) -> float:
     return math.sqrt(size[0] * size[1])
 
 
-def size_text(size: Sequence[int]) -> str:
+def size_label(size: Sequence[int]) -> str:
     """`224` for a square of 224, `224×336` for height 224 and width 336."""
     return str(size[0]) if size[0] == size[1] else f"{size[0]}×{size[1]}"
 
@@ -87,7 +87,7 @@ def protocol_text(protocol: str) -> str:
     words = protocol.split(" ")
     height, cross, width = words[-1].partition("x")
     if cross and height.isdigit() and width.isdigit():
-        words[-1] = size_text((int(height), int(width)))
+        words[-1] = size_label((int(height), int(width)))
     return " ".join(words)
 
 
@@ -126,9 +126,9 @@ def distinct_labels(labels: Sequence[str], parents: Sequence[str]) -> list[str]:
     return found
 
 
-def lines(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
+def lines(rows: Iterable[SweepRow]) -> dict[tuple[str, str], list[SweepRow]]:
     """(model, protocol) -> its rows by rising size, in the order in which the lines first appear."""
-    grouped: dict[tuple[str, str], list[Row]] = {}
+    grouped: dict[tuple[str, str], list[SweepRow]] = {}
     for row in rows:
         grouped.setdefault((row["model"], row["protocol"]), []).append(row)
     for group in grouped.values():
@@ -145,7 +145,7 @@ def check_sweep(sweep: Any, name: str) -> dict[str, Any]:
     for label, model in sweep["models"].items():
         _demand(model, _MODEL_KEYS, f"{name}: model {label!r}")
     for number, row in enumerate(sweep["rows"]):
-        _demand(row, tuple(Row.__annotations__), f"{name}: row {number}")
+        _demand(row, tuple(SweepRow.__annotations__), f"{name}: row {number}")
         if row["model"] not in sweep["models"]:
             raise ValueError(f"{name}: row {number} is of model {row['model']!r}; allowed: {sorted(sweep['models'])}")
     if not sweep["rows"]:

@@ -19,7 +19,7 @@ from anyres.data.folder import ImageFolder
 from anyres.evaluation.identity import identity
 from anyres.evaluation.journal import Journal, Part, finished
 from anyres.evaluation.measure import measure_size, protocols
-from anyres.evaluation.rows import FORMAT, size_text
+from anyres.evaluation.rows import FORMAT, size_label
 from anyres.evaluation.subject import Subject, load_subjects
 from anyres.evaluation.sweep_config import SweepConfig
 from anyres.files import write_json
@@ -144,5 +144,5 @@ def _sweep_set(
     ) as bar:
         for size in config.parsed_sizes:
             if size not in done:
-                bar.set_postfix_str(size_text(size))
+                bar.set_postfix_str(size_label(size))
                 journal.add(measure_size(name, size, folder, subjects, config, bar))

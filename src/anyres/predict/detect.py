@@ -25,7 +25,7 @@ from anyres.predict.merge_windows import is_cut
 from anyres.predict.objects import Objects, draw_objects, objects_in, result_of, write_results
 from anyres.predict.overview import overview, picture_step
 from anyres.predict.placed_masks import PlacedMask
-from anyres.streaming.reader import Reader
+from anyres.streaming.reader import RegionReader
 from anyres.streaming.sources import OpenSource
 
 RESULTS, IMAGES = "results.json", "images.json"
@@ -157,7 +157,7 @@ class _Finder(Predictor):
         window = min(item.window[0], source.size[0]), min(item.window[1], source.size[1])
         begins = window_starts(source.size, item.window)
         none, one = (0.0,) * self.channels, (1.0,) * self.channels
-        reader = Reader(source, mean=none, std=one, channels=self.channels)  # the model normalises
+        reader = RegionReader(source, mean=none, std=one, channels=self.channels)  # the model normalises
         all_places = list(product(range(len(begins[0])), range(len(begins[1]))))
         found = _Seen([], [], [], [], [])
         for first in range(0, len(all_places), item.at_once):

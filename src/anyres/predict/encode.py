@@ -17,7 +17,7 @@ from anyres.errors import check_choice
 from anyres.layers.merge_plan import Grid
 from anyres.layers.stem import token_grid
 from anyres.models.weights.files import load_model, model_digest
-from anyres.predict.encode_inputs import Input, digest, find_inputs, first_window
+from anyres.predict.encode_inputs import Input, digest, find_inputs, first_portion
 from anyres.predict.encoder import Encoder
 from anyres.predict.preparation import Preparation
 from anyres.sizes import parse_size
@@ -121,15 +121,15 @@ def encode(config: EncodeConfig, *, file: TextIO | None = None, progress: bool =
     with bar, torch.inference_mode():
         for places in (first_time, again):
             while places:
-                window = first_window([inputs[place] for place in places[: writer.room]], stream_pixels)
-                found = encoder.encode(window, writer.unfinished(window[0].path), bar)
-                taken, places = places[: len(window)], places[len(window) :]
+                portion = first_portion([inputs[place] for place in places[: writer.room]], stream_pixels)
+                found = encoder.encode(portion, writer.unfinished(portion[0].path), bar)
+                taken, places = places[: len(portion)], places[len(portion) :]
                 writer.add(
                     taken,
                     [result for result in found if isinstance(result, Record)],
                     [
                         {"input": place, "source": str(item.path), "error": result}
-                        for place, item, result in zip(taken, window, found, strict=True)
+                        for place, item, result in zip(taken, portion, found, strict=True)
                         if isinstance(result, str)
                     ],
                 )

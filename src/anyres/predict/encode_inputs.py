@@ -20,7 +20,7 @@ _OF_MANY_FILES = frozenset({".dcm", ".vms", ".vmu"})  # slides: every part would
 FOLDER_SUFFIXES = (IMAGE_SUFFIXES | SLIDE_SUFFIXES | {".btf", ".tf2", ".tf8", ".npy"}) - _OF_MANY_FILES
 """What is looked for in folders; a file named outright is taken whatever its suffix."""
 
-_WINDOW_PIXELS = 2**28
+_PORTION_PIXELS = 2**28
 _LEAST_PIXELS = 2**18  # that an image counts for: the trunk costs the same for a small one
 
 
@@ -99,7 +99,7 @@ def digest(inputs: Iterable[Input]) -> str:
     return hashed.hexdigest()[:16]
 
 
-def first_window(inputs: Sequence[Input], stream_pixels: int | None) -> list[Seen]:
+def first_portion(inputs: Sequence[Input], stream_pixels: int | None) -> list[Seen]:
     """The first of the inputs, as many as are encoded and written together: one huge image alone, or none of them.
 
     Images with more than `stream_pixels` pixels are huge; with None none is. The others are taken up to a number of
@@ -110,7 +110,7 @@ def first_window(inputs: Sequence[Input], stream_pixels: int | None) -> list[See
     for item in inputs:
         found = _look(item, stream_pixels)
         pixels += max(math.prod(found.size), _LEAST_PIXELS)
-        if seen and (found.is_huge or pixels > _WINDOW_PIXELS):
+        if seen and (found.is_huge or pixels > _PORTION_PIXELS):
             return seen
         seen.append(found)
         if found.is_huge:

@@ -32,25 +32,25 @@ class Encoder:
     """of the tokens in the records"""
     progress: bool
 
-    def encode(self, window: Sequence[Seen], unfinished: Path, bar: Any) -> list[Record | str]:
+    def encode(self, portion: Sequence[Seen], unfinished: Path, bar: Any) -> list[Record | str]:
         """A record for every input, or why there is none; `unfinished` keeps what is done of a huge image."""
-        if window[0].is_huge:
-            found: list[Record | str] = [self._stream(window[0], unfinished)]
+        if portion[0].is_huge:
+            found: list[Record | str] = [self._stream(portion[0], unfinished)]
             bar.update()
             return found
-        results: list[Record | str] = [item.error or "" for item in window]
-        groups = self.prepare.groups([item.size for item in window], self.batch_size)
-        with closing(read_ahead(lambda group: self._load(group, window), groups)) as ahead:
+        results: list[Record | str] = [item.error or "" for item in portion]
+        groups = self.prepare.groups([item.size for item in portion], self.batch_size)
+        with closing(read_ahead(lambda group: self._load(group, portion), groups)) as ahead:
             for group, loaded in ahead:
-                self._encode_group(loaded, window, results)
+                self._encode_group(loaded, portion, results)
                 bar.update(len(group))
         return results
 
-    def _load(self, group: Sequence[int], window: Sequence[Seen]) -> dict[int, tuple[Tensor, Size] | Exception]:
+    def _load(self, group: Sequence[int], portion: Sequence[Seen]) -> dict[int, tuple[Tensor, Size] | Exception]:
         """Images of a group by their index, or why they cannot be read; those that are known to be bad are left out."""
         found: dict[int, tuple[Tensor, Size] | Exception] = {}
         for index in group:
-            item = window[index]
+            item = portion[index]
             if item.error is not None:
                 continue
             try:
@@ -84,7 +84,7 @@ class Encoder:
     def _encode_group(
         self,
         loaded: Mapping[int, tuple[Tensor, Size] | Exception],
-        window: Sequence[Seen],
+        portion: Sequence[Seen],
         results: list[Record | str],
     ) -> None:
         """Fill in the results of a group."""
@@ -101,7 +101,7 @@ class Encoder:
             return
         tokens = self.model.forward_features(as_images(images)).tokens  # of each image (rows, cols, D)
         for (index, size), grid in zip(readable, tokens, strict=True):
-            results[index] = self._record(window[index], grid, size)
+            results[index] = self._record(portion[index], grid, size)
 
     def _record(self, item: Input, tokens: Tensor, size: Size) -> Record | str:
         """The record of an image, unless its tokens leave the range of the type on disk."""

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from anyres.data.segmentation_stream import own_size
+from anyres.data.segmentation_stream import bounded_aspect_size
 from anyres.data.transforms import to_tensor
 from anyres.models.images import group_by
 from anyres.models.segmenter import Segmenter
@@ -104,7 +104,7 @@ def label_maps(
     """`label_map` of each image; those of one size share calls of the model."""
     settings, device = model.config.backbone, next(model.parameters()).device
     owns = [(image.height, image.width) for image in images]
-    sizes = owns if size is None else [own_size(image, size) for image in images]
+    sizes = owns if size is None else [bounded_aspect_size(image, size) for image in images]
     found: list[Any] = [None] * len(images)
     for members in group_by((*own, *given) for own, given in zip(owns, sizes, strict=True)):
         (height, width), own = sizes[members[0]], owns[members[0]]

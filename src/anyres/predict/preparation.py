@@ -15,7 +15,7 @@ from anyres.errors import UnreadableImageError
 from anyres.models.config import ViTARConfig
 from anyres.models.images import Images
 from anyres.sizes import Size, parse_size
-from anyres.streaming.reader import Reader
+from anyres.streaming.reader import RegionReader
 from anyres.streaming.sources import open_source
 
 _BATCH_PIXELS = 2**24  # a group is closed early at this many stored pixels, so that large files do not pile up
@@ -63,7 +63,7 @@ class Preparation:
         """
         with open_source(path) as source:
             height, width = source.size
-            reader = Reader(source, mean=self.model.mean, std=self.model.std, channels=self.model.in_channels)
+            reader = RegionReader(source, mean=self.model.mean, std=self.model.std, channels=self.model.in_channels)
             image = reader.read(0, 0, height, width)  # (1, C, H, W)
         if self.size is not None:
             short = min(parse_size(self.size))

@@ -23,7 +23,7 @@ from anyres.predict.pictures import class_colour, enlarged, with_legend
 from anyres.predict.segment_needs import SegmentNeeds
 from anyres.predict.sliding import finished_rows, usual_step
 from anyres.sizes import parse_size
-from anyres.streaming.reader import Reader
+from anyres.streaming.reader import RegionReader
 from anyres.streaming.sources import OpenSource
 
 
@@ -115,7 +115,7 @@ class _Labeller(Predictor):
     def by_windows(self, item: Item, source: OpenSource, seen: Callable[[int], object]) -> Entry:
         settings, window, device = self.model.config.backbone, item.window, next(self.model.parameters()).device
         assert window is not None
-        reader = Reader(source, mean=settings.mean, std=settings.std, channels=self.channels)
+        reader = RegionReader(source, mean=settings.mean, std=settings.std, channels=self.channels)
         found = finished_rows(
             self.model,
             lambda *region: reader.read(*region).to(device),

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from anyres.data.segmentation_stream import own_size
+from anyres.data.segmentation_stream import bounded_aspect_size
 from anyres.models.segmenter import Segmenter
 from anyres.predict.label_maps import Inference, probabilities
 from anyres.predict.memory_budget import peak_on_meta, with_reserve
@@ -28,7 +28,7 @@ class SegmentNeeds:
         self._known: dict[tuple[Any, ...], int] = {}
 
     def whole(self, size: Size) -> int:
-        given = size if self._size is None else own_size(Image.new("1", size[::-1]), parse_size(self._size))
+        given = size if self._size is None else bounded_aspect_size(Image.new("1", size[::-1]), parse_size(self._size))
 
         def labels(images: Tensor) -> Tensor:
             return probabilities(self._model, images, self._how, size).argmax(1)

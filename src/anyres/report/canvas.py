@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from anyres.evaluation.rows import si, side, size_text
+from anyres.evaluation.rows import si, side, size_label
 
 DPI = 160  # about twice what a page shows at 100 %, for sharp screens
 
@@ -101,7 +101,7 @@ def resolution_axis(ax: Axes, sizes: Sequence[Sequence[int]]) -> None:
         if height == width:
             squares.add(height)
         else:
-            others.setdefault(side((height, width)), []).append(size_text((height, width)))
+            others.setdefault(side((height, width)), []).append(size_label((height, width)))
     ticks = sorted(squares)
     ax.set_xscale("log", base=2)
     ax.set_xticks(ticks, [str(tick) for tick in ticks])

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from anyres.evaluation.rows import NATIVE, Row, lines, protocol_text, side, size_text
+from anyres.evaluation.rows import NATIVE, SweepRow, lines, protocol_text, side, size_label
 
 
-def findings(rows: Sequence[Row], models: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def findings(rows: Sequence[SweepRow], models: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """The three sentences for the rows of one set: at training sizes, at the largest size, and where the subject loses.
 
     The subject is the first model whose preset is a ViTAR, or the first model if none is. Two rows count as different
@@ -25,13 +25,13 @@ def findings(rows: Sequence[Row], models: Mapping[str, Mapping[str, Any]]) -> li
     ]
 
 
-def differs(one: Row, other: Row) -> bool:
+def differs(one: SweepRow, other: SweepRow) -> bool:
     """Whether the 95 % intervals of two rows do not overlap."""
     return one["interval"][0] > other["interval"][1] or other["interval"][0] > one["interval"][1]
 
 
 def _at_home(
-    labels: Sequence[str], native: Mapping[str, Sequence[Row]], models: Mapping[str, Mapping[str, Any]]
+    labels: Sequence[str], native: Mapping[str, Sequence[SweepRow]], models: Mapping[str, Mapping[str, Any]]
 ) -> str:
     parts, unmeasured = [], []
     for label in labels:
@@ -39,7 +39,7 @@ def _at_home(
         home = [row for row in native[label] if tuple(row["size"]) in trained]
         if home:
             best = max(home, key=lambda row: row["top1"])
-            parts.append(f"{label} {best['top1']:.1f} % (at {size_text(best['size'])})")
+            parts.append(f"{label} {best['top1']:.1f} % (at {size_label(best['size'])})")
         else:
             unmeasured.append(label)
     reached = f"At the best of its own training sizes each model is right on: {_join(parts)}." if parts else ""
@@ -48,14 +48,17 @@ def _at_home(
 
 
 def _far_away(
-    subject: str, labels: Sequence[str], native: Mapping[str, Sequence[Row]], models: Mapping[str, Mapping[str, Any]]
+    subject: str,
+    labels: Sequence[str],
+    native: Mapping[str, Sequence[SweepRow]],
+    models: Mapping[str, Mapping[str, Any]],
 ) -> str:
     if not native[subject]:
         return f"{subject} has no row at the images' own size."
     row = native[subject][-1]
     trained = max((side(size) for size in models[subject]["training_sizes"]), default=0.0)
     beyond = side(row["size"]) / trained if trained else 0.0
-    text = f"At {size_text(row['size'])}, the largest size measured for it"
+    text = f"At {size_label(row['size'])}, the largest size measured for it"
     text += f" and {beyond:.1f} times its largest training size, " if beyond > 1.05 else ", "
     text += f"{subject} keeps {row['top1']:.1f} %"
     there, before = [], []
@@ -70,7 +73,7 @@ def _far_away(
             there.append(f"{result} for {_times(other['macs'], mine['macs'])}")
         else:
             before.append(
-                f"{label} was measured up to {size_text(other['size'])}: {other['top1']:.1f} % for "
+                f"{label} was measured up to {size_label(other['size'])}: {other['top1']:.1f} % for "
                 f"{_times(other['macs'], mine['macs'])}, against {mine['top1']:.1f} %"
             )
     text += f", {_join(there)}" if there else ""
@@ -84,7 +87,7 @@ def _times(other: int, own: int) -> str:
     return f"{other / own:.{1 if other > 0.95 * own else 2}f} times the multiply-accumulates"
 
 
-def _where_it_loses(subject: str, rows: Sequence[Row]) -> str:
+def _where_it_loses(subject: str, rows: Sequence[SweepRow]) -> str:
     grouped = lines(rows)
     own = {tuple(row["size"]): row for row in grouped.get((subject, NATIVE), [])}
     lost, won = [], []
@@ -109,9 +112,9 @@ def _where_it_loses(subject: str, rows: Sequence[Row]) -> str:
     return f"{first}. {second}. Only differences beyond the 95 % intervals count here."
 
 
-def _against(name: str, pairs: Sequence[tuple[Row, Row]], measured: int) -> str:
+def _against(name: str, pairs: Sequence[tuple[SweepRow, SweepRow]], measured: int) -> str:
     gap = max(abs(mine["top1"] - row["top1"]) for mine, row in pairs)
-    sizes = [size_text(row["size"]) for _, row in pairs]
+    sizes = [size_label(row["size"]) for _, row in pairs]
     if len(sizes) <= 3:
         where = f"at {_join(sizes)}"
     else:

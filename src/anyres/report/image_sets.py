@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from anyres.evaluation.rows import Row, distinct_labels, size_text
+from anyres.evaluation.rows import SweepRow, distinct_labels, size_label
 
 _Key = tuple[str, str, str]  # set, protocol, size
 
@@ -21,7 +21,7 @@ class ImageSet:
 
     name: str
     anchor: str
-    rows: list[Row] = field(default_factory=list)
+    rows: list[SweepRow] = field(default_factory=list)
     models: dict[str, dict[str, Any]] = field(default_factory=dict)
     examples: list[dict[str, Any]] = field(default_factory=list)
     skipped: list[dict[str, str]] = field(default_factory=list)
@@ -35,9 +35,9 @@ class _Model:
 
     label: str
     about: Mapping[str, Any]
-    rows: dict[_Key, Row]
+    rows: dict[_Key, SweepRow]
 
-    def is_that_of(self, about: Mapping[str, Any], rows: Mapping[_Key, Row]) -> bool:
+    def is_that_of(self, about: Mapping[str, Any], rows: Mapping[_Key, SweepRow]) -> bool:
         """By the digest of the weights; where a sweep has none, by all else, unless equal rows hold other numbers."""
         if "weights" in self.about and "weights" in about:
             return bool(self.about["weights"] == about["weights"])
@@ -58,7 +58,7 @@ def merge(sweeps: Sequence[dict[str, Any]], names: Sequence[str]) -> list[ImageS
             if name not in sets:
                 sets[name] = ImageSet(name=name, anchor=_anchor(name, {group.anchor for group in sets.values()}))
             group = sets[name]
-            rows: list[Row] = [_relabelled(row, labels) for row in sweep["rows"] if row["set"] == name]
+            rows: list[SweepRow] = [_relabelled(row, labels) for row in sweep["rows"] if row["set"] == name]
             seen = {(row["model"], *_key(row)) for row in group.rows}
             for row in rows:
                 given = (row["model"], *_key(row))
@@ -128,5 +128,5 @@ def _merge_examples(
     return added
 
 
-def _key(row: Row) -> _Key:
-    return row["set"], row["protocol"], size_text(row["size"])
+def _key(row: SweepRow) -> _Key:
+    return row["set"], row["protocol"], size_label(row["size"])

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from anyres.evaluation.rows import NATIVE, Row, frontier, line_name, lines, protocol_text, si, size_text
+from anyres.evaluation.rows import NATIVE, SweepRow, frontier, line_name, lines, protocol_text, si, size_label
 from anyres.report.canvas import Theme, legend, new_figure, titles
 from anyres.report.plots import Panel
 
@@ -30,7 +30,7 @@ def pareto_figure(panel: Panel, theme: Theme) -> Figure:
         points: list[_Point] = [(float(row["macs"]), row["top1"]) for row in panel.rows]
         costs, best = [cost for cost, _ in points], frontier(points)
         handles += _draw_frontier(ax, [points[i] for i in best], max(costs), theme)
-        at: dict[_Point, list[Row]] = {}
+        at: dict[_Point, list[SweepRow]] = {}
         for i in best:
             at.setdefault(points[i], []).append(panel.rows[i])
         texts = {point: _text(rows) for point, rows in at.items()}
@@ -74,7 +74,7 @@ def places(texts: dict[_Point, str], points: Sequence[_Point]) -> dict[_Point, s
     return found
 
 
-def _draw_line(ax: Axes, line: Sequence[Row], name: str, colour: str) -> list[Any]:
+def _draw_line(ax: Axes, line: Sequence[SweepRow], name: str, colour: str) -> list[Any]:
     """One model and protocol: a line through the square sizes, diamonds for others, crosses for images resized."""
     native = line[0]["protocol"] == NATIVE
     style: Any = {"color": colour, "alpha": 0.85, "markersize": 5, "linewidth": 1, "label": name}
@@ -99,12 +99,12 @@ def _draw_frontier(ax: Axes, best: Sequence[_Point], end: float, theme: Theme) -
     return [*drawn, ax.scatter(xs, ys, label="on the frontier: size of the image", **rings)]
 
 
-def _text(rows: Sequence[Row]) -> str:
+def _text(rows: Sequence[SweepRow]) -> str:
     """The sizes of the rows at one point, each with the other size that it is resized to."""
     names = list(dict.fromkeys(_size(row) for row in rows))
     return ", ".join(names) if len(names) <= 2 else f"{names[0]} and {len(names) - 1} more"
 
 
-def _size(row: Row) -> str:
-    own, target = size_text(row["size"]), protocol_text(row["protocol"]).split(" ")[-1]
+def _size(row: SweepRow) -> str:
+    own, target = size_label(row["size"]), protocol_text(row["protocol"]).split(" ")[-1]
     return own if target in (NATIVE, own) else f"{own} → {target}"

@@ -20,7 +20,7 @@ from matplotlib.image import imread
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MultipleLocator
 
-from anyres.evaluation.rows import NATIVE, Row, bytes_text, line_name, lines, si, side, size_text
+from anyres.evaluation.rows import NATIVE, SweepRow, bytes_text, line_name, lines, si, side, size_label
 from anyres.report.canvas import Theme, legend, log_y, new_figure, resolution_axis, style, titles
 from anyres.report.paper import FIGURE_1_VITAR_B, RESOLUTIONS, TABLE_1
 
@@ -37,7 +37,7 @@ class Panel:
     """What one set of images shows: its title, rows and models; `order` gives every model of the report its colour."""
 
     title: str
-    rows: Sequence[Row]
+    rows: Sequence[SweepRow]
     models: Mapping[str, Mapping[str, Any]]
     order: Sequence[str]
 
@@ -72,7 +72,7 @@ def measure_figure(panel: Panel, theme: Theme, what: str) -> Figure:
     return figure
 
 
-def _latency_band(row: Row) -> tuple[float, float]:
+def _latency_band(row: SweepRow) -> tuple[float, float]:
     """Median to p95; nothing for images resized to one size, which are one measurement and would be one wide bar."""
     times = row["latency_ms"]
     return times["p50"], times["p95"] if row["protocol"] == NATIVE else times["p50"]
@@ -151,7 +151,7 @@ def example_figure(examples: Sequence[Mapping[str, Any]], order: Sequence[str], 
             ax.imshow(
                 image, extent=(x, x + image.shape[1], 0, image.shape[0]), aspect="auto", interpolation="nearest", **grey
             )
-            ax.text(start + column / 2, -18, size_text(example["size"]), ha="center", color=theme.muted, fontsize=9)
+            ax.text(start + column / 2, -18, size_label(example["size"]), ha="center", color=theme.muted, fontsize=9)
             for number, model in enumerate(models):
                 if model in example["predictions"]:
                     name, _ = example["predictions"][model]
@@ -175,8 +175,8 @@ def _draw_lines(
     ax: Axes,
     panel: Panel,
     theme: Theme,
-    value: Callable[[Row], float],
-    band: Callable[[Row], tuple[float, float]] | None,
+    value: Callable[[SweepRow], float],
+    band: Callable[[SweepRow], tuple[float, float]] | None,
 ) -> None:
     """One line per (model, protocol) through the square sizes; other sizes as diamonds."""
     handles: list[Line2D] = []

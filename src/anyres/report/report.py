@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anyres.costs.cost import macs_by_part
-from anyres.evaluation.rows import bytes_text, check_sweep, protocol_text, si, side, size_text
+from anyres.evaluation.rows import bytes_text, check_sweep, protocol_text, si, side, size_label
 from anyres.files import write_atomically
 from anyres.models.presets import get_config
 from anyres.report.findings import findings
@@ -137,7 +137,7 @@ def _html(title: str, sets: Sequence[ImageSet], pictures: dict[str, bytes]) -> s
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"size": size_text, "si": si, "bytes": bytes_text, "protocol": protocol_text, "side": side}
+    environment.filters |= {"size": size_label, "si": si, "bytes": bytes_text, "protocol": protocol_text, "side": side}
     drawn = [group for group in sets if group.rows]  # of the others the page lists what was left out, and why
     text = (resources.files("anyres.report") / "templates" / "report.html").read_text(encoding="utf-8")
     return environment.from_string(text).render(

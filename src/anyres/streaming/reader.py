@@ -14,7 +14,7 @@ _PAUSE = 0.1  # seconds before the first retry; doubled for each further one
 _LUMA = (19595, 38470, 7471)  # ITU-R 601 in 1/65536, as Pillow rounds it
 
 
-class Reader:
+class RegionReader:
     """Reads regions of a source as normalised tensors. Several threads may read at once.
 
     Integers are scaled by their type's maximum and normalised with mean and standard deviation, as `to_tensor` does;

@@ -23,7 +23,7 @@ from anyres.layers.recompute import merge_recomputing
 from anyres.layers.stages import Piece
 from anyres.layers.stem import complete_patches
 from anyres.models.vitar import Features, ViTAR
-from anyres.streaming.reader import Reader
+from anyres.streaming.reader import RegionReader
 from anyres.streaming.sources import Source, open_source
 from anyres.streaming.unfinished import Unfinished, identify
 
@@ -82,7 +82,7 @@ def stream(
         opened = open_source(source, level=level)
         if opened is not source:  # what the caller has opened stays open
             stack.callback(opened.close)
-        reader = Reader(opened, mean=config.mean, std=config.std, channels=config.in_channels, retries=retries)
+        reader = RegionReader(opened, mean=config.mean, std=config.std, channels=config.in_channels, retries=retries)
         if with_graph:
             weakref.finalize(reader, stack.pop_all().close)  # the graph reads again, and lives as long as it likes
             return _with_graph(model, reader, positions, progress)
@@ -102,7 +102,7 @@ def stream(
             return replace(features, counts=merging.counts())
 
 
-def _with_graph(model: ViTAR, reader: Reader, positions: int | None, progress: bool) -> Features:
+def _with_graph(model: ViTAR, reader: RegionReader, positions: int | None, progress: bool) -> Features:
     """Features whose `backward()` reads the image once more."""
     merging = model.pieces(*reader.size, positions=positions)
 
@@ -132,7 +132,7 @@ class _Work:
 
     model: ViTAR
     merging: PieceMerger
-    reader: Reader
+    reader: RegionReader
     mask: Tensor | None
     is_background: IsBackground | None
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from anyres.data.own_aspect import MOST, own_size
+from anyres.data.own_aspect import MOST, whole_patch_size
 from anyres.data.transforms import train_transform
 from anyres.errors import check_choice
 from anyres.layers.stem import token_grid
@@ -212,7 +212,7 @@ def _extreme_sizes(config: PretrainConfig, patch_size: int) -> list[Size]:
     """The sizes with the fewest cells among all that images can have; larger ones have no fewer."""
     sizes = config.parsed_sizes()
     if config.own_aspect:
-        return [own_size(size, shape, patch_size) for size in sizes for shape in ((1, 1), (1, MOST), (MOST, 1))]
+        return [whole_patch_size(size, shape, patch_size) for size in sizes for shape in ((1, 1), (1, MOST), (MOST, 1))]
     return [stretched(size, factor) for size in sizes for factor in (1.0, *config.aspect)]
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional
 from tqdm import tqdm
 
-from anyres.data.coco import CocoImages, Target, find_split
+from anyres.data.coco import CocoImages, Target, find_coco_split
 from anyres.data.coco_masks import mask_tools
 from anyres.data.detection import AnnotatedReader, DetectionBatch, DetectionStream, spread
 from anyres.errors import UnreadableImageError
@@ -169,7 +169,7 @@ class DetectionTask:
 
 
 def _training_images(config: DetectionConfig, masks: bool) -> CocoImages:
-    found = find_split(config.data, "train")
+    found = find_coco_split(config.data, "train")
     if found is None:
         raise ValueError(
             f"{config.data} has no annotations to learn from; expected is annotations/instances_train*.json with "
@@ -179,7 +179,7 @@ def _training_images(config: DetectionConfig, masks: bool) -> CocoImages:
 
 
 def _validation_images(config: DetectionConfig, train: CocoImages) -> CocoImages | None:
-    found = find_split(config.data, "val")
+    found = find_coco_split(config.data, "val")
     if found is not None:
         AveragePrecision()  # fails now, if what it needs is not installed, rather than after hours
         return _reported(CocoImages(*found, masks=train.masks, categories=train.categories))

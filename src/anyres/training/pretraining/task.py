@@ -19,7 +19,7 @@ from anyres.data.folder import ImageFiles
 from anyres.data.loader import TrainingStream, evaluation_batches
 from anyres.data.own_aspect import OwnAspect
 from anyres.data.transforms import Transform, eval_transform
-from anyres.data.workers import Reader
+from anyres.data.workers import ImageReader
 from anyres.errors import UnreadableImageError
 from anyres.models.mae import MaskedAutoencoder
 from anyres.models.presets import get_mae_config
@@ -160,7 +160,7 @@ class PretrainTask:
     def _readable(self) -> Iterator[tuple[int, Image.Image]]:
         """Images to draw and their places, in an order that follows from the seed; unreadable ones are passed over."""
         folder = self.folder if self.validation is None else self.validation
-        read = Reader(folder.paths, self.config.max_pixels, self.settings.in_channels)
+        read = ImageReader(folder.paths, self.config.max_pixels, self.settings.in_channels)
         for index in permutation(self.config.seed, 0, len(folder)):
             with suppress(UnreadableImageError):
                 yield index, read(index)
