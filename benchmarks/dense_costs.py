@@ -26,8 +26,8 @@ from torchvision.ops import FeaturePyramidNetwork
 
 from anyres.costs.cost import macs_by_part, window_pairs
 from anyres.costs.cost_dense import decoder_parts, padded_size
+from anyres.layers.merge_plan import token_grid
 from anyres.layers.pyramid import TapPyramid
-from anyres.layers.stem import token_grid
 from anyres.models.presets import create_model
 from anyres.models.vitar import ViTARConfig
 

@@ -12,9 +12,8 @@ import torch
 from dense_variants import VARIANTS, Task, Variant
 
 from anyres.costs.cost import cost
+from anyres.data.augment import ScaleJitter, SegmentAugment
 from anyres.data.dense_scenes import write_dense
-from anyres.data.detection_augment import ScaleJitter
-from anyres.data.segmentation_stream import SegmentAugment
 from anyres.models.presets import create_model
 from anyres.recipes import fast_precision
 from anyres.training.config import parse_option

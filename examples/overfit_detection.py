@@ -10,9 +10,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from anyres.data.augment import ScaleJitter
 from anyres.data.coco import CocoImages
 from anyres.data.dense_scenes import write_dense
-from anyres.data.detection_augment import ScaleJitter
 from anyres.metrics.detection import evaluate_detector
 from anyres.models.detector import load_detector
 from anyres.predict.detect import DetectConfig, find_objects

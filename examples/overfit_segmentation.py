@@ -11,9 +11,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from anyres.data.augment import SegmentAugment
 from anyres.data.dense_scenes import write_dense
 from anyres.data.segmentation import SegmentationFolder
-from anyres.data.segmentation_stream import SegmentAugment
 from anyres.metrics.segmentation import evaluate_segmenter
 from anyres.models.segmenter import load_segmenter
 from anyres.predict.segment import SegmentConfig, segment

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from anyres.recipes import SWEEP_SIZES, DemoConfig, demo, demo_training
+from anyres.recipes import SWEEP_SIZES, DemoConfig, demo_training
+from anyres.recipes.demo import demo
 
 
 def test_the_two_models_differ_in_what_they_claim_to_differ_in():

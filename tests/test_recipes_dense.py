@@ -7,15 +7,14 @@ import pytest
 
 from anyres import cli
 from anyres.costs.cost import cost
-from anyres.data.detection_augment import MultiScale
+from anyres.data.augment import MultiScale
 from anyres.models.detector_config import get_detector_config
 from anyres.models.presets import create_model
 from anyres.models.segmenter_config import get_segmenter_config
 from anyres.models.weights.files import save_mae, save_model
 from anyres.models.weights.initial import read_initial
 from anyres.recipes import RECIPES, RecipeConfig, describe, expected_macs, recipe, training_hours
-from anyres.recipes.dense import RECIPES as DENSE
-from anyres.recipes.dense import STARTS, ade20k, ade20k_mae, coco_large_jitter, coco_multi_scale
+from anyres.recipes.dense import RECIPES as DENSE, STARTS, ade20k, ade20k_mae, coco_large_jitter, coco_multi_scale
 from anyres.recipes.hours import drawn_sizes
 from anyres.recipes.imagenet import BASE_RATE, SMALL_RATE
 from anyres.training.detection.config import DetectionConfig

@@ -19,13 +19,14 @@ from anyres.data.dense_scenes import write_dense
 from anyres.errors import check_choice
 from anyres.evaluation.evaluate import EvaluateConfig, evaluate
 from anyres.evaluation.sweep import SweepConfig, sweep
-from anyres.layers.stem import token_grid
+from anyres.layers.merge_plan import token_grid
 from anyres.models.presets import get_config, list_models
 from anyres.predict.classify import PredictConfig, predict
 from anyres.predict.detect import DetectConfig, find_objects
 from anyres.predict.encode import EncodeConfig, encode
 from anyres.predict.segment import SegmentConfig, segment
-from anyres.recipes import DemoConfig, RecipeConfig, demo, describe, recipe
+from anyres.recipes import DemoConfig, RecipeConfig, describe, recipe
+from anyres.recipes.demo import demo
 from anyres.report.plan_image import draw_plan
 from anyres.training.classification.config import TrainConfig
 from anyres.training.detection.config import DetectionConfig

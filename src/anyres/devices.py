@@ -1,8 +1,22 @@
 """Names of devices: one vocabulary for training, evaluation and prediction."""
 
-import torch
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from anyres.errors import unknown
+
+if TYPE_CHECKING:
+    import torch
+
+
+def check_device(text: str) -> None:
+    """Raises ValueError, with the nearest names, for the name of a device that there is not, or not on this machine.
+
+    What every machine has is known without torch, which takes seconds to import.
+    """
+    if text not in ("auto", "cpu"):
+        resolve_device(text)
 
 
 def resolve_device(text: str) -> torch.device:
@@ -10,6 +24,8 @@ def resolve_device(text: str) -> torch.device:
 
     Raises ValueError, with the nearest names, for anything else and for a device that this machine lacks.
     """
+    import torch
+
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if text == "auto":
         return torch.device("cuda" if gpus else "cpu")

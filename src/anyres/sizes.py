@@ -81,3 +81,10 @@ def stretched(size: Size, factor: float) -> Size:
     """The size with its width / height multiplied by `factor` and its area kept, in whole pixels from 1 up."""
     height, width = size
     return max(1, round(height / math.sqrt(factor))), max(1, round(width * math.sqrt(factor)))
+
+
+def fitted(size: Sequence[int], short: int, long: int) -> Size:
+    """The size of an image whose short side becomes `short`, or less where the long side would exceed `long`."""
+    height, width = size
+    factor = min(short / min(height, width), long / max(height, width))
+    return max(1, round(height * factor)), max(1, round(width * factor))

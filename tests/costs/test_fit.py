@@ -5,8 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from anyres.costs.calibrate import calibration_shapes
 from anyres.costs.fit import Constants, CostModel, Counts, fit, non_negative_least_squares

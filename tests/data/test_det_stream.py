@@ -11,9 +11,10 @@ from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
+from anyres.data.augment import MultiScale, ScaleJitter
 from anyres.data.coco import CocoImages
 from anyres.data.detection import AnnotatedReader, DetectionStream, spread
-from anyres.data.detection_augment import MultiScale, ScaleJitter, on_canvas
+from anyres.data.detection_augment import augmented, on_canvas
 from anyres.data.schedule import ResolutionSchedule
 from anyres.errors import UnreadableImageError
 
@@ -34,16 +35,16 @@ def rectangles(size, boxes):
 
 def test_at_scale_one_nothing_changes_and_a_flip_mirrors():
     image, target = rectangles((21, 34), [(0, 0, 34, 21), (3, 5, 10, 20), (30, 1, 34, 9)])
-    same, found = ScaleJitter(scale=(1.0, 1.0), hflip=0.0)(image, target, (21, 34), FILL)
+    same, found = augmented(ScaleJitter(scale=(1.0, 1.0), hflip=0.0), image, target, (21, 34), FILL)
     assert torch.equal(same, image / 255) and all(torch.equal(found[name], target[name]) for name in target)
-    mirrored, turned = ScaleJitter(scale=(1.0, 1.0), hflip=1.0)(image, target, (21, 34), FILL)
+    mirrored, turned = augmented(ScaleJitter(scale=(1.0, 1.0), hflip=1.0), image, target, (21, 34), FILL)
     assert torch.equal(mirrored, same.flip(-1)) and torch.equal(turned["masks"], target["masks"].flip(-1))
     assert turned["boxes"].tolist() == [[0, 0, 34, 21], [24, 5, 31, 20], [0, 1, 4, 9]]
 
 
 def test_a_smaller_image_is_padded_at_the_right_and_below():
     image, target = rectangles((20, 40), [(4, 2, 40, 20)])
-    canvas, found = ScaleJitter(scale=(0.5, 0.5), hflip=0.0)(image, target, (50, 40), FILL)
+    canvas, found = augmented(ScaleJitter(scale=(0.5, 0.5), hflip=0.0), image, target, (50, 40), FILL)
     assert canvas.shape == (3, 50, 40) and found["boxes"].tolist() == [[2, 1, 20, 10]]
     assert torch.equal(canvas[:, 10:], torch.tensor(FILL)[:, None, None].expand(3, 40, 40))
     assert torch.equal(canvas[:, :10, 20:], torch.tensor(FILL)[:, None, None].expand(3, 10, 20))
@@ -59,7 +60,7 @@ def test_boxes_and_masks_stay_together_and_masks_are_those_of_resizing_and_cropp
     boxes = [(x0, y0, x1 + 1, y1 + 1) for (y0, x0), (y1, x1) in corners.tolist()]
     image, target = rectangles((32, 46), boxes)
     torch.manual_seed(seed)
-    canvas, found = ScaleJitter(hflip=0.5)(image, target, size, FILL)
+    canvas, found = augmented(ScaleJitter(hflip=0.5), image, target, size, FILL)
     torch.manual_seed(seed)
     scale, down, across, flip = torch.rand(4, dtype=torch.float64).tolist()
     factor = (0.1 + 1.9 * scale) * min(size[0] / 32, size[1] / 46)
@@ -93,7 +94,7 @@ def test_a_cut_box_becomes_that_of_what_is_left_of_its_mask():
     jitter, seen = ScaleJitter(scale=(2.0, 2.0), hflip=0.0), set()
     for seed in range(30):
         torch.manual_seed(seed)
-        _, found = jitter(image, target, (20, 20), FILL)
+        _, found = augmented(jitter, image, target, (20, 20), FILL)
         for mask, box in zip(found["masks"], found["boxes"].tolist(), strict=True):
             rows, cols = mask.any(1).nonzero().flatten(), mask.any(0).nonzero().flatten()
             assert box == [cols[0], rows[0], cols[-1] + 1, rows[-1] + 1]
@@ -149,7 +150,7 @@ def test_multi_scale_moves_all_as_torchvision_moves_its_tensors(seed, shape):
     image, target = rectangles(shape, boxes)
     image = torch.from_numpy(random.integers(0, 256, (3, *shape), dtype=np.uint8))
     torch.manual_seed(seed)
-    seen, found = SMALL(image, target, (37, 51), FILL)
+    seen, found = augmented(SMALL, image, target, (37, 51), FILL)
     torch.manual_seed(seed)
     steps, flips = steps_of(SMALL, *shape, (37, 51))
     theirs, masks = tv_tensors.Image(image), target["masks"]
@@ -179,7 +180,7 @@ def test_multi_scale_without_crops_has_torchvisions_boxes_exactly():
     augment, sizes = MultiScale(shortest=20, spacing=5, crop_prob=0.0, most=99), set()
     for seed in range(20):
         torch.manual_seed(seed)
-        seen, found = augment(image, target, (35, 48), FILL)
+        seen, found = augmented(augment, image, target, (35, 48), FILL)
         torch.manual_seed(seed)
         _, flips = steps_of(augment, 33, 47, (35, 48))
         theirs = tv_tensors.BoundingBoxes(target["boxes"], format="XYXY", canvas_size=(33, 47))
@@ -199,7 +200,7 @@ def test_the_recipe_of_multi_scale_training():
     sizes = []
     for seed in range(24):
         torch.manual_seed(seed)
-        sizes.append(tuple(augment(image, target, (800, 1333), FILL)[0].shape[1:]))
+        sizes.append(tuple(augmented(augment, image, target, (800, 1333), FILL)[0].shape[1:]))
     assert all(max(size) <= 1024 and 384 <= min(size) <= 800 for size in sizes)
     whole = {(side, min(round(side * 4 / 3), 1024)) for side in augment.sides((800, 1333))}
     assert 5 < sum(size in whole for size in sizes) < 19

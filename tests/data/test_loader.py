@@ -6,10 +6,11 @@ import pytest
 import torch
 from PIL import Image
 
+from anyres.data.augment import TrainAugment
 from anyres.data.folder import ImageFolder
 from anyres.data.loader import TrainingStream, evaluation_batches
 from anyres.data.schedule import EverySize, ResolutionSchedule
-from anyres.data.transforms import TrainAugment, eval_transform
+from anyres.data.transforms import eval_transform
 from anyres.errors import UnreadableImageError
 from anyres.sizes import SideRange
 

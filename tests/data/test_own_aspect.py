@@ -4,15 +4,15 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from PIL import Image
 
+from anyres.data.augment import TrainAugment
 from anyres.data.folder import ImageFiles
 from anyres.data.loader import TrainingStream, evaluation_batches
 from anyres.data.own_aspect import MOST, OwnAspect, OwnAspectCrop, whole_patch_size
 from anyres.data.schedule import ResolutionSchedule
-from anyres.data.transforms import TrainAugment, eval_transform, train_transform
+from anyres.data.transforms import eval_transform, train_transform
 from anyres.seeds import seeded
 
 PLAIN = TrainAugment(scale=(1, 1), ratio=(1, 1), hflip=0, auto_augment=None, erasing=0)

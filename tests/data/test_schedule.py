@@ -3,8 +3,7 @@ import random
 from collections import Counter
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from anyres.data.schedule import EverySize, ResolutionSchedule
 from anyres.seeds import key

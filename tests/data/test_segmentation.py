@@ -5,9 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
+from anyres.data.augment import SegmentAugment
 from anyres.data.schedule import ResolutionSchedule
 from anyres.data.segmentation import IGNORE, Labelled, SegmentationFolder, class_names, described, read_mask
-from anyres.data.segmentation_stream import SegmentationStream, SegmentAugment, augmented, bounded_aspect_size, resized
+from anyres.data.segmentation_stream import SegmentationStream, augmented, bounded_aspect_size, resized
 from anyres.errors import UnreadableImageError
 from anyres.seeds import key, seeded
 

@@ -4,12 +4,12 @@ import random
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from PIL import Image
 from torchvision.transforms import v2
 
-from anyres.data.transforms import TrainAugment, eval_transform, to_tensor, train_transform
+from anyres.data.augment import TrainAugment
+from anyres.data.transforms import eval_transform, to_tensor, train_transform
 from anyres.seeds import seeded
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -8,10 +8,7 @@ import torch
 from PIL import Image
 
 from anyres.costs.memory import is_out_of_memory
-from anyres.evaluation import identity as identity_module
-from anyres.evaluation import measure
-from anyres.evaluation import subject as subject_module
-from anyres.evaluation import sweep as sweep_module
+from anyres.evaluation import identity as identity_module, measure, subject as subject_module, sweep as sweep_module
 from anyres.evaluation.sweep import SweepConfig, sweep
 from anyres.models.vitar import ViTAR, ViTARConfig
 from anyres.models.weights.files import save_model

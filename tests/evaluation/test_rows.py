@@ -1,8 +1,7 @@
 """Wilson intervals, the Pareto frontier and the way numbers are written."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from anyres.evaluation.rows import (
     bytes_text,

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from anyres.layers.masking import hidden_cells, to_patches, visible_count
+from anyres.layers.masking import hidden_cells, to_patches
 from anyres.layers.merge_plan import MergePlan
+from anyres.layers.options import visible_count
 
 
 @pytest.mark.parametrize(

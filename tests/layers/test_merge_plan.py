@@ -1,8 +1,7 @@
 """The plan: the chains that must come out, and what holds for every size."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from anyres.layers import MergePlan
 

@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from anyres.layers import AdaptiveTokenMerger, AveragePoolMerger, GridAttention, Level, MergePlan
 

@@ -3,11 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from anyres.layers import ConvStem, PatchStem
-from anyres.layers.stem import complete_patches, stage_factors, token_grid
+from anyres.layers.merge_plan import token_grid
+from anyres.layers.stem import complete_patches, stage_factors
 
 
 @given(height=st.integers(1, 50), width=st.integers(1, 50), patch=st.sampled_from([1, 4, 7, 14, 16]))

@@ -7,7 +7,8 @@ import torch
 from timm.layers import Attention
 
 import anyres
-from anyres.layers.windows import in_windows, usual_global_blocks
+from anyres.layers.options import usual_global_blocks
+from anyres.layers.windows import in_windows
 from anyres.models.config import ViTARConfig
 
 TINY = {"width": 24, "heads": 2, "depth": 4, "patch_size": 4, "grid": 5, "num_classes": 0}

@@ -12,6 +12,7 @@ import tifffile
 import torch
 from PIL import ExifTags, Image
 
+from anyres.amounts import parse_bytes, show_bytes
 from anyres.costs.memory import peak_tensor_bytes
 from anyres.data.coco_masks import decode_mask, encode_mask
 from anyres.models.detector import Detector, load_detector, save_detector
@@ -24,7 +25,7 @@ from anyres.predict.detect_needs import DetectNeeds
 from anyres.predict.files_config import FilesConfig
 from anyres.predict.label_file import bands, write_label_rows
 from anyres.predict.label_maps import Inference, label_map
-from anyres.predict.memory_budget import fitting_windows, parse_bytes, show_bytes
+from anyres.predict.memory_budget import fitting_windows
 from anyres.predict.merge_windows import is_cut
 from anyres.predict.objects import Objects, objects_in
 from anyres.predict.overview import overview

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anyres.data.transforms import TrainAugment
+from anyres.data.augment import TrainAugment
 from anyres.training import TrainConfig
 
 MODEL_OPTIONS = ("patch_size=4", "grid=3x3", "width=16", "depth=2", "heads=2")

@@ -7,7 +7,7 @@ import signal
 import pytest
 import torch
 
-from anyres.data.transforms import TrainAugment
+from anyres.data.augment import TrainAugment
 from anyres.models.weights.files import load_model
 from anyres.training import train
 from anyres.training.checkpoint import NAME, load_checkpoint

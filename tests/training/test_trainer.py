@@ -4,8 +4,7 @@ import copy
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from anyres.training.classification.task import ClassificationTask
 from anyres.training.trainer import Trainer, pieces, torch_settings

@@ -20,8 +20,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from anyres.costs.cost_dense import decoder_parts, padded_size
 from anyres.costs.memory import peak_tensor_bytes
 from anyres.errors import check_choice, unknown
-from anyres.layers.merge_plan import Level, MergePlan, compose, largest_cell
-from anyres.layers.stem import stage_factors, token_grid
+from anyres.layers.merge_plan import Level, MergePlan, compose, largest_cell, token_grid
+from anyres.layers.stem import stage_factors
 from anyres.layers.token_merging import merge_count
 from anyres.models.mae import MaskedAutoencoder
 from anyres.models.mae_config import MAEConfig

@@ -20,9 +20,8 @@ import numpy as np
 
 from anyres.costs.cost import attended_pairs, macs_by_part
 from anyres.costs.probe import Shape
-from anyres.layers.merge_plan import Grid
+from anyres.layers.merge_plan import Grid, token_grid
 from anyres.layers.stages import make_stages
-from anyres.layers.stem import token_grid
 from anyres.models.config import ViTARConfig
 
 Terms = dict[str, float]

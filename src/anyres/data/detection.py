@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
+from anyres.data.augment import MultiScale, ScaleJitter
 from anyres.data.coco import CocoImages, Target
 from anyres.data.decode import MAX_PIXELS, check_max_pixels
-from anyres.data.detection_augment import MultiScale, ScaleJitter, on_canvas
+from anyres.data.detection_augment import augmented, on_canvas
 from anyres.data.schedule import Schedule
 from anyres.data.workers import ImageReader, Numbered, check_counts, run_in_order
 from anyres.errors import Unreadable, UnreadableImageError
@@ -80,7 +81,8 @@ class DetectionStream:
         for position in range(self.batch_size):
             image, index = self._sample(step * self.batch_size + position, skipped)
             with seeded(key(self.seed, step, position)):
-                found.append(self.augment(image, self.data.target(index, crowds=False), size, self.fill))
+                target = self.data.target(index, crowds=False)
+                found.append(augmented(self.augment, image, target, size, self.fill))
         canvas = max(image.shape[1] for image, _ in found), max(image.shape[2] for image, _ in found)
         images, targets = zip(*(on_canvas(image, target, canvas, self.fill) for image, target in found), strict=True)
         return DetectionBatch(step, canvas, torch.stack(images), list(targets), skipped)

@@ -6,8 +6,6 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-import torch
-
 from anyres.data.decode import IMAGE_SUFFIXES
 from anyres.errors import unknown
 from anyres.seeds import key
@@ -101,6 +99,8 @@ class ImageFolder(ImageFiles):
         """
         if not 0 < fraction <= 1:
             raise ValueError(f"fraction={fraction} given: allowed is above 0 up to 1")
+        import torch  # here, so that a list of files is made without it
+
         chosen: list[int] = []
         for label in range(len(self.classes)):
             places = [place for place, each in enumerate(self.labels) if each == label]

@@ -8,13 +8,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from anyres.data.augment import TrainAugment
 from anyres.data.batches import Batch, EvalBatch, View, stacked_if_alike
 from anyres.data.cache import DEFAULT_BYTES, ImageCache
 from anyres.data.decode import MAX_PIXELS, check_max_pixels
 from anyres.data.folder import ImageFiles
 from anyres.data.own_aspect import OwnAspectCrop
 from anyres.data.schedule import Schedule
-from anyres.data.transforms import TrainAugment, Transform, train_transform
+from anyres.data.transforms import Transform, train_transform
 from anyres.data.workers import ImageReader, Numbered, check_counts, run_in_order
 from anyres.errors import Unreadable, UnreadableImageError
 from anyres.seeds import key, permutation, seeded

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from PIL import Image
 from torch import Tensor
 
-from anyres.data.transforms import TrainAugment, resize_and_crop, to_tensor, train_transform
+from anyres.data.augment import TrainAugment
+from anyres.data.transforms import resize_and_crop, to_tensor, train_transform
 from anyres.sizes import Size
 
 MOST = 4

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
+from anyres.data.augment import SegmentAugment
 from anyres.data.schedule import Schedule
 from anyres.data.segmentation import IGNORE, Labelled, SegmentationFolder
 from anyres.data.transforms import to_tensor
@@ -22,29 +23,6 @@ LONGEST = 4
 """Longest side of a resized image, in short sides of the size asked for (mmsegmentation: 2048 for 512)."""
 
 _TRIES = 10  # crops that may be drawn until one is not of a single class
-
-
-@dataclass(frozen=True, kw_only=True)
-class SegmentAugment:
-    """Augmentation of training images and their masks. The defaults are mmsegmentation's for ADE20K."""
-
-    scale: tuple[float, float] = (0.5, 2.0)
-    """factor on the size of the image, before so much as the step's size is cut from it"""
-    cat_max_ratio: float = 0.75
-    """largest share of one class in a crop, if ten draws allow; 1 takes the first crop"""
-    hflip: float = 0.5
-    """probability of a flip left to right"""
-    photometric: bool = True
-    """changes of brightness, contrast, saturation and hue, each with probability 1/2"""
-
-    def __post_init__(self) -> None:
-        low, high = self.scale
-        if not 0 < low <= high < float("inf"):
-            raise ValueError(f"scale=({low}, {high}) given: allowed is 0 < low <= high")
-        if not 0 < self.cat_max_ratio <= 1:
-            raise ValueError(f"cat_max_ratio={self.cat_max_ratio} given: allowed is above 0 up to 1")
-        if not 0 <= self.hflip <= 1:
-            raise ValueError(f"hflip={self.hflip} given: allowed is a probability, 0 to 1")
 
 
 @dataclass(frozen=True, kw_only=True)

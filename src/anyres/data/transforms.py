@@ -4,59 +4,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from timm.data import auto_augment, create_transform
 from torch import Tensor
 
+from anyres.data.augment import TrainAugment
 from anyres.sizes import Size, parse_size
 
 Transform = Callable[[Image.Image], Tensor]
 
 _MODES = {1: "L", 3: "RGB"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainAugment:
-    """Augmentation of training images, carried out by timm. The defaults are DeiT's."""
-
-    scale: tuple[float, float] = (0.08, 1.0)
-    """area of the random crop, as a fraction of the image"""
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    """width / height of the random crop"""
-    hflip: float = 0.5
-    """probability of a flip left to right"""
-    vflip: float = 0.0
-    """probability of a flip upside down"""
-    color_jitter: float = 0.0
-    """strength of brightness, contrast and saturation changes; only without auto_augment, or with "3a" in it"""
-    auto_augment: str | None = "rand-m9-mstd0.5-inc1"
-    """timm's description of RandAugment, AugMix or AutoAugment; None for none"""
-    erasing: float = 0.25
-    """probability of erasing a random rectangle"""
-    interpolation: Literal["bicubic", "bilinear", "random"] = "bicubic"
-    """how the crop is resized"""
-
-    def __post_init__(self) -> None:
-        for name, most in (("scale", 1.0), ("ratio", float("inf"))):
-            low, high = getattr(self, name)
-            if not 0 < low <= high <= most:
-                raise ValueError(f"{name}=({low}, {high}) given: allowed is 0 < low <= high <= {most}")
-        for name in ("hflip", "vflip", "erasing"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)} given: allowed is a probability, 0 to 1")
-        if self.color_jitter < 0:
-            raise ValueError(f"color_jitter={self.color_jitter} given: allowed is 0 and more")
-        if self.color_jitter and self.auto_augment and "3a" not in self.auto_augment:  # timm switches it off
-            raise ValueError(
-                f"color_jitter={self.color_jitter} has no effect beside auto_augment={self.auto_augment!r}: "
-                "allowed is one of them, the other 0 or None"
-            )
-        if self.interpolation not in ("bicubic", "bilinear", "random"):
-            raise ValueError(f"interpolation={self.interpolation!r} given: allowed are bicubic, bilinear and random")
 
 
 def train_transform(size: Size, augment: TrainAugment, mean: Sequence[float], std: Sequence[float]) -> Transform:
@@ -69,6 +29,8 @@ def train_transform(size: Size, augment: TrainAugment, mean: Sequence[float], st
 
 @lru_cache(maxsize=256)
 def _train_transform(size: Size, augment: TrainAugment, mean: tuple[float, ...], std: tuple[float, ...]) -> Transform:
+    from timm.data import auto_augment, create_transform  # a second, which prediction does not need
+
     jitter: Any = (
         augment.color_jitter or None
     )  # timm takes None for no such step, though its annotation does not say so
@@ -87,6 +49,8 @@ def _train_transform(size: Size, augment: TrainAugment, mean: tuple[float, ...],
 
 def _posterize(image: Image.Image, bits_to_keep: int, **_: object) -> Image.Image:
     """timm's operation, which asks for 0 bits at the highest magnitude; Pillow 13 refuses that, so one bit is kept."""
+    from timm.data import auto_augment
+
     return auto_augment.posterize(image, max(bits_to_keep, 1))
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from anyres.data.decode import MAX_PIXELS
-from anyres.data.transforms import EvalTransform, eval_transform
-from anyres.devices import resolve_device
+from anyres.devices import check_device
 from anyres.errors import check_choice
 from anyres.sizes import Size, parse_size
+
+if TYPE_CHECKING:
+    from anyres.data.transforms import EvalTransform
 
 ResizeTo = Literal["smallest", "largest", "none"]
 Precision = Literal["float32", "bfloat16"]
@@ -87,7 +89,7 @@ class SweepConfig:
             raise ValueError(f"latency_seconds={self.latency_seconds}, max_macs={self.max_macs}; allowed: above 0")
         if (self.keep_aspect or self.squash) and self.crop_ratio not in (0.875, 1.0):
             raise ValueError(f"crop_ratio={self.crop_ratio} has no effect with keep_aspect or squash; leave it out")
-        resolve_device(self.device)
+        check_device(self.device)
         for size in self.parsed_sizes:
             self.transform(size)
 
@@ -97,6 +99,8 @@ class SweepConfig:
 
     def transform(self, size: Size) -> EvalTransform:
         """Pillow image -> (3, H, W) in 0..1: normalising is left to each model."""
+        from anyres.data.transforms import eval_transform  # needs torch, which a configuration does without
+
         mean, std = (0.0,) * 3, (1.0,) * 3
         return eval_transform(
             size, mean, std, crop_ratio=self.crop_ratio, keep_aspect=self.keep_aspect, squash=self.squash

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from timm.layers import Mlp
@@ -11,12 +11,7 @@ from torch import Tensor, nn
 from anyres.errors import check_choice
 from anyres.layers.cells import Axis, is_padding, places
 from anyres.layers.merge_plan import Level
-
-Padding = Literal["masked", "zeros"]
-
-
-Start = Literal["random", "mean"]
-
+from anyres.layers.options import Padding, Start
 
 Extent = tuple[float, float]
 """Patches per cell (along rows, along columns), on average over the grid."""

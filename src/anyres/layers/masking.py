@@ -5,31 +5,9 @@ from torch import Tensor
 
 from anyres.layers.counter_random import counter_uniform
 from anyres.layers.merge_plan import Grid, MergePlan
-
-LEAST_CELLS = 4
+from anyres.layers.options import visible_count
 
 _MASK = 0x4D41534B  # keeps the draws of masks apart from all others
-_ROUNDING = 1e-6
-
-
-def visible_count(grid: Grid, ratio: float) -> int:
-    """How many of a grid's cells stay visible: a share of 1 - `ratio`, rounded down (as in MAE).
-
-    Raises:
-        ValueError: fewer than four cells, or none that stays visible or none that is hidden.
-    """
-    cells = grid[0] * grid[1]
-    given = f"the grid has {grid[0]}x{grid[1]} cells"
-    if cells < LEAST_CELLS:
-        raise ValueError(f"{given}; masking needs at least {LEAST_CELLS}: give larger images or smaller patches.")
-    visible = int(cells * (1 - ratio) + _ROUNDING)
-    if not 0 < visible < cells:
-        what = "visible" if visible <= 0 else "hidden"
-        low, high = 1 / cells, (cells - 1) / cells
-        raise ValueError(
-            f"mask_ratio is {ratio} and {given}, so that none is {what}; allowed here: {low:.3g} to {high:.3g}."
-        )
-    return visible
 
 
 def hidden_cells(keys: Tensor, grid: Grid, ratio: float) -> Tensor:

@@ -13,6 +13,11 @@ Grid = tuple[int, int]
 Boundaries = tuple[int, ...]
 
 
+def token_grid(height: int, width: int, patch_size: int) -> Grid:
+    """Rows and columns of patches that cover an image; the last ones may be completed."""
+    return -(-height // patch_size), -(-width // patch_size)
+
+
 def even_boundaries(size: int, cells: int) -> Boundaries:
     """Boundaries floor(i * size / cells + 1/2) for i = 0..cells: cells of nearly equal size, spread evenly."""
     return tuple((2 * i * size + cells) // (2 * cells) for i in range(cells + 1))

@@ -28,8 +28,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from anyres.layers.cells import Axis, cell_areas, cell_mean, cell_sum, is_padding, kept_tokens
-from anyres.layers.grid_attention import Extent, GridAttention, Padding, Start
+from anyres.layers.grid_attention import Extent, GridAttention
 from anyres.layers.merge_plan import Grid, Level, MergePlan
+from anyres.layers.options import Padding, Start
 
 
 def _check_size(x: Tensor, plan: MergePlan) -> None:

@@ -10,7 +10,7 @@ Coordinates are those of token centres, (2i + 1) / n - 1 in [-1, 1] on an axis o
 """
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
@@ -18,9 +18,8 @@ from torch import Tensor, nn
 
 from anyres.errors import check_choice
 from anyres.layers.counter_random import counter_uniform
+from anyres.layers.options import Interpolation
 from anyres.layers.region import Region
-
-Interpolation = Literal["bilinear", "bicubic", "timm"]
 
 
 def region_of(tokens: Tensor, region: Region | None) -> Region:

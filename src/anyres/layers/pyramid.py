@@ -1,10 +1,11 @@
 """Maps of several strides from a plain backbone, whose blocks all work at one stride."""
 
-import math
 from collections.abc import Sequence
 
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
+
+from anyres.layers.options import doublings
 
 
 class SimpleFeaturePyramid(nn.Module):
@@ -71,16 +72,6 @@ class TapPyramid(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """As many maps (B, D, rows, cols) as there are scales -> each at its scale."""
         return [level(x) for level, x in zip(self.levels, maps, strict=True)]
-
-
-def doublings(scale: float) -> int:
-    """How often a map is doubled (or, if negative, halved) for a scale. ValueError unless it is a power of two."""
-    if not 0 < scale < math.inf:
-        raise ValueError(f"scale is {scale:g}; allowed: powers of two, such as 4, 2, 1 and 0.5")
-    steps = round(math.log2(scale))
-    if 2.0**steps != scale:
-        raise ValueError(f"scale is {scale:g}; allowed: powers of two; nearest: {2.0**steps:g}")
-    return steps
 
 
 def rescale(width: int, steps: int, *, halve: bool) -> nn.Module:

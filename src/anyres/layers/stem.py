@@ -4,11 +4,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def token_grid(height: int, width: int, patch_size: int) -> tuple[int, int]:
-    """Rows and columns of patches that cover an image; the last ones may be completed."""
-    return -(-height // patch_size), -(-width // patch_size)
-
-
 def complete_patches(images: Tensor, patch_size: int) -> Tensor:
     """Completes the last row and column of patches by repeating the edge pixels. images: (B, C, H, W)."""
     height, width = images.shape[-2:]

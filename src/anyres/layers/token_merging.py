@@ -15,6 +15,7 @@ import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from anyres.layers.options import check_amount
 from anyres.layers.position import full_precision
 
 
@@ -37,16 +38,6 @@ def merge_count(amount: float, tokens: int) -> int:
     """
     count = round(amount * tokens) if amount < 1 else int(amount)
     return min(count, tokens // 2)
-
-
-def check_amount(amount: float) -> None:
-    """Raises ValueError unless `amount` is 0, a share below 1 or a whole number."""
-    if not 0 <= amount < float("inf") or (amount > 1 and amount != int(amount)):
-        nearest = max(round(amount), 0) if abs(amount) < float("inf") else 16
-        raise ValueError(
-            f"the amount of tokens to merge is {amount}; give 0 (none), a share between 0 and 1, or a whole number of "
-            f"tokens; nearest: {nearest}."
-        )
 
 
 def two_sets(x: Tensor, prefix: int) -> tuple[Tensor, Tensor]:

@@ -42,8 +42,3 @@ def _attended(attend: Callable[[Tensor], Tensor], part: Tensor, window: int) -> 
     sets = part.unflatten(2, (-1, width)).unflatten(1, (-1, height)).transpose(2, 3)  # (B, R, C, height, width, D)
     found = attend(sets.flatten(3, 4).flatten(0, 2)).view(sets.shape)
     return found.transpose(2, 3).reshape(batch, rows, cols, -1)
-
-
-def usual_global_blocks(depth: int) -> tuple[int, ...]:
-    """Four blocks spread evenly, counted from 0, the last of them the last block: of 12 those that ViTDet takes."""
-    return tuple(sorted({max(depth * part // 4 - 1, 0) for part in (1, 2, 3, 4)}))

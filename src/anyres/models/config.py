@@ -6,11 +6,8 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from anyres.errors import check_choice, unknown
-from anyres.layers.grid_attention import Padding, Start
 from anyres.layers.merge_plan import Grid, MergePlan
-from anyres.layers.position import Interpolation
-from anyres.layers.token_merging import check_amount
-from anyres.layers.windows import usual_global_blocks
+from anyres.layers.options import Interpolation, Padding, Start, check_amount, usual_global_blocks
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

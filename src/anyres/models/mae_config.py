@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from anyres.errors import check_choice
-from anyres.layers.masking import visible_count
-from anyres.layers.merge_plan import MergePlan
-from anyres.layers.stem import token_grid
+from anyres.layers.merge_plan import MergePlan, token_grid
+from anyres.layers.options import visible_count
 from anyres.models.config import Position, ViTARConfig
 
 Masking = Literal["cells", "patches"]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 from anyres.errors import check_choice
-from anyres.layers.pyramid import doublings
+from anyres.layers.options import doublings
 from anyres.models.config import ViTARConfig, override_around
 
 Decoder = Literal["upernet", "unmerge", "bilinear"]

@@ -16,12 +16,11 @@ from torch import Tensor, nn
 
 from anyres.errors import check_choice
 from anyres.layers.grid_attention import GridAttention
-from anyres.layers.merge_plan import Grid, MergePlan
+from anyres.layers.merge_plan import Grid, MergePlan, token_grid
 from anyres.layers.merging import AdaptiveTokenMerger
 from anyres.layers.pieces import PieceMerger, merge_in_pieces, piece_positions, pixels_of
 from anyres.layers.recompute import merge_recomputing
 from anyres.layers.shares import merge_with_shares
-from anyres.layers.stem import token_grid
 from anyres.layers.token_merging import Merged
 from anyres.models.config import ViTARConfig
 from anyres.models.images import Images, check_images, group_by

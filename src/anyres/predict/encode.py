@@ -14,8 +14,7 @@ from tyro.conf import Positional, arg
 from anyres.data.decode import MAX_PIXELS
 from anyres.devices import resolve_device
 from anyres.errors import check_choice
-from anyres.layers.merge_plan import Grid
-from anyres.layers.stem import token_grid
+from anyres.layers.merge_plan import Grid, token_grid
 from anyres.models.weights.files import load_model, model_digest
 from anyres.predict.encode_inputs import Input, digest, find_inputs, first_portion
 from anyres.predict.encoder import Encoder

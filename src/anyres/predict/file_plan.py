@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from anyres.amounts import show_bytes
 from anyres.data.decode import IMAGE_SUFFIXES, read_image, stored_size
 from anyres.errors import SourceError, UnreadableImageError
 from anyres.predict.files_config import FilesConfig
-from anyres.predict.memory_budget import MOST_AT_ONCE, Needs, decoding_bytes, fitting_windows, show_bytes
+from anyres.predict.memory_budget import MOST_AT_ONCE, Needs, decoding_bytes, fitting_windows
 from anyres.predict.sliding import starts, usual_step
 from anyres.sizes import Size
 from anyres.streaming.source_array import ArraySource

@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from anyres.amounts import parse_bytes
 from anyres.data.decode import MAX_PIXELS, check_max_pixels
 from anyres.data.folder import find_images
 from anyres.devices import resolve_device
-from anyres.predict.memory_budget import parse_bytes
 from anyres.sizes import Size, parse_size
 
 

@@ -1,8 +1,6 @@
 """How much memory a prediction may take, and the largest windows, and most of them at a time, that stay within it."""
 
 import ctypes
-import math
-import re
 import sys
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -12,37 +10,15 @@ from typing import Protocol
 import torch
 from PIL import ExifTags, Image
 
+from anyres.amounts import show_bytes
 from anyres.costs.memory import peak_tensor_bytes
 from anyres.sizes import Size
 
-_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _AROUND = 2**26  # bytes beside tensors: what libraries allocate once, and what lies between tensors
 _SCRATCH = 1.75  # times the tensors, since kernels need room of their own
 _PARTS = (1, 3 / 4, 1 / 2, 3 / 8, 1 / 4, 1 / 8)  # of the usual window that are tried
 
 MOST_AT_ONCE = 16
-
-
-def parse_bytes(text: str) -> int:
-    """Reads an amount of memory, such as "2GB" or "800 MB", with units of 1000 (or "GiB", of 1024).
-
-    Raises ValueError for anything else.
-    """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
-    unit = _UNITS.get(match[2].upper()) if match else None
-    amount = float(match[1]) * unit if match and unit else 0.0
-    if amount < 1:
-        near = f"; nearest: {match[1]}GB" if match and not match[2] and float(match[1]) else ""
-        raise ValueError(f"cannot read {text!r} as memory: allowed is a number with a unit, such as 2GB or 800MB{near}")
-    return int(amount)
-
-
-def show_bytes(count: float) -> str:
-    """Rounded up to three digits, such as "1.24GB", so that what is shown as enough is enough."""
-    unit = "GB" if count >= 1e9 else "MB"
-    value = count / _UNITS[unit]
-    digit = 10.0 ** (math.floor(math.log10(value)) - 2) if value > 0 else 1.0
-    return f"{float(f'{math.ceil(value / digit) * digit:.6g}'):g}{unit}"
 
 
 def decoding_bytes(path: Path, pixels: int) -> int:

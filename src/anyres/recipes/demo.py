@@ -12,8 +12,8 @@ from typing import Any, Literal
 import torch
 from tqdm import tqdm
 
+from anyres.data.augment import TrainAugment
 from anyres.data.synthetic import write_detail, write_glyphs
-from anyres.data.transforms import TrainAugment
 from anyres.evaluation.sweep import SweepConfig, sweep
 from anyres.training.classification.config import TrainConfig
 from anyres.training.engine import train

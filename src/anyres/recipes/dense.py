@@ -27,7 +27,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from anyres.data.detection_augment import MultiScale
+from anyres.data.augment import MultiScale
 from anyres.training.detection.config import DetectionConfig
 from anyres.training.segmentation.config import SegmentationConfig
 

@@ -10,7 +10,7 @@ from functools import lru_cache
 import torch
 
 from anyres.costs.cost import Convention, cost, macs_by_part, mae_macs_by_part
-from anyres.data.detection_augment import MultiScale, fitted
+from anyres.data.augment import MultiScale
 from anyres.data.schedule import EverySize
 from anyres.models.detector import Detector
 from anyres.models.detector_config import DetectorConfig, get_detector_config
@@ -19,7 +19,7 @@ from anyres.models.presets import get_config, get_mae_config
 from anyres.models.segmenter import Segmenter
 from anyres.models.segmenter_config import SegmenterConfig, get_segmenter_config
 from anyres.models.vitar import ViTARConfig
-from anyres.sizes import SideRange, Size, stretched
+from anyres.sizes import SideRange, Size, fitted, stretched
 from anyres.training.config import RunConfig
 from anyres.training.detection.config import DetectionConfig
 from anyres.training.pretraining.config import PretrainConfig

@@ -1,7 +1,19 @@
 """Training: `train(TrainConfig(...))` and `pretrain(PretrainConfig(...))` run, resume and finish a run folder."""
 
-from anyres.training.classification.config import TrainConfig
-from anyres.training.engine import TrainResult, pretrain, train
-from anyres.training.pretraining.config import PretrainConfig
+from typing import TYPE_CHECKING
 
-__all__ = ["PretrainConfig", "TrainConfig", "TrainResult", "pretrain", "train"]
+from anyres.lazy import attach
+
+if TYPE_CHECKING:
+    from anyres.training.classification.config import TrainConfig as TrainConfig
+    from anyres.training.engine import TrainResult as TrainResult, pretrain as pretrain, train as train
+    from anyres.training.pretraining.config import PretrainConfig as PretrainConfig
+else:
+    __getattr__, __dir__, __all__ = attach(
+        __name__,
+        {
+            "anyres.training.classification.config": ("TrainConfig",),
+            "anyres.training.engine": ("TrainResult", "pretrain", "train"),
+            "anyres.training.pretraining.config": ("PretrainConfig",),
+        },
+    )

@@ -10,7 +10,7 @@ from typing import Any
 from anyres.data.own_aspect import MOST, whole_patch_size
 from anyres.data.transforms import train_transform
 from anyres.errors import check_choice
-from anyres.layers.stem import token_grid
+from anyres.layers.merge_plan import token_grid
 from anyres.models.config import ViTARConfig
 from anyres.models.presets import MAE_PRESETS, PRESETS, get_config, get_mae_config
 from anyres.sizes import SideRange, Size, stretched

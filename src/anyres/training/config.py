@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 import torch
 
+from anyres.data.augment import TrainAugment
 from anyres.data.cache import DEFAULT_BYTES
 from anyres.data.decode import MAX_PIXELS
 from anyres.data.schedule import EverySize, ResolutionSchedule
-from anyres.data.transforms import TrainAugment
 from anyres.devices import resolve_device
 from anyres.sizes import SideRange, Size, parse_entry, parse_size
 

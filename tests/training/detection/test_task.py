@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
+from anyres.data.augment import MultiScale, ScaleJitter
 from anyres.data.coco import CocoImages
-from anyres.data.detection_augment import MultiScale, ScaleJitter
 from anyres.metrics.detection import evaluate_detector
 from anyres.models.detector import load_detector
 from anyres.models.presets import create_model

@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 
 from anyres.cli import main
+from anyres.data.augment import TrainAugment
 from anyres.data.decode import read_image
-from anyres.data.transforms import TrainAugment, eval_transform
+from anyres.data.transforms import eval_transform
 from anyres.models.weights.files import load_mae
 from anyres.seeds import key
 from anyres.training import PretrainConfig, TrainConfig, pretrain, train

@@ -7,8 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
+from anyres.data.augment import TrainAugment
 from anyres.data.decode import read_image
-from anyres.data.transforms import TrainAugment, to_tensor
+from anyres.data.transforms import to_tensor
 from anyres.models.presets import create_model
 from anyres.models.weights.files import load_model, save_model
 from anyres.predict.classify import PredictConfig, predict

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw
 
+from anyres.data.augment import SegmentAugment
 from anyres.data.segmentation import IGNORE
-from anyres.data.segmentation_stream import SegmentAugment
 from anyres.models.segmenter import load_segmenter
 from anyres.models.weights.files import save_model
 from anyres.predict.segment import SegmentConfig, segment

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from anyres.data.detection_augment import MultiScale, ScaleJitter
+from anyres.data.augment import MultiScale, ScaleJitter
 from anyres.models.detector_config import get_detector_config
 from anyres.training.checks import check_idle, check_run
 from anyres.training.dense_config import DenseConfig, idle_in_dense_runs

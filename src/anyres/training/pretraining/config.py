@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from anyres.data.transforms import TrainAugment
+from anyres.data.augment import TrainAugment
 from anyres.training.config import RunConfig
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from anyres.data.augment import SegmentAugment
 from anyres.data.segmentation import IGNORE
-from anyres.data.segmentation_stream import SegmentAugment
 from anyres.models.segmenter_config import get_segmenter_config
 from anyres.training.checks import check_idle, check_run
 from anyres.training.config import default_of
