@@ -239,10 +239,33 @@ def test_classes_in_another_order_are_matched_by_name(place):
     assert one == two
 
 
+def test_metrics_are_means_over_the_images(place, result):
+    """Of both models, which know the classes in one order, at a size where images differ, native and resized."""
+    paths = readable(place)
+    for run in ("first", "second"):
+        model, info = load_model(place / run)
+        losses = []
+        for path in paths:
+            image = eval_transform((12, 20), model.config.mean, model.config.std)(read_image(path))
+            with torch.no_grad():
+                losses.append(-model(image[None]).log_softmax(-1)[0, info.classes.index(path.parent.name)].item())
+        rows = [row for row in result["rows"] if (row["model"], row["size"]) == (run, [12, 20])]
+        native = next(row for row in rows if row["protocol"] == "native")
+        assert native["metrics"]["nll"] == pytest.approx(sum(losses) / len(losses), rel=1e-4)
+        assert native["metrics"]["top5"] == 100  # of three classes
+
+
+def test_a_sweep_without_metrics_is_drawn_all_the_same(place, result):
+    rows = [{name: value for name, value in row.items() if name != "metrics"} for row in result["rows"]]
+    (place / "old.json").write_text(json.dumps({**result, "rows": rows}))
+    assert "<button>nll<" not in report([place / "old.json"], place / "old-page").read_text(encoding="utf-8")
+
+
 def test_the_report_takes_it(place, result):
     (place / "again.json").write_text(json.dumps(result))
     page = report([place / "again.json"], place / "page").read_text(encoding="utf-8")
     assert page.count("bee/broken.png") == 1 and "insects" in page
+    assert "<button>nll</button>" in page
 
 
 def test_strict_stops_at_the_broken_file(place):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from anyres.data.decode import read_image
 from anyres.data.folder import ImageFolder
 from anyres.data.loader import EvalBatch, evaluation_batches
 from anyres.evaluation.journal import Part
+from anyres.evaluation.metrics import METRICS
 from anyres.evaluation.rows import NATIVE, SweepRow, wilson
 from anyres.evaluation.subject import Subject
 from anyres.evaluation.sweep_config import SweepConfig
@@ -36,6 +37,8 @@ class _Tally:
     target: Size | None
     images: int = 0
     correct: int = 0
+    totals: dict[str, float] = field(default_factory=lambda: dict.fromkeys(METRICS, 0.0))
+    """Sums over the images of what `METRICS` say."""
     macs: int = 0
     seconds: float = 0.0
 
@@ -43,9 +46,12 @@ class _Tally:
         """Adds the answers to some pictures whose true classes are `names`."""
         images = self.subject.views(pictures, self.target, config.keep_aspect)
         self.subject.seconds = 0.0
-        chosen = self.subject.answer(images, config.max_patches).argmax(-1).tolist()
+        probabilities = self.subject.answer(images, config.max_patches)  # (B, classes)
         self.seconds += self.subject.seconds
-        self.correct += sum(self.subject.info.classes[i] == name for i, name in zip(chosen, names, strict=True))
+        labels = torch.tensor([self.subject.info.classes.index(name) for name in names])  # in the model's order
+        self.correct += int((probabilities.argmax(-1) == labels).sum())
+        for name, metric in METRICS.items():
+            self.totals[name] += float(metric(probabilities, labels).double().sum())
         self.images += len(images)
         self.macs += sum(self.subject.macs((image.shape[1], image.shape[2])) for image in images)
 
@@ -158,6 +164,7 @@ def _row(name: str, size: Size, tally: _Tally, config: SweepConfig) -> SweepRow:
         latency_ms=speed,
         images_per_second=tally.images / tally.seconds,
         peak_memory_bytes=memory,
+        metrics={name: total / tally.images for name, total in tally.totals.items()},
     )
 
 

@@ -22,9 +22,7 @@ class LatencyMs(TypedDict):
     runs: int
 
 
-class SweepRow(TypedDict):
-    """One model, one protocol and one size on one set of images; `macs` are multiply-accumulates ("executed")."""
-
+class _RequiredRow(TypedDict):
     set: str
     model: str
     protocol: str
@@ -37,6 +35,13 @@ class SweepRow(TypedDict):
     latency_ms: LatencyMs
     images_per_second: float
     peak_memory_bytes: int
+
+
+class SweepRow(_RequiredRow, total=False):
+    """One model, one protocol and one size on one set of images; `macs` are multiply-accumulates ("executed")."""
+
+    metrics: dict[str, float]
+    """Means over the images of what `evaluation.metrics` names; sweeps of older versions have none."""
 
 
 def wilson(correct: int, images: int, z: float = 1.959963984540054) -> tuple[float, float]:
@@ -145,7 +150,7 @@ def check_sweep(sweep: Any, name: str) -> dict[str, Any]:
     for label, model in sweep["models"].items():
         _demand(model, _MODEL_KEYS, f"{name}: model {label!r}")
     for number, row in enumerate(sweep["rows"]):
-        _demand(row, tuple(SweepRow.__annotations__), f"{name}: row {number}")
+        _demand(row, tuple(_RequiredRow.__annotations__), f"{name}: row {number}")
         if row["model"] not in sweep["models"]:
             raise ValueError(f"{name}: row {number} is of model {row['model']!r}; allowed: {sorted(sweep['models'])}")
     if not sweep["rows"]:

@@ -139,6 +139,7 @@ def _html(title: str, sets: Sequence[ImageSet], pictures: dict[str, bytes]) -> s
     )
     environment.filters |= {"size": size_label, "si": si, "bytes": bytes_text, "protocol": protocol_text, "side": side}
     drawn = [group for group in sets if group.rows]  # of the others the page lists what was left out, and why
+    names = list(dict.fromkeys(name for group in drawn for row in group.rows for name in row.get("metrics", {})))
     text = (resources.files("anyres.report") / "templates" / "report.html").read_text(encoding="utf-8")
     return environment.from_string(text).render(
         title=title,
@@ -146,6 +147,8 @@ def _html(title: str, sets: Sequence[ImageSet], pictures: dict[str, bytes]) -> s
         sets=drawn,
         findings={group.name: findings(group.rows, group.models) for group in drawn},
         strips={group.name: _strips(group) for group in drawn},
+        metrics=names,
+        metric_columns=[(name, 0) for name in names],
         picture={name: base64.b64encode(data).decode("ascii") for name, data in pictures.items()},
         paper={"rows": _paper_rows(), "source": SOURCE},
     )
