@@ -23,7 +23,8 @@ from tqdm import tqdm
 
 import anyres
 from anyres.costs.calibrate import calibration, calibration_shapes
-from anyres.costs.largest import Limits, Sizer
+from anyres.costs.largest import Sizer
+from anyres.costs.largest_config import Limits
 from anyres.costs.probe import Shape, peak_bytes
 from anyres.costs.timing import latency
 

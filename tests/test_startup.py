@@ -15,6 +15,7 @@ LIGHT = (
     "anyres.ablation",
     "anyres.ablation.studies",
     "anyres.amounts",
+    "anyres.costs.largest_config",
     "anyres.data.augment",
     "anyres.data.cache",
     "anyres.data.decode",

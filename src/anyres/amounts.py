@@ -11,7 +11,7 @@ def parse_bytes(text: str) -> int:
 
     Raises ValueError for anything else.
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(text))
     unit = _UNITS.get(match[2].upper()) if match else None
     amount = float(match[1]) * unit if match and unit else 0.0
     if amount < 1:

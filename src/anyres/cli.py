@@ -12,7 +12,8 @@ from tyro.conf import Positional, subcommand
 from anyres.ablation.config import AblateConfig
 from anyres.ablation.runner import ablate
 from anyres.costs.cost import Convention, cost
-from anyres.costs.largest import LargestSizeConfig, describe_largest_size
+from anyres.costs.largest import describe_largest_size
+from anyres.costs.largest_config import LargestSizeConfig
 from anyres.data import synthetic
 from anyres.data.decode import read_image
 from anyres.data.dense_scenes import write_dense

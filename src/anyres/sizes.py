@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 Size = tuple[int, int]
 
+MOST_ASPECT = 4
+"""Longest side, in shortest sides, of a size of an image's own aspect; what is longer still is cropped."""
+
 
 def parse_size(text: str | int | Sequence[int]) -> Size:
     """Read a size: "224" or 224 is (224, 224), "224x320" is (224, 320); always (height, width) in pixels.
@@ -88,3 +91,20 @@ def fitted(size: Sequence[int], short: int, long: int) -> Size:
     height, width = size
     factor = min(short / min(height, width), long / max(height, width))
     return max(1, round(height * factor)), max(1, round(width * factor))
+
+
+def whole_patch_size(size: Size, image: Size, patch_size: int) -> Size:
+    """(height, width) of whole patches with the area of `size` and about the shape of `image`, both (height, width).
+
+    The short side is rounded to whole patches first and the long side to what then comes nearest to the area, so that
+    images of nearly one shape share a size, those that are nearly square a square, and an image on its side has its
+    size on its side.
+    """
+    patches = size[0] * size[1] / patch_size**2
+    height, width = image
+    ratio = min(max(image) / min(image), MOST_ASPECT)
+    square = max(1, round(math.sqrt(patches)))
+    short = max(1, round(math.sqrt(patches / ratio)))
+    long = square if short == square else min(max(short, round(patches / short)), MOST_ASPECT * short)
+    rows, cols = (short, long) if height <= width else (long, short)
+    return rows * patch_size, cols * patch_size

@@ -4,7 +4,8 @@ import pytest
 
 import anyres.costs.largest as largest
 from anyres.costs.fit import Constants, CostModel, Counts
-from anyres.costs.largest import LargestSizeConfig, Limits, Sizer, describe_largest_size, largest_size
+from anyres.costs.largest import Sizer, describe_largest_size, largest_size
+from anyres.costs.largest_config import LargestSizeConfig, Limits
 from anyres.models.config import ViTARConfig
 from anyres.models.vitar import ViTAR
 
@@ -100,7 +101,7 @@ def test_sides_are_multiples_and_the_batch_counts(model):
     assert one[0] <= pixel[0] < one[0] + 4
     assert largest_size(model, 12, multiple=32)[0] % 32 == 0
     assert largest_size(model, 12, batch=4)[0] < one[0]
-    assert largest_size(model, 12, 1000) == one
+    assert largest_size(model, 12, "1000GB") == one
     wide = largest_size(model, 12, aspect=3.0)
     assert wide[1] == pytest.approx(3 * wide[0], abs=8)
 
@@ -112,16 +113,16 @@ def test_a_budget_that_nothing_fits_says_what_would(model):
     enough = float(words[words.index("ms", words.index("needs")) - 1])
     assert largest_size(model, enough) >= (4, 4)
     with pytest.raises(ValueError, match="nothing fits"):
-        largest_size(model, gigabytes=1e-6, sizes=[(224, 224)])
+        largest_size(model, memory_budget="1KB", sizes=[(224, 224)])
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({}, "no budget given"),
+        ({}, "no budget given; allowed: milliseconds, memory_budget, or both"),
         ({"milliseconds": 0}, "milliseconds=0"),
-        ({"gigabytes": float("inf")}, "gigabytes=inf"),
-        ({"gigabytes": -1}, "gigabytes=-1"),
+        ({"memory_budget": "infGB"}, "cannot read 'infGB' as memory"),
+        ({"memory_budget": "-1GB"}, "cannot read '-1GB' as memory"),
         ({"milliseconds": 5, "batch": 0}, "batch=0"),
         ({"milliseconds": 5, "aspect": 0}, "aspect=0"),
         ({"milliseconds": 5, "aspect": float("nan")}, "aspect=nan"),
@@ -155,7 +156,8 @@ def test_the_command_prints_a_table(model, monkeypatch):
 @pytest.mark.parametrize(
     "options", [{"milliseconds": 1}, {"model": "a", "run": "b", "milliseconds": 1}, {"model": "a"},
                 {"model": "a", "milliseconds": 1, "threads": 0}, {"model": "a", "milliseconds": 1, "aspect": 0.0},
-                {"model": "a", "milliseconds": 1, "multiple": -3}, {"model": "a", "milliseconds": 1, "batch": 0}],
+                {"model": "a", "milliseconds": 1, "multiple": -3}, {"model": "a", "milliseconds": 1, "batch": 0},
+                {"model": "a", "memory_budget": "1"}, {"model": "a", "memory_budget": 1}],
 )  # fmt: skip
 def test_a_bad_command_is_refused_before_anything_is_loaded(options):
     with pytest.raises(ValueError, match="allowed"):

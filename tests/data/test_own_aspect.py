@@ -10,10 +10,11 @@ from PIL import Image
 from anyres.data.augment import TrainAugment
 from anyres.data.folder import ImageFiles
 from anyres.data.loader import TrainingStream, evaluation_batches
-from anyres.data.own_aspect import MOST, OwnAspect, OwnAspectCrop, whole_patch_size
+from anyres.data.own_aspect import OwnAspect, OwnAspectCrop
 from anyres.data.schedule import ResolutionSchedule
 from anyres.data.transforms import eval_transform, train_transform
 from anyres.seeds import seeded
+from anyres.sizes import MOST_ASPECT, whole_patch_size
 
 PLAIN = TrainAugment(scale=(1, 1), ratio=(1, 1), hflip=0, auto_augment=None, erasing=0)
 UNIT = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
@@ -41,13 +42,13 @@ def test_sizes_are_whole_patches_of_about_the_area_and_shape(side, height, width
     found = whole_patch_size((side, side), (height, width), patch)
     assert whole_patch_size((side, side), (width, height), patch) == found[::-1]
     rows, cols = found[0] / patch, found[1] / patch
-    assert rows == int(rows) >= 1 and cols == int(cols) >= 1 and max(rows, cols) <= MOST * min(rows, cols)
+    assert rows == int(rows) >= 1 and cols == int(cols) >= 1 and max(rows, cols) <= MOST_ASPECT * min(rows, cols)
     assert (height - width) * (rows - cols) >= 0
-    wanted, ratio = (side / patch) ** 2, min(max(height, width) / min(height, width), MOST)
+    wanted, ratio = (side / patch) ** 2, min(max(height, width) / min(height, width), MOST_ASPECT)
     short, long = sorted((rows, cols))
     assert height != width or short == long == max(1, round(side / patch))
     assert short == 1 or abs(short - math.sqrt(wanted / ratio)) <= 0.5 + 1e-9
-    if short < long < MOST * short:
+    if short < long < MOST_ASPECT * short:
         assert abs(short * long - wanted) <= short / 2 + 1e-9
 
 

@@ -1,54 +1,25 @@
-"""The largest image that fits a budget of milliseconds and gigabytes."""
+"""The largest image that fits a budget of milliseconds and memory."""
 
 import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 
 from anyres.costs.calibrate import calibration
 from anyres.costs.fit import CostModel
+from anyres.costs.largest_config import MOST, LargestSizeConfig, Limits, check_batch, check_shape
 from anyres.devices import resolve_device
 from anyres.models.presets import create_model
 from anyres.models.vitar import ViTAR
 from anyres.models.weights.files import load_model
 from anyres.sizes import Size
 
-MOST = 2**18  # pixels of a side; larger sizes are not looked for
-
 _NEAR = 2**22  # pixels of sides in all that are looked at one by one around the largest size; the longer, the slower
 _FINENESS = 128  # sizes are looked at, further away, that differ by this part of them
 _AROUND = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # times the largest size: rows of the table
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one forward pass may take."""
-
-    milliseconds: float | None = None
-    """Median latency."""
-    gigabytes: float | None = None
-    """Peak memory beyond the loaded model, the images included; 1e9 bytes."""
-
-    def __post_init__(self) -> None:
-        given = {"milliseconds": self.milliseconds, "gigabytes": self.gigabytes}
-        if all(value is None for value in given.values()):
-            raise ValueError("no budget given; allowed: milliseconds, gigabytes, or both")
-        for name, value in given.items():
-            if value is not None and not (value > 0 and math.isfinite(value)):
-                raise ValueError(f"{name}={value} given; allowed: a finite number above 0")
-
-    def hold(self, milliseconds: float, peak_bytes: float) -> bool:
-        """Whether that much is within them."""
-        in_time = self.milliseconds is None or milliseconds <= self.milliseconds
-        return in_time and (self.gigabytes is None or peak_bytes <= 1e9 * self.gigabytes)
-
-    def __str__(self) -> str:
-        texts = [] if self.milliseconds is None else [f"{self.milliseconds:g} ms"]
-        return " and ".join(texts + ([] if self.gigabytes is None else [f"{self.gigabytes:g} GB"]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,20 +113,6 @@ class Sizer:
         )
 
 
-def check_shape(aspect: float, multiple: int) -> None:
-    """ValueError unless they are a width / height and a number of pixels."""
-    if not (aspect > 0 and math.isfinite(aspect)):
-        raise ValueError(f"aspect={aspect} given; allowed: width / height, a finite number above 0")
-    if not 1 <= multiple <= MOST:
-        raise ValueError(f"multiple={multiple} given; allowed: 1 to {MOST} pixels")
-
-
-def check_batch(batch: int) -> None:
-    """ValueError unless it is a number of images."""
-    if batch < 1:
-        raise ValueError(f"batch={batch} given; allowed: 1 or more")
-
-
 def _rounded_up(value: float) -> float:
     """To three digits, so that what is shown as enough is enough."""
     if value <= 0:
@@ -188,7 +145,7 @@ def sizer(
 def largest_size(
     model: ViTAR | str,
     milliseconds: float | None = None,
-    gigabytes: float | None = None,
+    memory_budget: str | None = None,
     *,
     device: torch.device | str | None = None,
     batch: int = 1,
@@ -207,7 +164,7 @@ def largest_size(
     Args:
         model: a model, or the name of one (then in float32).
         milliseconds: median latency of a forward pass.
-        gigabytes: 1e9 bytes, at the peak beyond the loaded model, images included. Kept with a reserve.
+        memory_budget: such as "1GB", at the peak beyond the loaded model, images included. Kept with a reserve.
         device: where it is to run; by default where the model is.
         batch: images of that size in one pass.
         aspect: width / height, kept as far as whole multiples allow.
@@ -224,7 +181,7 @@ def largest_size(
         ValueError: no budget or an impossible one, settings without effect, or nothing that fits: the message then
             says what the smallest size needs.
     """
-    limits = Limits(milliseconds, gigabytes)
+    limits = Limits.of(milliseconds, memory_budget)
     if sizes is not None and (aspect != 1.0 or multiple is not None):
         raise ValueError("sizes are given, and aspect or multiple, which have no effect on them; allowed: one of both")
     check_shape(aspect, 1 if multiple is None else multiple)
@@ -234,51 +191,13 @@ def largest_size(
     return found.largest(aspect, multiple or found.costs.counts.config.patch_size)
 
 
-@dataclass(frozen=True, kw_only=True)
-class LargestSizeConfig:
-    """Say which is the largest image size that fits a budget on this machine."""
-
-    model: str | None = None
-    """name of a model"""
-    run: Path | None = None
-    """folder of a trained model, instead of a name"""
-    milliseconds: float | None = None
-    """most milliseconds for a forward pass (median)"""
-    gigabytes: float | None = None
-    """most memory beyond the loaded model, 1e9 bytes"""
-    batch: int = 1
-    """images in one pass"""
-    aspect: float = 1.0
-    """width / height"""
-    multiple: int | None = None
-    """sides are multiples of so many pixels; unset: the model's patch size"""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """of weights and images"""
-    threads: int | None = None
-    """CPU threads; unset: torch's own choice"""
-    device: str = "auto"
-    """where the model runs: auto (cuda if there is one), cpu, cuda, cuda:N or mps"""
-    recalibrate: bool = False
-    """measure this machine again"""
-
-    def __post_init__(self) -> None:
-        if (self.model is None) == (self.run is None):
-            raise ValueError("give a model's name or the folder of a run; allowed: one of both")
-        if self.threads is not None and self.threads < 1:
-            raise ValueError(f"threads={self.threads} given; allowed: 1 or more")
-        Limits(self.milliseconds, self.gigabytes)
-        check_shape(self.aspect, 1 if self.multiple is None else self.multiple)
-        check_batch(self.batch)
-        resolve_device(self.device)
-
-
 def describe_largest_size(config: LargestSizeConfig, *, progress: bool = True) -> str:
     """The largest size, what it is expected to take, and a table of sizes around it."""
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     model = create_model(config.model) if config.model is not None else load_model(Path(config.run or ""))[0]
     model = model.eval().to(resolve_device(config.device), getattr(torch, config.precision))
-    limits = Limits(config.milliseconds, config.gigabytes)
+    limits = config.limits()
     found = sizer(model, limits, batch=config.batch, recalibrate=config.recalibrate, progress=progress)
     step = config.multiple or model.config.patch_size
     best = found.largest(config.aspect, step)

@@ -1,6 +1,5 @@
 """Images at their own width / height: the area of a training step's size, in whole patches, nothing squeezed."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -9,27 +8,7 @@ from torch import Tensor
 
 from anyres.data.augment import TrainAugment
 from anyres.data.transforms import resize_and_crop, to_tensor, train_transform
-from anyres.sizes import Size
-
-MOST = 4
-"""Longest side in shortest sides; what is longer still is cropped."""
-
-
-def whole_patch_size(size: Size, image: Size, patch_size: int) -> Size:
-    """(height, width) of whole patches with the area of `size` and about the shape of `image`, both (height, width).
-
-    The short side is rounded to whole patches first and the long side to what then comes nearest to the area, so that
-    images of nearly one shape share a size, those that are nearly square a square, and an image on its side has its
-    size on its side.
-    """
-    patches = size[0] * size[1] / patch_size**2
-    height, width = image
-    ratio = min(max(image) / min(image), MOST)
-    square = max(1, round(math.sqrt(patches)))
-    short = max(1, round(math.sqrt(patches / ratio)))
-    long = square if short == square else min(max(short, round(patches / short)), MOST * short)
-    rows, cols = (short, long) if height <= width else (long, short)
-    return rows * patch_size, cols * patch_size
+from anyres.sizes import Size, whole_patch_size
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from anyres.costs.largest import Limits, Sizer, sizer
+from anyres.costs.largest import Sizer, sizer
+from anyres.costs.largest_config import Limits
 from anyres.data.ahead import read_ahead
 from anyres.data.decode import MAX_PIXELS, check_max_pixels, stored_size
 from anyres.data.folder import find_images

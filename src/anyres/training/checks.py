@@ -7,13 +7,12 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from anyres.data.own_aspect import MOST, whole_patch_size
 from anyres.data.transforms import train_transform
 from anyres.errors import check_choice
 from anyres.layers.merge_plan import token_grid
 from anyres.models.config import ViTARConfig
 from anyres.models.presets import MAE_PRESETS, PRESETS, get_config, get_mae_config
-from anyres.sizes import SideRange, Size, stretched
+from anyres.sizes import MOST_ASPECT, SideRange, Size, stretched, whole_patch_size
 from anyres.training.classification.config import TrainConfig
 from anyres.training.config import RunConfig, default_of
 from anyres.training.optim import check_schedule, idle_in_schedule
@@ -212,7 +211,8 @@ def _extreme_sizes(config: PretrainConfig, patch_size: int) -> list[Size]:
     """The sizes with the fewest cells among all that images can have; larger ones have no fewer."""
     sizes = config.parsed_sizes()
     if config.own_aspect:
-        return [whole_patch_size(size, shape, patch_size) for size in sizes for shape in ((1, 1), (1, MOST), (MOST, 1))]
+        shapes = (1, 1), (1, MOST_ASPECT), (MOST_ASPECT, 1)
+        return [whole_patch_size(size, shape, patch_size) for size in sizes for shape in shapes]
     return [stretched(size, factor) for size in sizes for factor in (1.0, *config.aspect)]
 
 
