@@ -9,7 +9,7 @@ from timm.models.twins import PosConv
 
 from anyres.layers.conditional import ConditionalPosition
 from anyres.layers.global_local import GlobalLocalPosition
-from anyres.layers.region import Window
+from anyres.layers.region import Region
 
 SIZES = [(1, 1), (1, 9), (5, 3), (13, 7)]
 
@@ -60,7 +60,7 @@ def resformers_map(size, width):
 def test_global_map_is_resformers_and_its_convolution_replaces_it(size):
     position = GlobalLocalPosition(12)
     waves = resformers_map(size, 12).float()
-    torch.testing.assert_close(position.waves(Window.whole(size)), waves, rtol=0, atol=5e-6)
+    torch.testing.assert_close(position.waves(Region.whole(size)), waves, rtol=0, atol=5e-6)
     expected = F.conv2d(waves.permute(2, 0, 1)[None], position.conv.weight, position.conv.bias, padding=1, groups=12)
     tokens = torch.randn(2, *size, 12)
     torch.testing.assert_close(position(tokens), tokens + expected.permute(0, 2, 3, 1), rtol=1e-5, atol=1e-5)

@@ -5,7 +5,7 @@ import timm
 import torch
 
 import anyres
-from anyres.layers.region import Window
+from anyres.layers.region import Region
 from anyres.models.weights.files import check_weights
 from anyres.models.weights.timm import convert_timm_vit
 
@@ -46,7 +46,7 @@ def test_the_default_is_deits_own_interpolation_which_differs_when_shrinking():
     assert not torch.allclose(ours(images), theirs(images), atol=1e-3)
     table = ours.position.table.permute(2, 0, 1)[None]
     expected = torch.nn.functional.interpolate(table, (6, 6), mode="bicubic", align_corners=False)
-    torch.testing.assert_close(ours.position.exact(Window.whole((6, 6))), expected[0].permute(1, 2, 0))
+    torch.testing.assert_close(ours.position.exact(Region.whole((6, 6))), expected[0].permute(1, 2, 0))
 
 
 def test_a_table_of_another_grid_is_refused():
