@@ -30,10 +30,9 @@ from anyres.errors import unknown
 from anyres.files import write_atomically, write_json
 from anyres.report.canvas import LIGHT, png
 from anyres.settings import differences
+from anyres.training import train
 from anyres.training.detection.config import DetectionConfig
-from anyres.training.detection.task import detect_train
 from anyres.training.segmentation.config import SegmentationConfig
-from anyres.training.segmentation.task import segment_train
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ class Job:
     def run(self) -> None:
         """Trains and measures."""
         config, variant = self.config(), self.variant
-        result = detect_train(config) if isinstance(config, DetectionConfig) else segment_train(config)
+        result = train(config)
         if not result.finished:
             raise KeyboardInterrupt
         row = {"task": variant.task, "name": variant.name, "text": variant.text, "seed": self.seed}

@@ -17,8 +17,8 @@ from anyres.metrics.detection import evaluate_detector
 from anyres.models.detector import load_detector
 from anyres.predict.detect import DetectConfig, find_objects
 from anyres.recipes import fast_precision
+from anyres.training import train
 from anyres.training.detection.config import DetectionConfig
-from anyres.training.detection.task import detect_train
 
 MODEL = (
     "width=128", "heads=4", "depth=4", "stem=conv", "position=learned", "drop_path_rate=0.0", "channels=64",
@@ -27,14 +27,14 @@ MODEL = (
 )  # fmt: skip
 
 
-def train(data: Path, run: Path, steps: int, size: int, threads: int | None) -> None:
+def learn(data: Path, run: Path, steps: int, size: int, threads: int | None) -> None:
     """Learns the images as they are: without scaling, flips or any other augmentation."""
     config = DetectionConfig(
         data=data, out=run, model_options=MODEL, sizes=(str(size),), steps=steps, batch_size=4, lr=7e-4,
         warmup_steps=steps // 10, weight_decay=0.01, clip_grad=1.0, augmentation=ScaleJitter(scale=(1.0, 1.0), hflip=0),
         precision=fast_precision(), threads=threads, device="cpu", log_every=10, tensorboard=False,
     )  # fmt: skip
-    if not detect_train(config).finished:
+    if not train(config).finished:
         raise SystemExit(130)  # interrupted; the same command goes on
 
 
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> float:
     name = f"{options.images}x{options.size}px"
     data = write_dense(options.out / f"data-{name}", train=options.images, val=0, size=options.size)
     run = options.out / f"run-{name}-{options.steps}-steps"
-    train(data, run, options.steps, options.size, options.threads)
+    learn(data, run, options.steps, options.size, options.threads)
 
     model, _ = load_detector(run)
     images = CocoImages(data / "annotations" / "instances_train.json", data / "images" / "train")

@@ -18,8 +18,8 @@ from anyres.metrics.segmentation import evaluate_segmenter
 from anyres.models.segmenter import load_segmenter
 from anyres.predict.segment import SegmentConfig, segment
 from anyres.recipes import fast_precision
+from anyres.training import train
 from anyres.training.segmentation.config import SegmentationConfig
-from anyres.training.segmentation.task import segment_train
 
 CLASSES = 5  # background and four glyphs
 MODEL = (
@@ -29,7 +29,7 @@ MODEL = (
 UNCHANGED = SegmentAugment(scale=(1.0, 1.0), cat_max_ratio=1.0, hflip=0.0, photometric=False)
 
 
-def train(data: Path, run: Path, steps: int, size: int, threads: int | None) -> None:
+def learn(data: Path, run: Path, steps: int, size: int, threads: int | None) -> None:
     """Learns the images as they are, but for the square that is cut from each along its longer side."""
     config = SegmentationConfig(
         data=data, out=run, num_classes=CLASSES, model_options=MODEL, sizes=(str(size),), steps=steps, batch_size=2,
@@ -37,7 +37,7 @@ def train(data: Path, run: Path, steps: int, size: int, threads: int | None) -> 
         # Once glyphs are told from the background gradients are far smaller: AdamW must soon forget the large ones.
         betas=(0.9, 0.98), threads=threads, device="cpu", log_every=10, tensorboard=False,
     )  # fmt: skip
-    if not segment_train(config).finished:
+    if not train(config).finished:
         raise SystemExit(130)  # interrupted; the same command goes on
 
 
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> float:
     name = f"{options.images}x{options.size}px"
     data = write_dense(options.out / f"data-{name}", train=options.images, val=0, size=options.size)
     run = options.out / f"run-{name}-{options.steps}-steps"
-    train(data, run, options.steps, options.size, options.threads)
+    learn(data, run, options.steps, options.size, options.threads)
 
     model, info = load_segmenter(run)
     images = SegmentationFolder(data, "train", num_classes=CLASSES)

@@ -175,16 +175,17 @@ def test_a_recipe_as_a_command(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["mask_rcnn_resformer_small", "upernet_vitar_small"])
-def test_the_command_runs_each_kind_by_its_own_engine(tmp_path, monkeypatch, name):
+@pytest.mark.parametrize(
+    "name, kind", [("mask_rcnn_resformer_small", DetectionConfig), ("upernet_vitar_small", SegmentationConfig)]
+)
+def test_the_command_runs_each_kind(tmp_path, monkeypatch, name, kind):
     class Done:
         finished = False
 
     started = []
     monkeypatch.setattr(cli, "describe", lambda config: "")
-    monkeypatch.setattr(cli, "detect_train", lambda run: started.append((DetectionConfig, run)) or Done)
-    monkeypatch.setattr(cli, "segment_train", lambda run: started.append((SegmentationConfig, run)) or Done)
+    monkeypatch.setattr(cli, "train", lambda run: started.append(run) or Done)
     arguments = ["recipe", name, "--data", str(tmp_path), "--out", str(tmp_path / "run"), "--init", str(tmp_path)]
     assert cli.main([*arguments, "--device", "cpu"]) == 130
-    ((engine, run),) = started
-    assert type(run) is engine and run.device == "cpu" and run.init == tmp_path
+    (run,) = started
+    assert type(run) is kind and run.device == "cpu" and run.init == tmp_path

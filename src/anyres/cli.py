@@ -30,12 +30,11 @@ from anyres.recipes import DemoConfig, RecipeConfig, describe, recipe
 from anyres.recipes.demo import demo
 from anyres.report.plan_image import draw_plan
 from anyres.training.classification.config import TrainConfig
+from anyres.training.config import RunConfig
 from anyres.training.detection.config import DetectionConfig
-from anyres.training.detection.task import detect_train
-from anyres.training.engine import pretrain, train
+from anyres.training.engine import train
 from anyres.training.pretraining.config import PretrainConfig
 from anyres.training.segmentation.config import SegmentationConfig
-from anyres.training.segmentation.task import segment_train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,12 +107,8 @@ class Synthesize:
     """From which all scenes follow."""
 
 
-def _train(config: TrainConfig) -> int:
+def _train(config: RunConfig) -> int:
     return 0 if train(config).finished else 130
-
-
-def _pretrain(config: PretrainConfig) -> int:
-    return 0 if pretrain(config).finished else 130
 
 
 def _sweep(config: SweepConfig) -> int:
@@ -191,15 +186,7 @@ def _recipe(config: RecipeConfig) -> int:
     print(describe(config), flush=True)
     if config.show:
         return 0
-    run = recipe(config)
-    if isinstance(run, SegmentationConfig):
-        return _train_segmenter(run)
-    if isinstance(run, DetectionConfig):
-        return _train_detector(run)
-    if isinstance(run, PretrainConfig):
-        return _pretrain(run)
-    assert isinstance(run, TrainConfig)
-    return _train(run)
+    return _train(recipe(config))
 
 
 def _demo(config: DemoConfig) -> int:
@@ -210,14 +197,6 @@ def _demo(config: DemoConfig) -> int:
 def _ablate(config: AblateConfig) -> int:
     print(ablate(config).resolve())
     return 0
-
-
-def _train_segmenter(config: SegmentationConfig) -> int:
-    return 0 if segment_train(config).finished else 130
-
-
-def _train_detector(config: DetectionConfig) -> int:
-    return 0 if detect_train(config).finished else 130
 
 
 def _segment(config: SegmentConfig) -> int:
@@ -240,7 +219,7 @@ def _evaluate(config: EvaluateConfig) -> int:
 
 COMMANDS: dict[str, tuple[type, Any, str]] = {
     "train": (TrainConfig, _train, "Train a model at several sizes, or go on with a run that was stopped."),
-    "pretrain": (PretrainConfig, _pretrain, "Pre-train a model on images without labels, masked auto-encoding."),
+    "pretrain": (PretrainConfig, _train, "Pre-train a model on images without labels, masked auto-encoding."),
     "sweep": (SweepConfig, _sweep, "Measure models at many sizes: accuracy, cost, latency, memory."),
     "evaluate": (EvaluateConfig, _evaluate, "Measure a segmenter (mIoU) or a detector (AP) on a data set."),
     "report": (Report, _report, "Draw sweeps as one offline HTML page."),
@@ -259,8 +238,8 @@ COMMANDS: dict[str, tuple[type, Any, str]] = {
 
 TASKS: dict[str, dict[str, tuple[type, Any, str]]] = {
     "train": {
-        "segmentation": (SegmentationConfig, _train_segmenter, "Train a model that labels every pixel."),
-        "detection": (DetectionConfig, _train_detector, "Train a model that finds objects, with boxes and masks."),
+        "segmentation": (SegmentationConfig, _train, "Train a model that labels every pixel."),
+        "detection": (DetectionConfig, _train, "Train a model that finds objects, with boxes and masks."),
     },
     "predict": {
         "segmentation": (SegmentConfig, _segment, "Label every pixel of images."),

@@ -131,7 +131,10 @@ def test_differences_name_nested_fields_and_pass_over_operational_ones(make_conf
     old = make_config().to_json()
     new = make_config(lr=0.5, out=Path("elsewhere"), threads=2).to_json()
     new["augmentation"]["hflip"] = 0.25
-    assert differences(old, new) == ["lr: 0.001 there, 0.5 here", "augmentation.hflip: 0.5 there, 0.25 here"]
+    assert differences(old, new, OPERATIONAL) == [
+        "lr: 0.001 there, 0.5 here",
+        "augmentation.hflip: 0.5 there, 0.25 here",
+    ]
     assert differences(old, {**old, "added": 1}) == ["added: 'not set' there, 1 here"]
 
 

@@ -63,7 +63,7 @@ def test_missing_tensorboard_is_named(monkeypatch):
 
 def test_description():
     rows = [{"size": [56, 56], "top1": 97.25}, {"size": [9, 7], "top1": 1.0}]
-    assert describe(rows) == "top1 at 56x56 97.2, at 9x7 1.0"
+    assert describe(rows, "top1", 1) == "top1 at 56x56 97.2, at 9x7 1.0"
 
 
 def test_the_last_row_is_the_last_whole_line(tmp_path):

@@ -31,9 +31,7 @@ from anyres.costs.memory import is_out_of_memory
 from anyres.evaluation.sweep import sweep
 from anyres.files import write_json
 from anyres.report.report import require_extra
-from anyres.training.classification.config import TrainConfig
-from anyres.training.engine import TrainResult, pretrain, train
-from anyres.training.pretraining.config import PretrainConfig
+from anyres.training.engine import train
 from anyres.training.runlog import STEPS, last_row
 
 
@@ -135,7 +133,7 @@ def run_job(job: Job) -> None:
         _write_failure(job, f"{job.start.label} failed")
         return
     try:
-        finished = run(job.training).finished
+        finished = train(job.training).finished
     except (FloatingPointError, RuntimeError, MemoryError) as error:
         if not (isinstance(error, FloatingPointError) or is_out_of_memory(error)):
             raise
@@ -150,11 +148,6 @@ def run_job(job: Job) -> None:
 def _write_failure(job: Job, reason: str) -> None:
     job.failure.parent.mkdir(parents=True, exist_ok=True)  # the run may not have got as far as its folder
     write_json(job.failure, {"error": reason, "training": job.training.to_json()})
-
-
-def run(config: TrainConfig | PretrainConfig) -> TrainResult:
-    """Trains or pre-trains, as the configuration says."""
-    return pretrain(config) if isinstance(config, PretrainConfig) else train(config)
 
 
 # The progress bar.

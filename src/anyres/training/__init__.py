@@ -1,4 +1,4 @@
-"""Training: `train(TrainConfig(...))` and `pretrain(PretrainConfig(...))` run, resume and finish a run folder."""
+"""Training: `train(config)` runs, resumes and finishes the run folder of a configuration of any task."""
 
 from typing import TYPE_CHECKING
 
@@ -6,14 +6,14 @@ from anyres.lazy import attach
 
 if TYPE_CHECKING:
     from anyres.training.classification.config import TrainConfig as TrainConfig
-    from anyres.training.engine import TrainResult as TrainResult, pretrain as pretrain, train as train
+    from anyres.training.engine import TrainResult as TrainResult, train as train
     from anyres.training.pretraining.config import PretrainConfig as PretrainConfig
 else:
     __getattr__, __dir__, __all__ = attach(
         __name__,
         {
             "anyres.training.classification.config": ("TrainConfig",),
-            "anyres.training.engine": ("TrainResult", "pretrain", "train"),
+            "anyres.training.engine": ("TrainResult", "train"),
             "anyres.training.pretraining.config": ("PretrainConfig",),
         },
     )

@@ -7,7 +7,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -17,6 +17,9 @@ from anyres.data.decode import MAX_PIXELS
 from anyres.data.schedule import EverySize, ResolutionSchedule
 from anyres.devices import resolve_device
 from anyres.sizes import SideRange, Size, parse_entry, parse_size
+
+if TYPE_CHECKING:
+    from anyres.training.task import Task
 
 # Fields that may change between two starts of one run: they say how it is carried out, not what comes out of it.
 # (`data` and the like may move; that they still hold the same is checked by the task's identity.)
@@ -147,6 +150,17 @@ class RunConfig:
 
     def check(self) -> None:
         """ValueError for the first setting that is out of range or has no effect. Reads no files."""
+        raise NotImplementedError
+
+    def memory_advice(self) -> str:
+        """What may help where a step finds no room in memory."""
+        return "A larger accumulate or grad_checkpointing"
+
+    def make_task(self) -> Task:
+        """What the run learns: its model, data, loss and measure. Reads the data; ValueError for what cannot be used.
+
+        Each kind of run imports its task in here and not above, so that a configuration needs no torch.
+        """
         raise NotImplementedError
 
     def to_json(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,13 +17,8 @@ from anyres.costs.memory import is_out_of_memory
 from anyres.errors import Unreadable
 from anyres.models.weights.files import CONFIG, WEIGHTS
 from anyres.training import checkpoint
-from anyres.training.classification.config import TrainConfig
-from anyres.training.classification.task import ClassificationTask
 from anyres.training.config import RunConfig
 from anyres.training.interrupt import StopRequest
-from anyres.training.pretraining.config import PretrainConfig
-from anyres.training.pretraining.task import PretrainTask
-from anyres.training.records.task import RecordsTask
 from anyres.training.run_folder import refuse_foreign_folder, write_settings
 from anyres.training.runlog import VALIDATIONS, RunLog, describe, read_rows, summary_writer
 from anyres.training.task import Step, Task
@@ -32,7 +27,7 @@ from anyres.training.trainer import StepResult, Trainer, torch_settings
 
 @dataclass(frozen=True)
 class TrainResult:
-    """How a call of `train` or `pretrain` ended."""
+    """How a call of `train` ended."""
 
     run: Path
     """The run folder."""
@@ -48,46 +43,30 @@ class TrainResult:
     """The last validation, one row per size."""
 
 
-def train(config: TrainConfig, task: Task | None = None) -> TrainResult:
-    """Trains a model, or goes on with a run that was stopped or killed.
+def train(config: RunConfig, task: Task | None = None) -> TrainResult:
+    """Trains what the configuration says, or goes on with a run that was stopped or killed.
 
     A run in `config.out` with the same settings is continued from its last checkpoint and ends, on one CPU and
     with equal `threads`, with the very weights of a run that was never stopped. A finished run is left alone.
 
     Args:
         config: the run.
-        task: what to learn; by default a head on `config.from_records`, or else the classes of `config.data`.
+        task: what to learn; by default `config.make_task()`.
 
     Raises:
         ValueError: impossible settings or data, or another run in `config.out`; before any work.
         FloatingPointError: loss or gradient became infinite or not a number. The last checkpoint stays as it is.
         MemoryError: a step found no room in memory, on whatever device. The last checkpoint stays as it is.
         UnreadableImageError: with `strict`, the first file that cannot be read.
+        ImportError: an extra that the task needs is not installed; the message names it.
     """
-    return run_task(config, lambda: task or _usual_task(config))
-
-
-def pretrain(config: PretrainConfig) -> TrainResult:
-    """Pre-trains a masked auto-encoder on images without labels, or goes on with a run that was stopped or killed.
-
-    Everything else is as in `train`, its errors too. The run folder in the end holds the auto-encoder, from whose
-    encoder `train` can start, and pictures of what it restores in reconstructions/.
-    """
-    return run_task(config, lambda: PretrainTask(config))
-
-
-def _usual_task(config: TrainConfig) -> Task:
-    return ClassificationTask(config) if config.from_records is None else RecordsTask(config)
-
-
-def run_task(config: RunConfig, make_task: Callable[[], Task]) -> TrainResult:
     config.check()
     refuse_foreign_folder(config)
     if config.tensorboard:
         summary_writer()  # fails now rather than after the data has been read
     device = config.torch_device()
     with torch_settings(config, device):
-        return _Run(config, make_task(), device).go()
+        return _Run(config, task or config.make_task(), device).go()
 
 
 class _Run:
@@ -172,11 +151,8 @@ class _Run:
             if not is_out_of_memory(error):
                 raise
             where = f"step {self.trainer.step + 1} of {self.config.steps}, size {_size_text(batch)}"
-            advice = "A larger accumulate or grad_checkpointing"
-            if isinstance(self.config, TrainConfig):
-                advice = "A larger accumulate, grad_checkpointing or grad_pieces"
             text = f"out of memory on {self.trainer.device} at {where}: {str(error) or 'no room'}"
-            raise MemoryError(f"{text}. {self._last_resort(advice)}") from error
+            raise MemoryError(f"{text}. {self._last_resort(self.config.memory_advice())}") from error
         seconds = time.perf_counter() - self._clock  # loading included
         self.loss = result.loss
         self.seconds += seconds
@@ -193,7 +169,7 @@ class _Run:
         log.validation(self.trainer.step, self.validation)
         self._validated = self.trainer.step
         if self.validation:
-            self._say(f"step {self.trainer.step}: {describe(self.validation)}")
+            self._say(f"step {self.trainer.step}: {describe(self.validation, *self.task.headline)}")
 
     # What is on disk.
 

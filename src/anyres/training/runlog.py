@@ -13,8 +13,6 @@ from anyres.files import write_atomically
 STEPS = "log.jsonl"
 VALIDATIONS = "validation.jsonl"
 
-_SHOWN = {"top1": 1, "miou": 1, "box_ap": 1, "loss": 3}  # what a validation is summed up by, and its decimals
-
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of a JSONL file; a line cut short by a crash ends them. A missing file has no rows."""
@@ -114,11 +112,11 @@ def summary_writer() -> Any:
     return SummaryWriter
 
 
-def describe(rows: Sequence[dict[str, Any]]) -> str:
+def describe(rows: Sequence[dict[str, Any]], measure: str, decimals: int) -> str:
     """Validation rows on one line: "top1 at 56x56 97.2, at 112x112 98.1", or "loss at 224x224 0.412"."""
-    name, digits = next((name, digits) for name, digits in _SHOWN.items() if name in rows[0])
-    values = ["unknown" if row[name] is None else f"{row[name]:.{digits}f}" for row in rows]
-    return f"{name} " + ", ".join(f"at {_text(row['size'])} {value}" for row, value in zip(rows, values, strict=True))
+    values = ["unknown" if row[measure] is None else f"{row[measure]:.{decimals}f}" for row in rows]
+    each = [f"at {_text(row['size'])} {value}" for row, value in zip(rows, values, strict=True)]
+    return f"{measure} {', '.join(each)}"
 
 
 def _text(size: list[int]) -> str:

@@ -67,6 +67,11 @@ class Task(Protocol):
         """
         ...
 
+    @property
+    def headline(self) -> tuple[str, int]:
+        """The measure that sums a validation up in one line, and its decimals: ("top1", 1)."""
+        ...
+
     def validates(self) -> bool:
         """Whether `validate` has anything to measure or to draw."""
         ...

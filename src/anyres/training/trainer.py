@@ -14,7 +14,6 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from anyres.seeds import key
-from anyres.training.classification.config import TrainConfig
 from anyres.training.config import RunConfig
 from anyres.training.optim import current_lr, gradient_norm, make_optimizer, make_schedule
 from anyres.training.task import Step, Task
@@ -45,8 +44,6 @@ class Trainer:
             use_plain_attention(self.model)
         if config.grad_checkpointing:
             self.model.set_grad_checkpointing(True)  # type: ignore[operator]
-        if isinstance(config, TrainConfig) and config.grad_pieces:
-            self.model.set_grad_pieces(True)  # type: ignore[operator]
         self.ema = None
         if config.ema is not None:
             self.ema = ModelEmaV3(self.model, decay=config.ema, use_warmup=True)

@@ -18,7 +18,8 @@ from anyres.predict.objects import detect, write_results
 from anyres.sizes import parse_size
 from anyres.training.checkpoint import NAME, load_checkpoint
 from anyres.training.detection.config import DetectionConfig
-from anyres.training.detection.task import DetectionTask, detect_train
+from anyres.training.detection.task import DetectionTask
+from anyres.training.engine import train
 from anyres.training.runlog import STEPS, VALIDATIONS, read_rows
 from anyres.training.trainer import Trainer
 
@@ -99,7 +100,7 @@ def end_of(config):
 def test_resumed_equals_uninterrupted(make, tmp_path, monkeypatch, step):
     common = {"ema": 0.9, "validate_every": 3, "clip_grad": 1.0}
     reference = make(out=tmp_path / "uninterrupted", **common)
-    assert detect_train(reference).finished
+    assert train(reference).finished
     config, update = make(num_workers=1, checkpoint_every=1, **common), Trainer.update
 
     def dying(self, batch):
@@ -110,9 +111,9 @@ def test_resumed_equals_uninterrupted(make, tmp_path, monkeypatch, step):
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "update", dying)
         with pytest.raises(KeyError):
-            detect_train(config)
+            train(config)
     assert load_checkpoint(config.out / NAME)["step"] == step - 1
-    assert detect_train(config) == detect_train(config)  # a finished run is left alone
+    assert train(config) == train(config)  # a finished run is left alone
     (model, ema, *rest), (wanted, averaged, *others) = end_of(config), end_of(reference)
     assert all(torch.equal(model[name], wanted[name]) for name in wanted)
     assert all(torch.equal(ema[name], averaged[name]) for name in averaged)
@@ -121,7 +122,7 @@ def test_resumed_equals_uninterrupted(make, tmp_path, monkeypatch, step):
 
 def test_a_run_learns_and_what_it_finds_is_on_disk(make, shapes, capsys):
     config = make(steps=40, sizes=("64",), batch_size=3, lr=3e-3, augmentation=MILD)
-    result = detect_train(config)
+    result = train(config)
     losses = [row["loss"] for row in read_rows(config.out / STEPS)]
     assert sum(losses[-8:]) < 0.7 * sum(losses[:8])
     (row,) = result.validation
@@ -152,7 +153,7 @@ def test_shapes_are_learned_by_heart(make, tmp_path):
         data=tmp_path / "same", steps=300, sizes=("64",), batch_size=4, lr=3e-3, augmentation=MILD,
         model_options=options, weight_decay=0.01, clip_grad=1.0,
     )  # fmt: skip
-    (row,) = detect_train(config).validation
+    (row,) = train(config).validation
     assert row["box_ap50"] > 90 and row["mask_ap50"] > 90
 
 
@@ -176,7 +177,7 @@ def test_a_step_does_not_depend_on_the_generator(make):
     ],
 )
 def test_other_kinds_of_runs_finish(make, changes):
-    result = detect_train(make(steps=2, **changes))
+    result = train(make(steps=2, **changes))
     assert result.finished and np.isfinite(result.loss)
     assert ("mask_ap" in result.validation[0]) == ("masks=False" not in changes.get("model_options", ()))
 
@@ -198,7 +199,7 @@ def test_a_run_with_drops_and_layer_decay_at_many_scales_resumes_and_finishes(ma
     config = make(
         augmentation=MANY, sizes=("56x80",), layer_decay=0.5, lr_schedule="step", lr_drops=(2, 4), warmup_steps=0
     )
-    result, rows = detect_train(config), read_rows(config.out / STEPS)
+    result, rows = train(config), read_rows(config.out / STEPS)
     assert [row["lr"] for row in rows] == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4, 1e-5])
     assert len({tuple(row["size"]) for row in rows}) > 1 and max(max(row["size"]) for row in rows) <= 70
     assert result.validation[0]["size"] == [56, 80]
@@ -206,24 +207,24 @@ def test_a_run_with_drops_and_layer_decay_at_many_scales_resumes_and_finishes(ma
     assert (model.config.min_size, model.config.max_size) == (56, 80)
     assert load_checkpoint(config.out / NAME)["config"]["augmentation"]["before"] == [40, 50]
     with pytest.raises(ValueError, match="augmentation.*there, .* here"):
-        detect_train(make(sizes=("56x80",), layer_decay=0.5, lr_schedule="step", lr_drops=(2, 4), warmup_steps=0))
+        train(make(sizes=("56x80",), layer_decay=0.5, lr_schedule="step", lr_drops=(2, 4), warmup_steps=0))
 
 
 def test_a_run_of_before_schedules_and_layer_decay_goes_on(make):
     config = make(steps=2)
-    detect_train(config)
+    train(config)
     state, settings = load_checkpoint(config.out / NAME), json.loads((config.out / "train.json").read_text())
     for name in ("lr_schedule", "lr_power", "lr_drops", "layer_decay"):
         del state["config"][name], settings[name]
     torch.save(state, config.out / NAME)
     (config.out / "train.json").write_text(json.dumps(settings))
-    assert detect_train(config).finished
+    assert train(config).finished
     with pytest.raises(ValueError, match="layer_decay: None there, 0.5 here"):
-        detect_train(make(steps=2, layer_decay=0.5))
+        train(make(steps=2, layer_decay=0.5))
 
 
 def test_a_detector_starts_from_a_run_of_detection_at_another_grid(make, tmp_path, capsys):
-    before = detect_train(make(steps=1, warmup_steps=0, out=tmp_path / "before", ema=None)).run
+    before = train(make(steps=1, warmup_steps=0, out=tmp_path / "before", ema=None)).run
     trained, _ = load_detector(before)
     options = (*SMALL[:3], "grid=3x5", *SMALL[4:], "cells=2x2")
     task = DetectionTask(make(init=before, init_resize=True, model_options=options))
@@ -241,12 +242,12 @@ def test_a_detector_starts_from_a_run_of_detection_at_another_grid(make, tmp_pat
 def test_data_without_validation_is_learned_without(make, tmp_path):
     write_shapes(tmp_path / "only", "train", 3, 2)
     config = make(data=tmp_path / "only", draw_images=4, steps=2)
-    result = detect_train(config)
+    result = train(config)
     assert result.finished and result.validation == [] and not (config.out / "detections").exists()
     for name, given in (("validate_limit", 3), ("validate_every", 2), ("draw_images", 1)):
         changes = {"data": tmp_path / "only", "out": tmp_path / name, "draw_images": 4} | {name: given}
         with pytest.raises(ValueError, match=f"{name} is {given}, but .* has no annotations/instances_val"):
-            detect_train(make(**changes))
+            train(make(**changes))
 
 
 def test_findings_are_said_and_unreadable_images_listed(make, tmp_path, capsys):
@@ -257,11 +258,11 @@ def test_findings_are_said_and_unreadable_images_listed(make, tmp_path, capsys):
     record["annotations"].append(record["annotations"][0] | {"id": 99, "bbox": [500, 500, 3, 3]})
     path.write_text(json.dumps(record))
     (tmp_path / "odd" / "val" / "0.png").write_bytes(b"no image")
-    result = detect_train(make(data=tmp_path / "odd", steps=2))
+    result = train(make(data=tmp_path / "odd", steps=2))
     assert "1 boxes outside their image, dropped: 99 (image 100)" in capsys.readouterr().err
     assert [Path(path).name for path, _ in result.skipped] == ["0.png"]
     with pytest.raises(ValueError, match="no annotations to learn from"):
-        detect_train(make(data=tmp_path / "odd" / "val", out=tmp_path / "other"))
+        train(make(data=tmp_path / "odd" / "val", out=tmp_path / "other"))
 
 
 @pytest.mark.parametrize(
@@ -288,15 +289,15 @@ def test_findings_are_said_and_unreadable_images_listed(make, tmp_path, capsys):
 )
 def test_impossible_settings_are_refused_before_any_file_is_read(make, changes, message):
     with pytest.raises(ValueError, match=message):
-        detect_train(make(data=Path("does/not/exist"), **changes))
+        train(make(data=Path("does/not/exist"), **changes))
     assert not make().out.exists()
 
 
 def test_other_settings_and_other_annotations_are_another_run(make, tmp_path):
-    detect_train(make(steps=2))
+    train(make(steps=2))
     with pytest.raises(ValueError, match=r"augmentation.scale: .*there, .* here"):
-        detect_train(make(steps=2, augmentation=MILD))
+        train(make(steps=2, augmentation=MILD))
     write_shapes(tmp_path / "other", "train", 6, 5)
     write_shapes(tmp_path / "other", "val", 4, 1)
     with pytest.raises(ValueError, match="task.annotations"):
-        detect_train(make(steps=2, data=tmp_path / "other"))
+        train(make(steps=2, data=tmp_path / "other"))

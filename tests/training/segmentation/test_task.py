@@ -15,9 +15,10 @@ from anyres.models.segmenter import load_segmenter
 from anyres.models.weights.files import save_model
 from anyres.predict.segment import SegmentConfig, segment
 from anyres.training.checkpoint import NAME, load_checkpoint
+from anyres.training.engine import train
 from anyres.training.runlog import STEPS, VALIDATIONS, read_rows
 from anyres.training.segmentation.config import SegmentationConfig
-from anyres.training.segmentation.task import SegmentationTask, segment_train
+from anyres.training.segmentation.task import SegmentationTask
 from anyres.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -77,7 +78,7 @@ def test_six_images_are_learned_by_heart_and_labelled(make, shapes, tmp_path, ca
             (root / kind / split).symlink_to(shapes / kind / "training")
     (root / "classes.txt").write_text("ground\ndisc\nbox\n")
     light = SegmentAugment(scale=(0.8, 1.25))
-    result = segment_train(
+    result = train(
         make(data=root, sizes=("32",), steps=150, batch_size=6, lr=3e-3, warmup_steps=10, augmentation=light)
     )
     (row,) = result.validation
@@ -110,7 +111,7 @@ def end_of(config):
 def test_resumed_equals_uninterrupted(make, tmp_path, monkeypatch, step):
     common = {"model_options": (*SMALL[:-1], "drop_path_rate=0.3"), "ema": 0.9, "validate_every": 3}
     reference = make(out=tmp_path / "uninterrupted", **common)
-    assert segment_train(reference).finished
+    assert train(reference).finished
     config, update = make(num_workers=1, checkpoint_every=1, **common), Trainer.update
 
     def dying(self, batch):
@@ -121,9 +122,9 @@ def test_resumed_equals_uninterrupted(make, tmp_path, monkeypatch, step):
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "update", dying)
         with pytest.raises(KeyError):
-            segment_train(config)
+            train(config)
     assert load_checkpoint(config.out / NAME)["step"] == step - 1
-    assert segment_train(config) == segment_train(config)  # a finished run is left alone
+    assert train(config) == train(config)  # a finished run is left alone
     (state, *rest), (expected, *wanted) = end_of(config), end_of(reference)
     for name in ("model", "ema"):  # running statistics too
         assert all(torch.equal(value, expected[name][k]) for k, value in state[name].items())
@@ -191,7 +192,7 @@ def test_a_run_starts_from_a_backbone(make, tmp_path, capsys):
 
 def test_a_segmenter_starts_from_a_run_of_segmentation_and_decays_by_layers(make, tmp_path, capsys):
     changes = {"steps": 2, "lr_schedule": "poly", "lr_power": 0.9, "weight_decay": 0.0, "warmup_steps": 0}
-    before = segment_train(make(out=tmp_path / "before", **changes)).run
+    before = train(make(out=tmp_path / "before", **changes)).run
     rates = [row["lr"] for row in read_rows(before / STEPS)]
     assert rates == pytest.approx([1e-3, 1e-3 * 0.5**0.9])
     trained, _ = load_segmenter(before)
@@ -210,7 +211,7 @@ def test_a_segmenter_starts_from_a_run_of_segmentation_and_decays_by_layers(make
 
 def test_masks_that_begin_at_one_are_written_as_such(make, tmp_path):
     root = write_shapes(tmp_path / "data", "train", 3, 1, offset=1)
-    run = segment_train(make(data=root, reduce_zero_label=True, steps=2, precision="bfloat16")).run
+    run = train(make(data=root, reduce_zero_label=True, steps=2, precision="bfloat16")).run
     assert load_segmenter(run)[1].classes == ("1", "2", "3")
     found = segment(
         SegmentConfig(run=run, inputs=(root / "images/train",), out=tmp_path / "maps", window="24", flip=True),
@@ -229,21 +230,21 @@ def test_masks_that_cannot_be_used_are_named_and_the_run_goes_on(make, tmp_path,
     Image.new("L", (50, 50), 9).resize(Image.open(root / "images/training/1.png").size).save(
         root / "annotations/training/1.png"
     )
-    result = segment_train(make(data=root))
+    result = train(make(data=root))
     assert result.finished and [Path(path).name for path, _ in result.skipped] == ["1.png"]
     text = capsys.readouterr().err
     assert "1 of 4 images cannot be used:" in text and "0.png: no mask" in text and "have labels 9" in text
     with pytest.raises(ValueError, match="no mask"):
-        segment_train(make(data=root, strict=True, out=tmp_path / "strict"))
+        train(make(data=root, strict=True, out=tmp_path / "strict"))
     with pytest.raises(ValueError, match="validate_every is 2, but .*validation does not exist"):
-        segment_train(make(data=root, validate_every=2, out=tmp_path / "other"))
+        train(make(data=root, validate_every=2, out=tmp_path / "other"))
 
 
 @pytest.mark.parametrize("decoder", ["unmerge", "bilinear"])
 def test_light_heads_learn_from_single_images(make, decoder):
     options = ("patch_size=4", "grid=4x4", "width=32", "depth=2", "heads=2", "head_channels=16", f"decoder={decoder}")
     model = "unmerge_vitar_small_patch16"
-    assert segment_train(make(model=model, model_options=options, accumulate=4)).finished
+    assert train(make(model=model, model_options=options, accumulate=4)).finished
 
 
 @pytest.mark.parametrize(
@@ -271,17 +272,17 @@ def test_light_heads_learn_from_single_images(make, decoder):
 )
 def test_impossible_settings_are_refused_before_any_file_is_read(make, changes, message):
     with pytest.raises(ValueError, match=message):
-        segment_train(make(data=Path("does/not/exist"), **changes))
+        train(make(data=Path("does/not/exist"), **changes))
     assert not make().out.exists()
 
 
 def test_settings_are_on_disk_and_other_ones_are_another_run(make):
     config = make(steps=2, precision="bfloat16")
-    row, other = segment_train(config).validation
+    row, other = train(config).validation
     assert row["size"] == [24, 24] and other["size"] == [17, 32] and row["images"] == 3
     assert json.loads((config.out / "train.json").read_text()) == config.to_json()
     with pytest.raises(ValueError, match="augmentation.hflip: 0.5 there, 0.0 here"):
-        segment_train(make(steps=2, precision="bfloat16", augmentation=STILL))
+        train(make(steps=2, precision="bfloat16", augmentation=STILL))
 
 
 def test_impossible_predictions_are_refused(make, shapes, tmp_path):
@@ -290,7 +291,7 @@ def test_impossible_predictions_are_refused(make, shapes, tmp_path):
     with pytest.raises(ValueError, match="0.png would both be written to 0.png"):
         segment(SegmentConfig(run=tmp_path, inputs=(shapes / "images",), out=tmp_path / "maps"))
     config = make(steps=2)
-    segment_train(config)
+    train(config)
     (tmp_path / "torn.png").write_bytes(b"no image")
     settings = {"run": config.out, "inputs": (tmp_path / "torn.png",), "out": tmp_path / "maps"}
     assert "torn.png" in segment(SegmentConfig(**settings), progress=False)[0]["error"]

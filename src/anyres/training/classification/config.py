@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from anyres.data.schedule import EverySize, ResolutionSchedule
 from anyres.training.config import RunConfig
+
+if TYPE_CHECKING:
+    from anyres.training.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,3 +65,15 @@ class TrainConfig(RunConfig):
         from anyres.training.checks import check_config
 
         check_config(self)
+
+    def memory_advice(self) -> str:
+        return "A larger accumulate, grad_checkpointing or grad_pieces"
+
+    def make_task(self) -> Task:
+        if self.from_records is not None:
+            from anyres.training.records.task import RecordsTask
+
+            return RecordsTask(self)
+        from anyres.training.classification.task import ClassificationTask
+
+        return ClassificationTask(self)

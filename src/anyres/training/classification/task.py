@@ -46,6 +46,8 @@ class ClassificationTask:
     classes, and for model options that do not exist.
     """
 
+    headline = ("top1", 1)
+
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
         if config.data.is_dir() and not (config.data / "train").is_dir():
@@ -66,6 +68,8 @@ class ClassificationTask:
             start_from(config, self.model)
         if config.linear_probe:
             freeze_below_head(self.model)
+        if config.grad_pieces:
+            self.model.set_grad_pieces(True)
         self.mix = make_mixup(config, len(self.folder.classes))
         self.criterion = SoftTargetCrossEntropy()
         self.stream = TrainingStream(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anyres.data.augment import MultiScale, ScaleJitter
 from anyres.models.detector_config import get_detector_config
 from anyres.training.checks import check_idle, check_run
 from anyres.training.dense_config import DenseConfig, idle_in_dense_runs
+
+if TYPE_CHECKING:
+    from anyres.training.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,3 +64,8 @@ class DetectionConfig(DenseConfig):
         """`overrides` with the size to work at in evaluation, which is by default the largest training size."""
         largest = max(self.parsed_sizes(), key=lambda size: (size[0] * size[1], size))
         return {"min_size": min(largest), "max_size": max(largest), **self.overrides()}
+
+    def make_task(self) -> Task:
+        from anyres.training.detection.task import DetectionTask
+
+        return DetectionTask(self)

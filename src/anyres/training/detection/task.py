@@ -26,22 +26,12 @@ from anyres.seeds import key
 from anyres.sizes import Size
 from anyres.training.config import default_of
 from anyres.training.detection.config import DetectionConfig
-from anyres.training.engine import TrainResult, run_task
 from anyres.training.finetune import identity_of_init, start_backbone
 from anyres.training.pretraining.reconstructions import write_picture
 
 PICTURES = "detections"
 
 _INIT = 0x44455443  # keeps the draws of initialisation apart from all others
-
-
-def detect_train(config: DetectionConfig) -> TrainResult:
-    """Trains a detector, or goes on with a run that was stopped or killed.
-
-    Everything else is as in `train`, its errors too; ImportError names the extra that reading masks and measuring
-    need. The run folder in the end holds the detector, and pictures of what it finds in detections/.
-    """
-    return run_task(config, lambda: DetectionTask(config))
 
 
 @dataclass(frozen=True)
@@ -59,8 +49,11 @@ class DetectionTask:
     Annotations that are clipped or left out are counted on stderr.
 
     Raises ValueError for data that cannot be used (see `CocoImages`), for settings that need validation images where
-    there are none, and for weights to start from that do not fit.
+    there are none, and for weights to start from that do not fit. ImportError names the extra that reading masks and
+    measuring need. Pictures of what is found go to detections/ in the run folder.
     """
+
+    headline = ("box_ap", 1)
 
     def __init__(self, config: DetectionConfig) -> None:
         self.config = config

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from anyres.data.augment import TrainAugment
 from anyres.training.config import RunConfig
+
+if TYPE_CHECKING:
+    from anyres.training.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,3 +42,8 @@ class PretrainConfig(RunConfig):
         from anyres.training.checks import check_pretraining
 
         check_pretraining(self)
+
+    def make_task(self) -> Task:
+        from anyres.training.pretraining.task import PretrainTask
+
+        return PretrainTask(self)

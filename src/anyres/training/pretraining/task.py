@@ -38,11 +38,15 @@ _INIT, _MASK = 0x4D41454E, 0x484F4C45  # keep the draws of initialisation and of
 class PretrainTask:
     """A masked auto-encoder learning the images of `config.data`, measured on those in its folder val/ if there is one.
 
-    What is hidden of an image while measuring and drawing follows from the run's seed and the image's place alone.
+    The run folder in the end holds the auto-encoder, from whose encoder other runs can start, and pictures of what it
+    restores in reconstructions/. What is hidden of an image while measuring and drawing follows from the run's seed and
+    the image's place alone.
 
     Raises ValueError for a folder without images or with none that can be read, for val/ without train/ beside it, and
     for settings that need val/ where there is none.
     """
+
+    headline = ("loss", 3)
 
     def __init__(self, config: PretrainConfig) -> None:
         self.config = config

@@ -61,6 +61,8 @@ class RecordsTask:
     records of another model or with labels that training lacks, and if the model is not to be found.
     """
 
+    headline = ("top1", 1)
+
     def __init__(self, config: TrainConfig) -> None:
         assert config.from_records is not None
         self.config = config

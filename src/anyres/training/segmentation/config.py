@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from anyres.data.augment import SegmentAugment
 from anyres.data.segmentation import IGNORE
@@ -11,6 +12,9 @@ from anyres.models.segmenter_config import get_segmenter_config
 from anyres.training.checks import check_idle, check_run
 from anyres.training.config import default_of
 from anyres.training.dense_config import DenseConfig, idle_in_dense_runs
+
+if TYPE_CHECKING:
+    from anyres.training.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,3 +75,8 @@ class SegmentationConfig(DenseConfig):
                 f"auxiliary_weight is {self.auxiliary_weight} but has no effect, because auxiliary_channels is 0; "
                 "leave it out"
             )
+
+    def make_task(self) -> Task:
+        from anyres.training.segmentation.task import SegmentationTask
+
+        return SegmentationTask(self)

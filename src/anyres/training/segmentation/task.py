@@ -20,19 +20,10 @@ from anyres.models.segmenter import Segmenter, save_segmenter
 from anyres.models.segmenter_config import get_segmenter_config
 from anyres.seeds import key
 from anyres.training.config import default_of
-from anyres.training.engine import TrainResult, run_task
 from anyres.training.finetune import identity_of_init, start_backbone
 from anyres.training.segmentation.config import SegmentationConfig
 
 _INIT = 0x5345474D  # keeps the draws of initialisation apart from all others
-
-
-def segment_train(config: SegmentationConfig) -> TrainResult:
-    """Trains a segmenter, or goes on with a run that was stopped or killed.
-
-    Everything else is as in `train`, its errors too. The run folder in the end holds the segmenter.
-    """
-    return run_task(config, lambda: SegmentationTask(config))
 
 
 @dataclass(frozen=True)
@@ -55,6 +46,8 @@ class SegmentationTask:
     Raises ValueError for folders that are not there or hold nothing to learn from, for settings that need validation
     images where there are none, and for weights to start from that do not fit.
     """
+
+    headline = ("miou", 1)
 
     def __init__(self, config: SegmentationConfig) -> None:
         self.config = config
