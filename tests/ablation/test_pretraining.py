@@ -58,14 +58,14 @@ def test_one_pretraining_serves_all_variants_that_start_from_it(study, settings,
 
 def test_what_starts_from_a_failed_pretraining_fails_too_and_the_others_go_on(study, settings, tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "write_page", lambda result, folder: result)
-    genuine = runner.run
+    genuine = runner.train
 
     def diverge(config):
         if isinstance(config, PretrainConfig):
             raise FloatingPointError("the loss is nan at step 3")
         return genuine(config)
 
-    monkeypatch.setattr(runner, "run", diverge)
+    monkeypatch.setattr(runner, "train", diverge)
     ablate(settings(tmp_path), started(study))
     data = json.loads((tmp_path / "mergers" / "ablation.json").read_text())
     assert {row["variant"] for row in data["rows"]} == {"fresh"}
