@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from anyres.files import write_atomically
+from anyres.files import as_json, read_json, write_atomically, write_json
 
 
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
@@ -55,3 +55,26 @@ def test_the_content_is_on_disk_before_the_name_and_the_name_before_the_return(t
 def test_a_missing_folder_is_said(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         write_atomically(tmp_path / "nowhere" / "file", lambda file: None)
+
+
+def test_json_is_read_back_as_it_was_written_also_names_that_are_no_text(tmp_path):
+    content = {"name": "Überlingen", "path": "a\udcff.png", "sizes": [[32, 48]]}
+    for indent in (1, None):
+        write_json(tmp_path / "a.json", content, indent=indent)
+        assert read_json(tmp_path / "a.json", "a file", remedy="delete it") == content
+    assert "Überlingen" in (tmp_path / "a.json").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"{", "Expecting"), (b"\xff", "decode"), (b"[1]", "no JSON object"), (b'{"a": 1}', "b, c missing")],
+)
+def test_json_that_is_something_else_names_the_file_the_reason_and_the_remedy(tmp_path, content, reason):
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"a\.json is not a list of apples \(.*{reason}.*\); delete it$"):
+        read_json(path, "a list of apples", keys=("a", "b", "c"), remedy="delete it")
+
+
+def test_plain_values_are_as_json_reads_them_back():
+    assert as_json({"size": (1, 2), 3: None}) == {"size": [1, 2], "3": None}

@@ -3,7 +3,7 @@
 import json
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -35,19 +35,43 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             os.close(folder)
 
 
-def write_json(path: Path, content: Any) -> None:
-    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-    write_atomically(path, lambda file: file.write(text.encode()))
+def write_bytes(path: Path, content: bytes) -> None:
+    """Content that is in memory already, atomically."""
+    write_atomically(path, lambda file: file.write(content))
 
 
-def read_json(path: Path, keys: tuple[str, ...], remedy: str) -> dict[str, Any]:
-    """A file that a sweep wrote; ValueError with the remedy if it is something else."""
+def as_json(content: Any) -> Any:
+    """Plain values as JSON reads them back: tuples become lists, so that what is read compares equal."""
+    return json.loads(json.dumps(content))
+
+
+def write_json(path: Path, content: Any, *, indent: int | None = 1) -> None:
+    """Plain JSON in UTF-8, atomically; None for `indent` puts all of it on one line."""
+    text = json.dumps(content, indent=indent, ensure_ascii=False) + "\n"
+    # Names of files that are no text come from the system with surrogates, which UTF-8 does not have. What a
+    # backslash replaces them with is JSON's own way to write them, so that they are read back as they were.
+    write_bytes(path, text.encode(errors="backslashreplace"))
+
+
+def read_json(path: Path, what: str, *, keys: Sequence[str] = (), remedy: str) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Args:
+        what: the file should be, such as "the settings of a run".
+        keys: that it must have.
+        remedy: what to do if it is something else.
+
+    Raises:
+        ValueError: the file is no JSON object, or lacks a key; names the file, the reason and the remedy.
+        OSError: it cannot be read at all.
+    """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # of JSON or of the encoding
-        raise ValueError(f"{path} was not written by a sweep ({error}); {remedy}") from error
-    missing = [key for key in keys if not isinstance(found, dict) or key not in found]
+        raise ValueError(f"{path} is not {what} ({error}); {remedy}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is not {what} (it holds no JSON object); {remedy}")
+    missing = [key for key in keys if key not in found]
     if missing:
-        raise ValueError(f"{path} was not written by a sweep ({', '.join(missing)} missing); {remedy}")
-    assert isinstance(found, dict)
+        raise ValueError(f"{path} is not {what} ({', '.join(missing)} missing); {remedy}")
     return found

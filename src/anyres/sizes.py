@@ -34,6 +34,12 @@ def parse_size(text: str | int | Sequence[int]) -> Size:
     return numbers[0], numbers[-1]
 
 
+def size_text(size: Sequence[int]) -> str:
+    """A size as `parse_size` reads it: (224, 320) is "224x320"; rows and columns of a grid are written likewise."""
+    height, width = size
+    return f"{height}x{width}"
+
+
 def _size_message(given: object) -> str:
     return (
         f"cannot read {given!r} as a size: allowed are one positive whole number, such as 224, "
@@ -78,6 +84,12 @@ def parse_entry(text: str | int | Sequence[int]) -> Size | SideRange:
 
 def _range_message(given: str) -> str:
     return f"cannot read {given!r} as a range of sizes: allowed are two whole numbers, the smaller first, such as 32-96"
+
+
+def rounded_up(size: Size, multiple: int) -> Size:
+    """The size with each side completed to a multiple of so many pixels."""
+    height, width = size
+    return -(-height // multiple) * multiple, -(-width // multiple) * multiple
 
 
 def stretched(size: Size, factor: float) -> Size:

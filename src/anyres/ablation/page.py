@@ -11,7 +11,7 @@ from typing import Any
 from anyres.ablation.results import FORMAT
 from anyres.ablation.summary import cells, sets
 from anyres.evaluation.rows import NATIVE, protocol_text, si
-from anyres.files import read_json, write_atomically
+from anyres.files import read_json, write_bytes
 from anyres.report.paper import SOURCE
 from anyres.report.report import require_extra
 
@@ -22,20 +22,18 @@ def write_page(result: Path, out: Path) -> Path:
     Returns the page. Raises ValueError for a file that is no study, ImportError without the extra `anyres[report]`.
     """
     require_extra("ablate")
-    data = read_json(result, ("format", "study", "summary"), "give a file written by `anyres ablate`")
+    data = read_json(
+        result, "the result of a study", keys=("format", "study", "summary"), remedy="give a file of `anyres ablate`"
+    )
     if data["format"] != FORMAT:
         raise ValueError(f"{result} has format {data['format']!r}; allowed: {FORMAT}")
     out.mkdir(parents=True, exist_ok=True)
     pictures = _pictures(data)
     for name, picture in pictures.items():
-        _write(out / f"{name}.png", picture)
-    _write(out / "results.md", markdown(data).encode())
-    _write(out / "index.html", _html(data, pictures).encode())
+        write_bytes(out / f"{name}.png", picture)
+    write_bytes(out / "results.md", markdown(data).encode())
+    write_bytes(out / "index.html", _html(data, pictures).encode())
     return out / "index.html"
-
-
-def _write(path: Path, content: bytes) -> None:
-    write_atomically(path, lambda file: file.write(content))
 
 
 def _pictures(data: Mapping[str, Any]) -> dict[str, bytes]:

@@ -204,20 +204,24 @@ def refuse_other_study(config: AblateConfig, jobs: Iterable[Job]) -> None:
     """ValueError if what is on disk of any run was made by another configuration; names the fields that differ."""
     images = config.folder / IMAGES
     if images.exists():
-        others = differences(read_json(images, (), _REMEDY), numbers_of_images(config))
+        found = read_json(images, "the numbers of a study's images", remedy=_REMEDY)
+        others = differences(found, numbers_of_images(config))
         if others:
             raise ValueError(f"{config.folder} holds runs on other images ({'; '.join(others)}). {_OTHERWISE}")
     for job in jobs:
         run = job.training.out
         changed: list[str] = []
         if (run / SETTINGS).exists() and any((run / name).exists() for name in (NAME, WEIGHTS)):
-            changed += _trained_otherwise(read_json(run / SETTINGS, ("sizes",), _REMEDY), job)
+            found = read_json(run / SETTINGS, "the settings of a run", keys=("sizes",), remedy=_REMEDY)
+            changed += _trained_otherwise(found, job)
         if job.failure.exists():
-            found = read_json(job.failure, ("error", "training"), _REMEDY)
+            found = read_json(job.failure, "the record of a failed run", keys=("error", "training"), remedy=_REMEDY)
             changed += _trained_otherwise(found["training"], job)
         for sweep in job.sweeps:
             if sweep.out.exists():
-                changed += _measured_otherwise(read_json(sweep.out, ("rows", "left_out", "protocol"), _REMEDY), sweep)
+                keys = ("rows", "left_out", "protocol")
+                found = read_json(sweep.out, "the JSON of a sweep", keys=keys, remedy=_REMEDY)
+                changed += _measured_otherwise(found, sweep)
         if changed:
             raise ValueError(f"{run} was made by another configuration ({'; '.join(changed)}). {_OTHERWISE}")
 

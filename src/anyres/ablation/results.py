@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from anyres.ablation.budget import CLASSES, is_trained, largest_side
@@ -27,7 +28,7 @@ def collect(config: AblateConfig, study: Study) -> dict[str, Any]:
     jobs = [job for job in jobs_on_disk(config, study) if job.is_finished()]
     failed = [job for job in jobs if job.failure.exists()]
     done = [job for job in jobs if job not in failed]
-    sweeps = {job.label: [read_json(s.out, ("rows", "models"), "delete it") for s in job.sweeps] for job in done}
+    sweeps = {job.label: [_read_sweep(sweep.out) for sweep in job.sweeps] for job in done}
     rows = [_row(job, row) for job in done for sweep in sweeps[job.label] for row in sweep["rows"]]
     failures = [{"run": job.label, "error": _error(job)} for job in failed]
     left_out = [{"run": job.label, **item} for job in done for s in sweeps[job.label] for item in s["left_out"]]
@@ -55,8 +56,12 @@ def collect(config: AblateConfig, study: Study) -> dict[str, Any]:
 
 
 def _error(job: Job) -> str:
-    error: str = read_json(job.failure, ("error",), "delete it")["error"]
+    error: str = read_json(job.failure, "the record of a failed run", keys=("error",), remedy="delete it")["error"]
     return error
+
+
+def _read_sweep(path: Path) -> dict[str, Any]:
+    return read_json(path, "the JSON of a sweep", keys=("rows", "models"), remedy="delete it")
 
 
 def _row(job: Job, row: Mapping[str, Any]) -> dict[str, Any]:

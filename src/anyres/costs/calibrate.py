@@ -23,7 +23,7 @@ from anyres.costs.fit import Constants, CostModel, Counts, fit
 from anyres.costs.memory import is_out_of_memory
 from anyres.costs.probe import Shape, peak_bytes, resident_is_measured
 from anyres.costs.timing import latency
-from anyres.files import write_atomically
+from anyres.files import as_json, read_json, write_json
 from anyres.layers.pieces import piece_positions
 from anyres.models.config import ViTARConfig
 from anyres.models.vitar import ViTAR
@@ -169,7 +169,7 @@ def identify(model: ViTAR) -> dict[str, Any]:
         "torch": torch.__version__,
         "code": _code(),
         "positions": _counts(model).positions,
-        "config": json.loads(json.dumps(asdict(model.config))),
+        "config": as_json(asdict(model.config)),
     }
 
 
@@ -212,15 +212,15 @@ def _write(
     measured = [{"shape": shape, "seconds": time, "peak_bytes": peaks.get(shape)} for shape, time in seconds.items()]
     record = {"identity": identity, "constants": asdict(constants), "measured": measured}
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda file: file.write((json.dumps(record, indent=1) + "\n").encode()))
+    write_json(path, record)
 
 
 def _read(path: Path, identity: dict[str, Any]) -> Constants | None:
     """The constants of a file, or None if there is none, or not of this identity, or it is damaged."""
     try:
-        record = json.loads(path.read_text())
+        record = read_json(path, "a calibration", keys=("identity", "constants"), remedy="it is made again")
         if record["identity"] != identity:
             return None
         return Constants(**record["constants"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, TypeError):
         return None

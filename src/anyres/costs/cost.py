@@ -29,6 +29,7 @@ from anyres.models.presets import create_model, list_models
 from anyres.models.segmenter import Segmenter
 from anyres.models.segmenter_config import SegmenterConfig
 from anyres.models.vitar import ViTAR, ViTARConfig
+from anyres.sizes import size_text
 
 if TYPE_CHECKING:
     from anyres.models.detector import Detector
@@ -139,8 +140,7 @@ def macs_by_part(
         plain = 0 if config.learned_levels is None else len(plan.chain) - 1 - config.learned_levels
         for number, level in enumerate(plan.levels):
             if level.is_identity or number >= plain:  # plain means are no products
-                (rows, cols), (to_rows, to_cols) = level.input_grid, level.output_grid
-                name = f"merger {number + 1}: {rows}x{cols} > {to_rows}x{to_cols}"
+                name = f"merger {number + 1}: {size_text(level.input_grid)} > {size_text(level.output_grid)}"
                 parts[name] = _merger_level(config, level, convention)
     parts["trunk"] = (_merging_trunk if config.tome else _trunk)(config, plan.grid, norm, blocks)
     parts["head"] = config.width * config.num_classes

@@ -4,7 +4,6 @@ A pass on the meta device takes neither memory nor products, so nothing here rep
 of. Backbones are counted from their configuration (`cost`).
 """
 
-import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,6 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from anyres.models.segmenter import Segmenter
+from anyres.sizes import rounded_up
 
 if TYPE_CHECKING:
     from anyres.models.detector import Detector
@@ -23,9 +23,7 @@ def padded_size(model: "Segmenter | Detector", size: tuple[int, int]) -> tuple[i
     """(height, width) in pixels of what the backbone gets: detectors pad images to whole cells of their maps."""
     if isinstance(model, Segmenter):
         return size
-    divisor = model.transform.size_divisible
-    height, width = (math.ceil(side / divisor) * divisor for side in size)
-    return height, width
+    return rounded_up(size, model.transform.size_divisible)
 
 
 def decoder_parts(model: "Segmenter | Detector", size: tuple[int, int], backbone: int) -> dict[str, int]:

@@ -15,7 +15,7 @@ from anyres.devices import resolve_device
 from anyres.models.presets import create_model
 from anyres.models.vitar import ViTAR
 from anyres.models.weights.files import load_model
-from anyres.sizes import Size
+from anyres.sizes import Size, size_text
 
 _NEAR = 2**22  # pixels of sides in all that are looked at one by one around the largest size; the longer, the slower
 _FINENESS = 128  # sizes are looked at, further away, that differ by this part of them
@@ -48,7 +48,7 @@ class Sizer:
     def reduced(self, size: Size) -> Size:
         """The size itself if it fits, else the largest below it of its aspect, to a pixel."""
         if min(size) < 1:
-            raise ValueError(f"size is {size[0]}x{size[1]}; both sides must be at least 1 pixel.")
+            raise ValueError(f"size is {size_text(size)}; both sides must be at least 1 pixel.")
         long, short = max(size), min(size)
 
         def smaller(pixels: int) -> Size:
@@ -108,7 +108,7 @@ class Sizer:
         needs = Limits(_rounded_up(self.costs.milliseconds(shape)), _rounded_up(self.costs.bytes_at_most(shape) / 1e9))
         alone = "" if self.batch == 1 else f", {self.batch} at once,"
         return ValueError(
-            f"nothing fits {self.limits}: the smallest size, {smallest[0]}x{smallest[1]} pixels{alone} needs "
+            f"nothing fits {self.limits}: the smallest size, {size_text(smallest)} pixels{alone} needs "
             f"{needs.milliseconds:g} ms and {needs.gigabytes:g} GB; allowed: a budget of at least that"
         )
 
@@ -201,13 +201,13 @@ def describe_largest_size(config: LargestSizeConfig, *, progress: bool = True) -
     found = sizer(model, limits, batch=config.batch, recalibrate=config.recalibrate, progress=progress)
     step = config.multiple or model.config.patch_size
     best = found.largest(config.aspect, step)
-    lines = [f"{best[0]}x{best[1]} pixels (height x width) is the largest size within {limits}.", ""]
+    lines = [f"{size_text(best)} pixels (height x width) is the largest size within {limits}.", ""]
     lines.append(f"{'height x width':>16} {'milliseconds':>13} {'gigabytes':>10} {'at most':>9}")
     sizes = [tuple(max(1, round(side * times / step)) * step for side in best) for times in _AROUND]
     for height, width in dict.fromkeys(sizes):
         shape = (config.batch, height, width)
         peak, most = found.costs.bytes(shape) / 1e9, found.costs.bytes_at_most(shape) / 1e9
         mark = "fits" if found.fits((height, width)) else ""
-        size = f"{height}x{width}"
-        lines.append(f"{size:>16} {found.costs.milliseconds(shape):>13.1f} {peak:>10.3f} {most:>9.3f} {mark}".rstrip())
+        size, time = size_text((height, width)), found.costs.milliseconds(shape)
+        lines.append(f"{size:>16} {time:>13.1f} {peak:>10.3f} {most:>9.3f} {mark}".rstrip())
     return "\n".join(lines)

@@ -6,7 +6,7 @@ Carried out by `transforms.py` (classes, pre-training), `segmentation_stream.py`
 from dataclasses import dataclass
 from typing import Literal
 
-from anyres.sizes import Size
+from anyres.sizes import Size, size_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +135,7 @@ class MultiScale:
         """ValueError for a step's size that leaves no side to draw, or that makes a setting idle."""
         if min(size) < self.shortest:
             raise ValueError(
-                f"size {size[0]}x{size[1]} given: the short sides of multi-scale training begin at {self.shortest}; "
+                f"size {size_text(size)} given: the short sides of multi-scale training begin at {self.shortest}; "
                 f"allowed: sizes from there up, such as 800x1333; or shortest={min(size)}"
             )
         if self.most != MultiScale.most and self.most >= max(size):

@@ -5,7 +5,6 @@ categories from 1 up, masks as uncompressed run lengths), and with ROOT/annotati
 labels, 0 is the background) and ROOT/classes.txt. Every image is a pure function of (seed, split, index).
 """
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -18,10 +17,12 @@ from tqdm import tqdm
 
 from anyres.data.glyph_scenes import SPLITS, Split, colours
 from anyres.data.scene import FONTS, fill, glyph_matrix, glyph_outline, gradient
-from anyres.files import write_atomically
+from anyres.files import as_json, read_json, write_bytes, write_json
 from anyres.seeds import key
 
 _LEAST_PIXELS = 12  # of an object that counts; what is hidden more than that is taken out of the picture's annotations
+
+_REMEDY = "allowed is a new or empty folder"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,13 +95,12 @@ def write_dense(root: Path | str, *, progress: bool = True, **options: Any) -> P
     A folder that already holds the same set is left as it is; any other non-empty folder is a ValueError.
     """
     root, config = Path(root), DenseSceneConfig(**options)
-    record = {"format": 1, "generator": "anyres.data.dense_scenes", "parameters": asdict(config)}
-    text = json.dumps(record, indent=1) + "\n"
+    record = as_json({"format": 1, "generator": "anyres.data.dense_scenes", "parameters": asdict(config)})
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         written = root / "data.json"
-        if written.is_file() and written.read_text() == text:
+        if written.is_file() and read_json(written, "the record of a synthetic set", remedy=_REMEDY) == record:
             return root
-        raise ValueError(f"{root} is not empty and holds no such set; allowed is a new or empty folder")
+        raise ValueError(f"{root} is not empty and holds no such set; {_REMEDY}")
     jobs = [(split, index) for split in SPLITS for index in range(config.train if split == "train" else config.val)]
     files: dict[Split, dict[str, list[Any]]] = {split: {"images": [], "annotations": []} for split in SPLITS}
     for split, index in tqdm(jobs, desc=f"writing {root.name}", unit="image", disable=not progress):
@@ -108,10 +108,11 @@ def write_dense(root: Path | str, *, progress: bool = True, **options: Any) -> P
     categories = [{"id": place, "name": name} for place, name in enumerate(config.classes, start=1)]
     for split, found in files.items():
         if found["images"]:
-            _write_json(root / "annotations" / f"instances_{split}.json", {**found, "categories": categories})
+            path = root / "annotations" / f"instances_{split}.json"
+            write_json(path, {**found, "categories": categories}, indent=None)
     names = "\n".join(("background", *config.classes)) + "\n"
-    write_atomically(root / "classes.txt", lambda file: file.write(names.encode()))
-    write_atomically(root / "data.json", lambda file: file.write(text.encode()))
+    write_bytes(root / "classes.txt", names.encode())
+    write_json(root / "data.json", record)
     return root
 
 
@@ -143,8 +144,3 @@ def _run_lengths(values: np.ndarray) -> Sequence[int]:
     """Lengths of the runs of False and True in turn, beginning with False."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], values, [False]]).astype(np.int8)))
     return np.diff(np.concatenate([[0], edges, [len(values)]])).tolist()
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    text = json.dumps(content).encode()
-    write_atomically(path, lambda file: file.write(text))

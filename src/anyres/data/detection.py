@@ -15,7 +15,7 @@ from anyres.data.schedule import Schedule
 from anyres.data.workers import ImageReader, Numbered, check_counts, run_in_order
 from anyres.errors import Unreadable, UnreadableImageError
 from anyres.seeds import key, permutation, seeded
-from anyres.sizes import Size
+from anyres.sizes import Size, size_text
 
 
 @dataclass(frozen=True)
@@ -113,13 +113,6 @@ class AnnotatedReader:
         image, known = self._read(index), self.data.images[index].size
         if (image.height, image.width) != known:
             raise UnreadableImageError(
-                self.data.paths[index], f"{image.height}x{image.width} pixels, annotated as {known[0]}x{known[1]}"
+                self.data.paths[index], f"{image.height}x{image.width} pixels, annotated as {size_text(known)}"
             )
         return functional.pil_to_tensor(image)
-
-
-def spread(count: int, limit: int | None) -> list[int]:
-    """All places below `count`, or `limit` of them spread evenly."""
-    if limit is None or limit >= count:
-        return list(range(count))
-    return [(2 * i + 1) * count // (2 * limit) for i in range(limit)]

@@ -20,6 +20,7 @@ from anyres.data.workers import ImageReader, Numbered, check_counts, run_in_orde
 from anyres.errors import Unreadable, UnreadableImageError
 from anyres.seeds import key, permutation, seeded
 from anyres.sizes import Size
+from anyres.spacing import evenly_spaced
 
 _JITTER = 0x4A495454  # sets the keys of positional jitter apart from all other draws
 
@@ -168,10 +169,7 @@ def evaluation_batches(
     check_max_pixels(max_pixels)
     if limit is not None and limit < 1:
         raise ValueError(f"limit={limit} given: allowed is 1 and more, or None for all images")
-    count = len(folder)
-    chosen = list(range(count))
-    if limit is not None and limit < count:
-        chosen = [(2 * i + 1) * count // (2 * limit) for i in range(limit)]
+    chosen = evenly_spaced(len(folder), limit)
     groups = [chosen[first : first + batch_size] for first in range(0, len(chosen), batch_size)]
     read = ImageReader(folder.paths, max_pixels, 3)
     maker = _EvalGroups(folder, read, transform, strict, groups)

@@ -11,6 +11,7 @@ from PIL import Image
 from anyres.data.decode import MAX_PIXELS, check_max_pixels, read_image, stored_size
 from anyres.data.folder import find_images
 from anyres.errors import Unreadable, UnreadableImageError
+from anyres.sizes import size_text
 
 IGNORE = 255
 """The label of pixels that nobody has labelled, in masks on disk and in targets."""
@@ -209,7 +210,7 @@ def _problem(image: Path, mask: Path, max_pixels: int) -> str | None:
 
 
 def _other_size(found: Sequence[int], size: Sequence[int]) -> str:
-    return f"a mask of {found[0]}x{found[1]} pixels for an image of {size[0]}x{size[1]}"
+    return f"a mask of {size_text(found)} pixels for an image of {size_text(size)}"
 
 
 def _few(values: Sequence[int]) -> str:

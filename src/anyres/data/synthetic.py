@@ -3,7 +3,6 @@
 Every image is a pure function of (seed, split, index): the same parameters write the same scenes on any machine.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -14,7 +13,7 @@ from tqdm import tqdm
 
 from anyres.data.glyph_scenes import SPLITS, SceneConfig, Split, make_canvas, make_scene
 from anyres.data.scene import FONTS, glyph_outline
-from anyres.files import write_atomically
+from anyres.files import as_json, read_json, write_json
 
 FORMATS: Mapping[str, float] = {"jpg": 0.8, "png": 0.1, "webp": 0.1}
 
@@ -107,8 +106,7 @@ def _write_one(root: Path, config: SceneConfig, split: Split, index: int) -> Non
 
 
 def _record(config: SceneConfig) -> dict:
-    """As JSON reads it back: tuples are lists."""
-    return json.loads(json.dumps({"format": 1, "generator": "anyres.data.synthetic", "parameters": asdict(config)}))
+    return as_json({"format": 1, "generator": "anyres.data.synthetic", "parameters": asdict(config)})
 
 
 def _already_written(root: Path, config: SceneConfig) -> bool:
@@ -117,9 +115,9 @@ def _already_written(root: Path, config: SceneConfig) -> bool:
     if not root.is_dir():
         raise ValueError(f"{root} is a file: allowed is a new or empty folder")
     try:
-        found = json.loads((root / "data.json").read_text())
+        found = read_json(root / "data.json", "the record of a synthetic set", keys=("complete",), remedy="")
         complete = found.pop("complete")
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         raise ValueError(
             f"{root} is not empty and was not written by this generator: allowed is a new or empty folder"
         ) from error
@@ -136,5 +134,4 @@ def _already_written(root: Path, config: SceneConfig) -> bool:
 
 def _write_record(root: Path, config: SceneConfig, *, complete: bool) -> None:
     root.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({**_record(config), "complete": complete}, indent=1) + "\n"
-    write_atomically(root / "data.json", lambda file: file.write(text.encode()))
+    write_json(root / "data.json", {**_record(config), "complete": complete})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -15,6 +14,7 @@ from anyres.data.folder import ImageFolder
 from anyres.devices import resolve_device
 from anyres.evaluation.subject import Subject
 from anyres.evaluation.sweep_config import SweepConfig
+from anyres.files import as_json
 from anyres.models.presets import PRESETS
 from anyres.models.weights.files import model_digest
 
@@ -35,7 +35,7 @@ def identity(config: SweepConfig, subjects: Sequence[Subject], folders: Mapping[
         "models": {subject.label: _describe(subject) for subject in subjects},
         "sets": {name: {"images": len(folder), "files": folder.digest()} for name, folder in folders.items()},
     }
-    return json.loads(json.dumps(found))  # as it is read back: tuples are lists
+    return as_json(found)
 
 
 def _describe(subject: Subject) -> dict[str, Any]:

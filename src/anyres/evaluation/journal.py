@@ -52,7 +52,8 @@ class Journal:
 
     def _read(self) -> list[Part]:
         remedy = "delete it to measure everything anew, or give another out"
-        found = read_json(self.path, ("format", "identity", "parts"), remedy)
+        keys = ("format", "identity", "parts")
+        found = read_json(self.path, "what is done of a sweep", keys=keys, remedy=remedy)
         changed = differences(found["identity"], self._identity)
         if changed or found["format"] != FORMAT:
             what = "; ".join(changed) or f"format: {found['format']} there, {FORMAT} here"
@@ -68,5 +69,6 @@ def finished(out: Path, identity: Mapping[str, Any]) -> tuple[dict[str, Any] | N
     """
     if not out.exists():
         return None, []
-    found = read_json(out, ("format", "title", "rows"), "delete it, or give another out")
+    keys = ("format", "title", "rows")
+    found = read_json(out, "the JSON of a sweep", keys=keys, remedy="delete it, or give another out")
     return found, differences({name: found[name] for name in identity if name in found}, dict(identity))

@@ -23,7 +23,8 @@ from anyres.evaluation.metrics import METRICS
 from anyres.evaluation.rows import NATIVE, SweepRow, wilson
 from anyres.evaluation.subject import Subject
 from anyres.evaluation.sweep_config import SweepConfig
-from anyres.sizes import Size
+from anyres.sizes import Size, size_text
+from anyres.spacing import evenly_spaced
 
 EXAMPLE_SIDE = 224  # pixels that the longest side of the largest size has among the example pictures
 
@@ -127,8 +128,8 @@ def protocols(subject: Subject, config: SweepConfig) -> Iterator[tuple[str, Size
     sizes = sorted(subject.info.training_sizes, key=lambda size: (size[0] * size[1], size))
     smallest = sizes[:1] if "smallest" in config.resize_to else []
     largest = sizes[-1:] if "largest" in config.resize_to else []
-    for height, width in dict.fromkeys(smallest + largest):
-        yield f"resized to {height}x{width}", (height, width)
+    for size in dict.fromkeys(smallest + largest):
+        yield f"resized to {size_text(size)}", size
 
 
 def _batches(folder: ImageFolder, size: Size, subjects: Sequence[Subject], config: SweepConfig) -> Iterator[EvalBatch]:
@@ -176,7 +177,7 @@ def _examples(
     scale = min(1.0, EXAMPLE_SIDE / max(max(size) for size in config.parsed_sizes))
     transform = config.transform(size)
     found = []
-    for index in (seen[(2 * i + 1) * len(seen) // (2 * count)] for i in range(count)):
+    for index in (seen[place] for place in evenly_spaced(len(seen), count)):
         picture = _picture(transform(read_image(folder.paths[index], max_pixels=config.max_pixels)))
         predictions = {}
         for subject in subjects:

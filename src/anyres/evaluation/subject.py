@@ -20,6 +20,7 @@ from anyres.data.transforms import aspect_size, resize, to_tensor
 from anyres.devices import resolve_device
 from anyres.evaluation.rows import LatencyMs, distinct_labels
 from anyres.evaluation.sweep_config import SweepConfig
+from anyres.layers.merge_plan import token_grid
 from anyres.models.vitar import ViTAR
 from anyres.models.weights.files import ModelInfo, load_model
 from anyres.sizes import Size
@@ -43,8 +44,7 @@ class Subject:
 
     def patches(self, size: Size) -> int:
         """Patch tokens of an image of `size`."""
-        patch = self.model.config.patch_size
-        return math.ceil(size[0] / patch) * math.ceil(size[1] / patch)
+        return math.prod(token_grid(*size, self.model.config.patch_size))
 
     def macs(self, size: Size) -> int:
         """Multiply-accumulates of one image ("executed" convention)."""

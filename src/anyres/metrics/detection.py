@@ -11,12 +11,13 @@ from tqdm import tqdm
 
 from anyres.data.coco import CocoImages
 from anyres.data.decode import MAX_PIXELS
-from anyres.data.detection import AnnotatedReader, spread
+from anyres.data.detection import AnnotatedReader
 from anyres.data.workers import Numbered, run_in_order
 from anyres.errors import Unreadable, UnreadableImageError
 from anyres.metrics.average_precision import AveragePrecision
 from anyres.models.detector import Detector
 from anyres.predict.objects import coco_results, detect
+from anyres.spacing import evenly_spaced
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def evaluate_detector(
         )
     measure = AveragePrecision(masks=model.config.masks and data.masks)
     read = AnnotatedReader(data, max_pixels, model.config.backbone.in_channels)
-    chosen, results, skipped, images = spread(len(data), limit), [], [], 0
+    chosen, results, skipped, images = evenly_spaced(len(data), limit), [], [], 0
     numbered = Numbered(partial(_read_one, read, strict, chosen))
     pairs = run_in_order(numbered, range(len(chosen)), num_workers)
     bar = tqdm(pairs, desc="detect", unit="image", total=len(chosen), leave=False, disable=not progress)

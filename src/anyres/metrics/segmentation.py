@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from anyres.errors import Unreadable, UnreadableImageError
 from anyres.models.segmenter import Segmenter
 from anyres.predict.label_maps import Inference, label_map
 from anyres.sizes import Size
+from anyres.spacing import evenly_spaced
 
 
 class Confusion:
@@ -72,7 +72,7 @@ def evaluate_segmenter(
     if model.num_classes != folder.num_classes:
         raise ValueError(f"the model tells {model.num_classes} classes apart; {folder.root} has {folder.num_classes}")
     confusion, images, skipped = Confusion(folder.num_classes), 0, []
-    for index in _spread(len(folder), limit):
+    for index in evenly_spaced(len(folder), limit):
         try:
             found = folder.read(index, model.config.backbone.in_channels)
         except UnreadableImageError as error:
@@ -96,10 +96,3 @@ def measured(confusion: Confusion) -> dict[str, Any]:
 
 def _percent(share: float) -> float | None:
     return None if math.isnan(share) else 100 * share
-
-
-def _spread(count: int, limit: int | None) -> Iterator[int]:
-    """All places of so many, or `limit` of them at equal distances."""
-    if limit is None or limit >= count:
-        return iter(range(count))
-    return ((2 * i + 1) * count // (2 * limit) for i in range(limit))

@@ -12,9 +12,10 @@ from tqdm import tqdm
 
 from anyres.data.decode import read_image
 from anyres.errors import UnreadableImageError
+from anyres.free_memory import give_back_free_memory
 from anyres.predict.file_plan import Failure, Item, groups, item_source, looked_at, planned, window_starts
 from anyres.predict.files_config import FilesConfig
-from anyres.predict.memory_budget import Needs, give_back_free_memory
+from anyres.predict.memory_budget import Needs
 from anyres.streaming.sources import OpenSource
 
 Entry = dict[str, Any]

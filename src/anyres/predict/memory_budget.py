@@ -1,9 +1,6 @@
 """How much memory a prediction may take, and the largest windows, and most of them at a time, that stay within it."""
 
-import ctypes
-import sys
 from collections.abc import Callable, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -30,19 +27,6 @@ def decoding_bytes(path: Path, pixels: int) -> int:
     except Exception:  # damaged: it is named when it is read
         turned = has_alpha = True
     return (12 + 4 * turned + 8 * has_alpha) * pixels + _AROUND
-
-
-def give_back_free_memory() -> None:
-    """Returns what is freed to the system, where glibc manages memory: between tensors of many sizes and the decoded
-    tiles that stay, free pieces pile up otherwise, several times what is in use."""
-    trim = getattr(_library(), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
-
-
-@cache
-def _library() -> ctypes.CDLL | None:
-    return ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 class Needs(Protocol):

@@ -12,6 +12,7 @@ import torch
 from anyres.costs.cost import Convention, cost, macs_by_part, mae_macs_by_part
 from anyres.data.augment import MultiScale
 from anyres.data.schedule import EverySize
+from anyres.layers.merge_plan import token_grid
 from anyres.models.detector import Detector
 from anyres.models.detector_config import DetectorConfig, get_detector_config
 from anyres.models.mae_config import MAEConfig
@@ -137,7 +138,7 @@ def _macs(model: Model, size: Size, convention: Convention) -> float:
 def _extra_passes(model: ViTARConfig | MAEConfig, size: Size, convention: Convention) -> float:
     """Mean cost of the random passes with 1x1 cells: one after every second level, half the most at the end."""
     encoder = model.encoder if isinstance(model, MAEConfig) else model
-    levels = encoder.plan((math.ceil(size[0] / encoder.patch_size), math.ceil(size[1] / encoder.patch_size))).levels
+    levels = encoder.plan(token_grid(*size, encoder.patch_size)).levels
     if not encoder.extra_passes or not levels:
         return 0.0
     shares = _seen_shares(model, size) if isinstance(model, MAEConfig) else [1.0] * len(levels)

@@ -2,7 +2,8 @@
 
 from PIL import Image, ImageDraw, ImageFont
 
-from anyres.layers.merge_plan import Boundaries, MergePlan, largest_cell
+from anyres.layers.merge_plan import Boundaries, Level, MergePlan, largest_cell
+from anyres.sizes import size_text
 
 _PANEL = 420  # pixels of the longer side of a panel
 _GAP, _TITLE = 24, 28
@@ -17,8 +18,7 @@ def draw_plan(plan: MergePlan, picture: Image.Image | None = None) -> Image.Imag
     or on both (dark) where others hold two: the places that the paper pads. `picture` is put behind the final cells.
     """
     levels = [level for level in plan.levels if not level.is_identity]
-    panels = [_level_panel(level.rows, level.cols, f"level {i + 1}: {_names(level.input_grid, level.output_grid)}")
-              for i, level in enumerate(levels)]  # fmt: skip
+    panels = [_level_panel(level, number) for number, level in enumerate(levels, start=1)]
     panels.append(_final_panel(plan, picture))
     columns = min(len(panels), 3)
     width = max(panel.width for panel in panels)
@@ -37,11 +37,9 @@ def draw_plan(plan: MergePlan, picture: Image.Image | None = None) -> Image.Imag
     return sheet
 
 
-def _names(before: tuple[int, int], after: tuple[int, int]) -> str:
-    return f"{before[0]}x{before[1]} > {after[0]}x{after[1]}"
-
-
-def _level_panel(rows: Boundaries, cols: Boundaries, title: str) -> Image.Image:
+def _level_panel(level: Level, number: int) -> Image.Image:
+    rows, cols = level.rows, level.cols
+    title = f"level {number}: {size_text(level.input_grid)} > {size_text(level.output_grid)}"
     panel, pen, scale = _canvas((rows[-1], cols[-1]), title)
     widest = (largest_cell(rows), largest_cell(cols))
     for top, bottom in zip(rows, rows[1:], strict=False):
@@ -57,7 +55,7 @@ def _level_panel(rows: Boundaries, cols: Boundaries, title: str) -> Image.Image:
 
 
 def _final_panel(plan: MergePlan, picture: Image.Image | None) -> Image.Image:
-    panel, pen, scale = _canvas(plan.size, f"final cells: {plan.grid[0]}x{plan.grid[1]}")
+    panel, pen, scale = _canvas(plan.size, f"final cells: {size_text(plan.grid)}")
     if picture is not None:
         size = (max(round(plan.size[1] * scale), 1), max(round(plan.size[0] * scale), 1))
         panel.paste(picture.convert("RGB").resize(size), (0, _TITLE))

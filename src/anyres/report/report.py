@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib import resources
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from anyres.costs.cost import macs_by_part
 from anyres.evaluation.rows import bytes_text, check_sweep, protocol_text, si, side, size_label
-from anyres.files import write_atomically
+from anyres.files import read_json, write_bytes
 from anyres.models.presets import get_config
 from anyres.report.findings import findings
 from anyres.report.image_sets import ImageSet, merge
@@ -43,21 +42,14 @@ def report(json_paths: Sequence[Path | str], out_folder: Path | str, title: str 
     files = {f"{name}.png": data for name, data in pictures.items()}
     files["index.html"] = _html(title, sets, pictures).encode()
     for name, data in files.items():
-        _save(out / name, data)
+        write_bytes(out / name, data)
     return out / "index.html"
-
-
-def _save(path: Path, data: bytes) -> None:
-    write_atomically(path, lambda file: file.write(data))
 
 
 def _read(path: Path) -> Any:
     if not path.is_file():
         raise ValueError(f"no file {path}; allowed: a JSON file written by `anyres sweep`")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not JSON ({error}); allowed: a file written by `anyres sweep`") from error
+    return read_json(path, "the JSON of a sweep", remedy="allowed: a file written by `anyres sweep`")
 
 
 def require_extra(command: str) -> None:

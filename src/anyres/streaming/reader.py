@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from anyres.errors import SourceError
+from anyres.sizes import size_text
 from anyres.streaming.source_base import Source, check_dtype, check_region, describe_region, name_of
 
 _PAUSE = 0.1  # seconds before the first retry; doubled for each further one
@@ -85,7 +86,7 @@ class RegionReader:
             raise SourceError(
                 self.name,
                 f"{where}: the source gave shape {pixels.shape}; allowed are ({height}, {width}, channels) and "
-                f"({height}, {width}). Its size is {self.size[0]}x{self.size[1]}, does it have that many pixels?",
+                f"({height}, {width}). Its size is {size_text(self.size)}, does it have that many pixels?",
             )
         given = (pixels.dtype, 1 if pixels.ndim == 2 else pixels.shape[2])
         if self._first is None:

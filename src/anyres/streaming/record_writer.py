@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from anyres.files import write_atomically
+from anyres.files import as_json, write_json
 from anyres.layers.merge_plan import Grid
 from anyres.streaming.records import FORMAT, INDEX, Record, Shard, read_index, shard_path, write_shard
 
@@ -33,7 +32,7 @@ class RecordWriter:
 
     def __init__(self, folder: Path, settings: dict[str, Any], run: Path) -> None:
         self.folder, self.run = folder, run
-        self.settings: dict[str, Any] = json.loads(json.dumps(settings))  # as it will be read back
+        self.settings: dict[str, Any] = as_json(settings)
         self.done = 0
         """Inputs that have been tried: all before this place."""
         self.count = 0
@@ -110,5 +109,4 @@ class RecordWriter:
             "format": FORMAT, "run": str(self.run), "inputs_done": self.done, "records": self.count,
             "settings": self.settings, "failures": self.failures,
         }  # fmt: skip
-        text = json.dumps(index, indent=1) + "\n"
-        write_atomically(self.folder / INDEX, lambda file: file.write(text.encode()))
+        write_json(self.folder / INDEX, index)

@@ -23,7 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from anyres.errors import check_choice
-from anyres.files import write_atomically
+from anyres.files import read_json, write_bytes
 from anyres.layers.merge_plan import Grid
 
 INDEX = "records.json"
@@ -78,7 +78,7 @@ def write_shard(path: Path, records: Sequence[Record], grid: Grid) -> None:
     }
     said = {"sources": [record.source for record in records], "labels": [record.label for record in records]}
     content = save(tensors, metadata={_HEADER: json.dumps(said)})
-    write_atomically(path, lambda file: file.write(content))
+    write_bytes(path, content)
 
 
 def read_index(folder: Path) -> dict[str, Any] | None:
@@ -86,13 +86,9 @@ def read_index(folder: Path) -> dict[str, Any] | None:
     path = folder / INDEX
     if not path.is_file():
         return None
-    try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-        given = index["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged or says nothing of records ({error!r}); put a backup in place") from error
-    check_choice(f"format in {path}", given, (FORMAT,))
-    return dict(index)
+    index = read_json(path, "an index of records", keys=("format",), remedy="put a backup in place")
+    check_choice(f"format in {path}", index["format"], (FORMAT,))
+    return index
 
 
 class Shard:

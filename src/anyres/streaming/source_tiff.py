@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from anyres.errors import SourceError, UnreadableImageError
+from anyres.sizes import size_text
 from anyres.streaming.source_array import MappedFile
 from anyres.streaming.source_base import OpenSource, check_level, import_extra
 from anyres.streaming.source_segments import SegmentCache, SegmentGrid
@@ -97,7 +98,7 @@ class TiffSource(OpenSource):
         planes, depth, height, width, samples = page.shaped
         shape = (page.tilelength, page.tilewidth) if page.is_tiled else (min(page.rowsperstrip, height), width)
         if min(*page.shaped, *shape) < 1 or depth > 1 or (page.is_tiled and page.tiledepth > 1):
-            raise ValueError(f"an image of {depth}x{height}x{width} in segments of {shape[0]}x{shape[1]} is not read")
+            raise ValueError(f"an image of {depth}x{height}x{width} in segments of {size_text(shape)} is not read")
         return SegmentGrid(height, width, *shape, planes, samples)
 
     def _check_segments(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import sys
 import time
@@ -18,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from anyres.data.ahead import read_ahead
+from anyres.free_memory import give_back_free_memory
 from anyres.layers.pieces import PieceMerger, PixelBox, pixels_of
 from anyres.layers.recompute import merge_recomputing
 from anyres.layers.stages import Piece
@@ -186,13 +186,6 @@ def _identify_skip(skip: np.ndarray | IsBackground | None, mask: Tensor | None) 
     return "" if skip is None else "function" if mask is None else hashlib.sha256(mask.numpy().tobytes()).hexdigest()
 
 
-def _return_freed_memory() -> None:
-    """To the system, from glibc's heaps, which large arrays of many sizes fragment: a quarter less memory at 8k."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:
-        trim(0)
-
-
 def _encode(work: _Work, state: Unfinished | None, progress: bool) -> None:
     """Reads ahead, computes, shows how far it is, and keeps what is done if that ends early."""
     merging, size = work.merging, work.merging.size
@@ -209,7 +202,7 @@ def _encode(work: _Work, state: Unfinished | None, progress: bool) -> None:
                 work.compute(is_skipped, pixels)
                 bar.update(pixels_done[merging.done] - bar.n)
                 if not merging.done % _TRIM_EVERY:
-                    _return_freed_memory()
+                    give_back_free_memory()
                 if state is not None:
                     state.note()
                 if state is not None and time.monotonic() - saved > _SAVE_EVERY:

@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from anyres.errors import OtherWorkError
-from anyres.files import write_atomically
+from anyres.files import write_bytes
 from anyres.layers.pieces import PieceMerger
 from anyres.models.vitar import ViTAR
 from anyres.streaming.source_base import OpenSource
@@ -76,7 +76,7 @@ class Unfinished:
     def save(self) -> None:
         """Writes what was noted last."""
         data = save(self._noted, metadata={**self.identity, "positions": str(self.merging.positions)})
-        write_atomically(self.path, lambda file: file.write(data))
+        write_bytes(self.path, data)
 
     def finish(self) -> None:
         self.path.unlink(missing_ok=True)

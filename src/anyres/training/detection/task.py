@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from anyres.data.coco import CocoImages, Target, find_coco_split
 from anyres.data.coco_masks import mask_tools
-from anyres.data.detection import AnnotatedReader, DetectionBatch, DetectionStream, spread
+from anyres.data.detection import AnnotatedReader, DetectionBatch, DetectionStream
 from anyres.errors import UnreadableImageError
 from anyres.metrics.average_precision import AveragePrecision
 from anyres.metrics.detection import evaluate_detector
@@ -24,6 +24,7 @@ from anyres.models.detector_config import get_detector_config
 from anyres.predict.objects import detect, draw_detections
 from anyres.seeds import key
 from anyres.sizes import Size
+from anyres.spacing import evenly_spaced
 from anyres.training.config import default_of
 from anyres.training.detection.config import DetectionConfig
 from anyres.training.finetune import identity_of_init, start_backbone
@@ -138,7 +139,7 @@ class DetectionTask:
     def _draw(self, data: CocoImages, model: Detector, device: torch.device, step: int) -> None:
         """What is found in some images, the same ones every time."""
         read = AnnotatedReader(data, self.config.max_pixels, model.config.backbone.in_channels)
-        for index in spread(len(data), self.config.draw_images) if self.config.draw_images else ():
+        for index in evenly_spaced(len(data), self.config.draw_images) if self.config.draw_images else ():
             try:
                 image = read(index)
             except UnreadableImageError:
