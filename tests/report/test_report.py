@@ -240,7 +240,7 @@ def test_same_row_twice_is_refused(weights):
 def test_refusals_come_before_any_file(tmp_path):
     out = tmp_path / "out"
     (tmp_path / "text.json").write_text("hello")
-    for names, message in [([], "no sweeps"), (["no.json"], "no file"), (["text.json"], "not JSON")]:
+    for names, message in [([], "no sweeps"), (["no.json"], "no file"), (["text.json"], "not the JSON of a sweep")]:
         with pytest.raises(ValueError, match=message):
             report([tmp_path / name for name in names], out)
     with pytest.raises(ValueError, match="not the JSON of"):
