@@ -176,7 +176,9 @@ def test_a_second_ctrl_c_stops_at_once(make_config, monkeypatch):
 def test_a_death_between_the_last_checkpoint_and_the_model_is_made_good(make_config, uninterrupted, monkeypatch):
     config = make_config(validate_every=3)
     with monkeypatch.context() as patch:
-        patch.setattr("anyres.training.classification.task.save_model", lambda *args, **kwargs: (_ for _ in ()).throw(Crash))
+        patch.setattr(
+            "anyres.training.classification.task.save_model", lambda *args, **kwargs: (_ for _ in ()).throw(Crash)
+        )
         with pytest.raises(Crash):
             train(config)
     assert load_checkpoint(config.out / NAME)["step"] == 6
