@@ -13,10 +13,11 @@ from anyres.models.presets import create_model
 from anyres.models.segmenter_config import get_segmenter_config
 from anyres.models.weights.files import save_mae, save_model
 from anyres.models.weights.initial import read_initial
-from anyres.recipes import RECIPES, RecipeConfig, describe, expected_macs, recipe, training_hours
+from anyres.recipes import RECIPES, RecipeConfig, describe, expected_macs, recipe, table, training_hours
 from anyres.recipes.dense import RECIPES as DENSE, STARTS, ade20k, ade20k_mae, coco_large_jitter, coco_multi_scale
 from anyres.recipes.hours import drawn_sizes
 from anyres.recipes.imagenet import BASE_RATE, SMALL_RATE
+from anyres.training import engine
 from anyres.training.detection.config import DetectionConfig
 from anyres.training.pretraining.config import PretrainConfig
 from anyres.training.segmentation.config import SegmentationConfig
@@ -183,8 +184,8 @@ def test_the_command_runs_each_kind(tmp_path, monkeypatch, name, kind):
         finished = False
 
     started = []
-    monkeypatch.setattr(cli, "describe", lambda config: "")
-    monkeypatch.setattr(cli, "train", lambda run: started.append(run) or Done)
+    monkeypatch.setattr(table, "describe", lambda config: "")
+    monkeypatch.setattr(engine, "train", lambda run: started.append(run) or Done)
     arguments = ["recipe", name, "--data", str(tmp_path), "--out", str(tmp_path / "run"), "--init", str(tmp_path)]
     assert cli.main([*arguments, "--device", "cpu"]) == 130
     (run,) = started

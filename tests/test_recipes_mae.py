@@ -16,7 +16,7 @@ from anyres.recipes import RECIPES, RecipeConfig, describe, expected_macs, recip
 from anyres.recipes.imagenet import BASE_RATE
 from anyres.recipes.mae import FINE_TUNING, PRETRAINING
 from anyres.recipes.table import Name
-from anyres.training import PretrainConfig, TrainConfig
+from anyres.training import PretrainConfig, TrainConfig, engine
 from anyres.training.optim import make_optimizer
 
 SIDES = (224, 448, 672, 896, 1120)
@@ -163,7 +163,7 @@ def test_the_command_runs_each_kind(tmp_path, monkeypatch, name, kind):
         finished = False
 
     started = []
-    monkeypatch.setattr(cli, "train", lambda run: started.append(run) or Done)
+    monkeypatch.setattr(engine, "train", lambda run: started.append(run) or Done)
     init = ["--init", str(tmp_path)] if kind is TrainConfig else []
     arguments = ["recipe", name, "--data", str(tmp_path), "--out", str(tmp_path / "run"), "--device", "cpu", *init]
     assert cli.main(arguments) == 130

@@ -15,6 +15,7 @@ LIGHT = (
     "anyres.ablation",
     "anyres.ablation.studies",
     "anyres.amounts",
+    "anyres.cli.configs",
     "anyres.costs.largest_config",
     "anyres.data.augment",
     "anyres.data.cache",
@@ -46,18 +47,45 @@ LIGHT = (
 LAZY = ("anyres", "anyres.ablation", "anyres.layers", "anyres.recipes", "anyres.training")
 
 
-def test_configurations_load_nothing_heavy():
-    code = f"""
+def test_what_is_loaded_when():
+    """In one process, since each takes seconds to import torch."""
+    subprocess.run([sys.executable, "-c", f"HEAVY, LIGHT = {HEAVY}, {LIGHT}\n{STEPS}"], check=True, timeout=100)
+
+
+STEPS = """
 import importlib, sys
-for name in {LIGHT}:
+
+def check_light(what):
+    heavy = [name for name in HEAVY if name in sys.modules]
+    assert not heavy, f"{what} loads {heavy}"
+
+import anyres
+from anyres.cli import main
+assert main(["--help"]) == 0
+check_light("the list of commands")
+assert "tyro" not in sys.modules
+
+for name in LIGHT:
     importlib.import_module(name)
-    heavy = [each for each in {HEAVY} if each in sys.modules]
-    assert not heavy, (name, heavy)
+    check_light(name)
 from anyres.devices import check_device
 check_device("cpu"), check_device("auto")
-assert "torch" not in sys.modules
+check_light("checking the name of a device")
+
+from anyres.cli.table import COMMANDS, PREDICT, TRAIN
+for command in (*COMMANDS.values(), *PREDICT.values(), *TRAIN.values()):
+    if command.options.split(":")[0] in LIGHT:
+        assert command.options_class
+    check_light(command.options)
+
+for name in ("matplotlib", "jinja2", "tensorboard", "transformers"):  # a plain install has none of them
+    assert name not in sys.modules
+    sys.modules[name] = None
+for command in (*COMMANDS.values(), *PREDICT.values(), *TRAIN.values()):
+    assert command.options_class
+for name in anyres.__all__:
+    assert getattr(anyres, name)
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 @pytest.mark.parametrize("package", LAZY)

@@ -11,12 +11,13 @@ counted alike in all three (`cost_dense`).
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from anyres.costs.convention import Convention
 from anyres.costs.cost_dense import decoder_parts, padded_size
 from anyres.costs.memory import peak_tensor_bytes
 from anyres.errors import check_choice, unknown
@@ -34,7 +35,6 @@ from anyres.sizes import size_text
 if TYPE_CHECKING:
     from anyres.models.detector import Detector
 
-Convention = Literal["paper", "executed", "plain"]
 Parts = dict[str, int]
 
 LAYER_NORM = 5  # operations per element that the paper's counter adds for a LayerNorm

@@ -9,7 +9,8 @@ from functools import lru_cache
 
 import torch
 
-from anyres.costs.cost import Convention, cost, macs_by_part, mae_macs_by_part
+from anyres.costs.convention import Convention
+from anyres.costs.cost import cost, macs_by_part, mae_macs_by_part
 from anyres.data.augment import MultiScale
 from anyres.data.schedule import EverySize
 from anyres.layers.merge_plan import token_grid

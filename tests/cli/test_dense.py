@@ -192,17 +192,32 @@ def test_pictures_that_cannot_be_read_are_listed_by_predict(whole, tmp_path, cap
     (tmp_path / "torn.png").write_bytes((tmp_path / "good.png").read_bytes()[:40])
     run, out = str(whole / task), tmp_path / "out"
     torch.manual_seed(0)
-    assert main(["predict", "--task", task, "--run", run, "--inputs", str(tmp_path), "--out", str(out)]) == 1
+    assert main(["predict", "--run", run, "--inputs", str(tmp_path), "--out", str(out)]) == 1
     entries = json.loads(capsys.readouterr().out)
     assert ["error" in entry for entry in entries] == [False, True] and "torn.png" in entries[1]["error"]
 
 
-def test_the_task_may_be_joined_by_a_sign_and_is_checked_by_evaluate(whole, tmp_path, capsys):
+def test_the_run_says_its_task(whole, tmp_path, capsys):
     run, data = str(whole / "segmentation"), str(whole / "data")
-    inputs = ["--run", run, "--inputs", str(whole / "data" / "images" / "val"), "--out", str(tmp_path)]
-    assert main(["predict", "--task=segmentation", *inputs, "--device=cpu"]) == 0
+    inputs = [f"--run={run}", "--inputs", str(whole / "data" / "images" / "val"), "--out", str(tmp_path)]
+    assert main(["predict", *inputs, "--device=cpu"]) == 0
     assert len(list(tmp_path.glob("*.png"))) == 2
-    assert main(["evaluate", "--task", "segmentation", "--run", run, "--data", data, "--device", "cpu"]) == 0
     capsys.readouterr()
-    assert main(["evaluate", "--task=detection", "--run", run, "--data", data]) == 2
-    assert "holds a Segmenter; allowed: task=segmentation" in capsys.readouterr().err
+    for command in (["predict", *inputs], ["evaluate", "--run", run, "--data", data]):
+        assert main([*command, "--task=detection"]) == 2
+        assert f"--task is no option of {command[0]}: the run says" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("task", "option"), [("segmentation", "--ratios"), ("detection", "--threshold")])
+def test_the_help_of_predict_is_that_of_the_run(whole, capsys, task, option):
+    with pytest.raises(SystemExit) as stopped:
+        main(["predict", "--run", str(whole / task), "--help"])
+    assert stopped.value.code == 0 and option in capsys.readouterr().out
+
+
+def test_a_joined_task_trains(whole, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "--task=detection", "--help"])
+    assert stopped.value.code == 0 and "augmentation:multi-scale" in capsys.readouterr().out
+    assert main(["train", "--task", "detectoin", "--out", str(tmp_path / "run")]) == 2
+    assert "unknown task 'detectoin'. Did you mean 'detection'" in capsys.readouterr().err

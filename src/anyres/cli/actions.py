@@ -1,0 +1,170 @@
+"""What the commands do: call, print, and answer with an exit status. Each imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from anyres.ablation.config import AblateConfig
+    from anyres.cli.configs import CostOf, Models, PlanImage, Report, Synthesize
+    from anyres.costs.largest_config import LargestSizeConfig
+    from anyres.evaluation.evaluate import EvaluateConfig
+    from anyres.evaluation.sweep_config import SweepConfig
+    from anyres.predict.classify import PredictConfig
+    from anyres.predict.detect import DetectConfig
+    from anyres.predict.encode import EncodeConfig
+    from anyres.predict.segment import SegmentConfig
+    from anyres.recipes.demo import DemoConfig
+    from anyres.recipes.table import RecipeConfig
+    from anyres.training.config import RunConfig
+
+INTERRUPTED = 130
+
+
+def train(options: RunConfig) -> int:
+    from anyres.training.engine import train
+
+    return 0 if train(options).finished else INTERRUPTED
+
+
+def sweep(options: SweepConfig) -> int:
+    from anyres.evaluation.sweep import sweep
+
+    result = sweep(options)
+    print(f"{len(result['rows'])} rows in {options.out}; draw them with: anyres report {options.out}")
+    if result["skipped"]:
+        print(f"{len(result['skipped'])} files could not be read and were skipped:")
+        print("\n".join(f"  {entry['path']}: {entry['reason']}" for entry in result["skipped"]))
+    return 0
+
+
+def evaluate(options: EvaluateConfig) -> int:
+    from anyres.evaluation.evaluate import evaluate
+
+    found = evaluate(options)
+    print(json.dumps(found, indent=1, default=str))
+    return int(bool(found["skipped"]))
+
+
+def report(options: Report) -> int:
+    from anyres.report.report import report
+
+    print(report(options.sweeps, options.out, options.title).resolve())
+    return 0
+
+
+def predict(options: PredictConfig) -> int:
+    from anyres.predict.classify import predict
+
+    return _unless_unreadable(predict(options))
+
+
+def segment(options: SegmentConfig) -> int:
+    from anyres.predict.segment import segment
+
+    entries = segment(options)
+    print(json.dumps(entries, indent=1))
+    return _unless_unreadable(entries)
+
+
+def detect(options: DetectConfig) -> int:
+    from anyres.predict.detect import find_objects
+
+    entries = find_objects(options)
+    print(json.dumps(entries, indent=1))
+    return _unless_unreadable(entries)
+
+
+def _unless_unreadable(entries: Iterable[dict[str, Any]]) -> int:
+    return int(any("error" in entry for entry in entries))
+
+
+def encode(options: EncodeConfig) -> int:
+    from anyres.predict.encode import encode
+
+    return int(bool(encode(options).failures))
+
+
+def models(options: Models) -> int:
+    from anyres.costs.cost import cost
+    from anyres.models.presets import list_models
+
+    names = list_models(options.pattern)
+    if not names:
+        raise ValueError(f"no model matches {options.pattern!r}. Allowed: {', '.join(list_models())}.")
+    print(f"{'model':<31} {'parameters':>11} {'GMACs at 224':>13} {'at 1120':>9}")
+    for name in names:
+        small, large = (cost(name, (side, side), memory=False) for side in (224, 1120))
+        print(f"{name:<31} {small.parameters / 1e6:>9.1f} M {small.macs / 1e9:>13.1f} {large.macs / 1e9:>9.1f}")
+    return 0
+
+
+def cost(options: CostOf) -> int:
+    from anyres.costs.cost import cost
+
+    found = cost(options.model, (options.height, options.width), options.convention)
+    print(f"{options.model} at {options.height}x{options.width}, {options.convention} convention")
+    for part, macs in found.parts.items():
+        print(f"  {part:<36} {macs / 1e9:>10.3f} GMACs  {100 * macs / found.macs:>5.1f} %")
+    print(f"  {'together':<36} {found.macs / 1e9:>10.3f} GMACs")
+    print(f"  {'parameters':<36} {found.parameters / 1e6:>10.3f} M")
+    if found.activation_bytes is not None:
+        print(f"  {'activations, float32':<36} {found.activation_bytes / 1e6:>10.1f} MB")
+    if "first stage" in found.parts:
+        print("  of an image that has this size once it is resized, with the most boxes and masks that there may be")
+    return 0
+
+
+def largest_size(options: LargestSizeConfig) -> int:
+    from anyres.costs.largest import describe_largest_size
+
+    print(describe_largest_size(options))
+    return 0
+
+
+def plan_image(options: PlanImage) -> int:
+    from anyres.data.decode import read_image
+    from anyres.layers.merge_plan import token_grid
+    from anyres.models.presets import get_config
+    from anyres.report.plan_image import draw_plan
+
+    model = get_config(options.model)
+    if options.height < 1 or options.width < 1:
+        raise ValueError(f"an image of {options.height}x{options.width} pixels; both sides must be at least 1.")
+    plan = model.plan(token_grid(options.height, options.width, model.patch_size))
+    picture = None if options.image is None else read_image(options.image)
+    draw_plan(plan, picture).save(options.out)
+    print(f"{plan}\n{options.out.resolve()}")
+    return 0
+
+
+def synthesize(options: Synthesize) -> int:
+    from anyres.data.dense_scenes import write_dense
+    from anyres.data.synthetic import write_detail, write_glyphs
+
+    write: Any = {"glyphs": write_glyphs, "detail": write_detail, "dense": write_dense}[options.kind]
+    print(write(options.root, train=options.train, val=options.val, size=options.size, seed=options.seed).resolve())
+    return 0
+
+
+def ablate(options: AblateConfig) -> int:
+    from anyres.ablation.runner import ablate
+
+    print(ablate(options).resolve())
+    return 0
+
+
+def recipe(options: RecipeConfig) -> int:
+    from anyres.recipes.table import describe, recipe
+
+    print(describe(options), flush=True)
+    return 0 if options.show else train(recipe(options))
+
+
+def demo(options: DemoConfig) -> int:
+    from anyres.recipes.demo import demo
+
+    print(demo(options).resolve())
+    return 0

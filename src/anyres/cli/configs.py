@@ -1,0 +1,79 @@
+"""Options of the commands that have no configuration elsewhere."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from anyres.costs.convention import Convention
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Draw sweeps as one offline HTML page with its PNGs."""
+
+    sweeps: Positional[tuple[Path, ...]]
+    """JSON files written by `anyres sweep`."""
+    out: Path = Path("report")
+    """Folder for index.html and the pictures."""
+    title: str | None = None
+    """Title of the page; that of the first sweep by default."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Models:
+    """List the named models with their size and cost."""
+
+    pattern: Positional[Annotated[str, arg(metavar="[PATTERN]")]] = "*"
+    """Shell-style pattern, such as "vitar*"."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostOf:
+    """Say what one image costs: parameters, multiply-accumulates by part, memory."""
+
+    model: Positional[Annotated[str, arg(metavar="MODEL")]]
+    """Name of a model."""
+    height: Positional[Annotated[int, arg(metavar="HEIGHT")]]
+    """Pixels."""
+    width: Positional[Annotated[int, arg(metavar="WIDTH")]]
+    """Pixels."""
+    convention: Convention = "executed"
+    """"executed": equal to torch's flop counter / 2; "plain": as grid attention is written rather than computed;
+    "paper": as the ViTAR paper counts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanImage:
+    """Draw how the patches of an image are merged, level by level."""
+
+    height: Positional[Annotated[int, arg(metavar="HEIGHT")]]
+    """Pixels."""
+    width: Positional[Annotated[int, arg(metavar="WIDTH")]]
+    """Pixels."""
+    model: str = "vitar_base_patch16"
+    """Name of a model, for its patch size and grid."""
+    image: Path | None = None
+    """A picture to put behind the final cells."""
+    out: Path = Path("plan.png")
+    """The PNG to write."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Synthesize:
+    """Write a synthetic set of real image files: glyphs, detail (a small glyph on a large canvas), or dense (several
+    glyphs with boxes, masks and a label for every pixel, in COCO's and ADE20K's formats)."""
+
+    kind: Positional[Literal["glyphs", "detail", "dense"]]
+    """Which set."""
+    root: Positional[Annotated[Path, arg(metavar="ROOT")]]
+    """Folder to write train/ and val/ into."""
+    train: int = 2000
+    """Training images."""
+    val: int = 400
+    """Validation images."""
+    size: int = 672
+    """Least side in pixels; the largest that will be evaluated."""
+    seed: int = 0
+    """From which all scenes follow."""
