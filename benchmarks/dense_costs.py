@@ -28,7 +28,7 @@ from anyres.costs.cost import macs_by_part, window_pairs
 from anyres.costs.cost_dense import decoder_parts, padded_size
 from anyres.layers.merge_plan import token_grid
 from anyres.layers.pyramid import TapPyramid
-from anyres.models.presets import create_model
+from anyres.models.architectures import create_model
 from anyres.models.vitar import ViTARConfig
 
 OUT = Path(__file__).parent / "results" / "dense_costs.json"

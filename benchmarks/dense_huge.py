@@ -22,10 +22,10 @@ import numpy as np
 import tifffile
 import torch
 
-from anyres.models.detector import Detector, save_detector
-from anyres.models.detector_config import get_detector_config
-from anyres.models.segmenter import Segmenter, save_segmenter
-from anyres.models.segmenter_config import get_segmenter_config
+from anyres.models.architectures import DETECTOR, SEGMENTER
+from anyres.models.detector import Detector
+from anyres.models.segmenter import Segmenter
+from anyres.models.weights.files import save
 from anyres.predict.detect import DetectConfig, find_objects
 from anyres.predict.segment import SegmentConfig, segment
 
@@ -52,14 +52,14 @@ def save_models(folder: Path) -> None:
     for kind in KINDS[:2]:
         count = 5 if kind == KINDS[0] else 150
         head = {"num_classes": count, "head_channels": 32, "auxiliary_channels": 0, "taps": (0, 1, 2, 3), "depth": 4}
-        model = Segmenter(get_segmenter_config("upernet_vitar_small_patch16", **SMALL, **head))
+        model = Segmenter(SEGMENTER.get_config("upernet_vitar_small_patch16", **SMALL, **head))
         names = [str(label) for label in range(count)]
-        save_segmenter(folder / kind, model, name=None, classes=names, training_sizes=[(WINDOW, WINDOW)])
+        save(folder / kind, model, name=None, classes=names, training_sizes=[(WINDOW, WINDOW)])
     head = {"num_classes": 5, "channels": 32, "box_features": 64, "min_size": WINDOW, "max_size": WINDOW, "depth": 4}
-    detector = Detector(get_detector_config("mask_rcnn_vitar_small_patch16", **SMALL, **head, test_proposals=100))
+    detector = Detector(DETECTOR.get_config("mask_rcnn_vitar_small_patch16", **SMALL, **head, test_proposals=100))
     names, ids = [str(label) for label in range(5)], list(range(5))
     sizes = [(WINDOW, WINDOW)]
-    save_detector(folder / KINDS[2], detector, name=None, classes=names, category_ids=ids, training_sizes=sizes)
+    save(folder / KINDS[2], detector, name=None, classes=names, training_sizes=sizes, extra={"category_ids": ids})
 
 
 def peak() -> int:

@@ -20,8 +20,9 @@ from anyres.data.coco import CocoImages, find_coco_split
 from anyres.data.segmentation import IGNORE, SegmentationFolder
 from anyres.metrics.detection import evaluate_detector
 from anyres.metrics.segmentation import Confusion, measured
-from anyres.models.detector import Detector, load_detector
-from anyres.models.segmenter import Segmenter, load_segmenter
+from anyres.models.detector import Detector
+from anyres.models.segmenter import Segmenter
+from anyres.models.weights.files import load
 from anyres.predict.label_maps import Inference, label_map
 from anyres.training.detection.config import DetectionConfig
 from anyres.training.detection.task import DetectionTask
@@ -38,7 +39,7 @@ Box = tuple[float, float, float, float]
 def measure(config: DetectionConfig | SegmentationConfig, scale: Scale) -> dict[str, Any]:
     """Everything about a finished run; accuracies are percentages, at each of `scale.sizes()`."""
     is_detection = isinstance(config, DetectionConfig)
-    load, accuracy = (load_detector, _detection) if is_detection else (load_segmenter, _segmentation)
+    accuracy = _detection if is_detection else _segmentation
     model: Any = load(config.out)[0]
     sizes = {str(side): accuracy(model, config.data, side) | _forward(model, side) for side in scale.sizes()}
     rows = [json.loads(line) for line in (config.out / STEPS).read_text().splitlines()]

@@ -14,7 +14,7 @@ from dense_variants import VARIANTS, Task, Variant
 from anyres.costs.cost import cost
 from anyres.data.augment import ScaleJitter, SegmentAugment
 from anyres.data.dense_scenes import write_dense
-from anyres.models.presets import create_model
+from anyres.models.architectures import create_model
 from anyres.recipes import fast_precision
 from anyres.training.config import parse_option
 from anyres.training.detection.config import DetectionConfig

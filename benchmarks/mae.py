@@ -31,9 +31,9 @@ import torch
 from training import SIZES, Bench, Steps, row, show, spread
 
 from anyres.costs.cost import macs_by_part, mae_macs_by_part
+from anyres.models.architectures import AUTOENCODER, get_config
 from anyres.models.mae import MaskedAutoencoder
 from anyres.models.mae_config import MAEConfig
-from anyres.models.presets import get_config, get_mae_config
 from anyres.recipes.hours import FORWARD_AND_BACKWARD
 from anyres.training import PretrainConfig
 from anyres.training.pretraining.task import PretrainTask
@@ -62,10 +62,10 @@ class MaskedBench(Bench):
         self.vitar, self.labels = f"mae_vitar_{size}", f"vitar_{size} with labels"
         self.patches, self.vit = f"mae_vitar_{size} patches", f"mae_vit_{size}"
         self.configs = {
-            self.vitar: get_mae_config(f"mae_vitar_{size}_patch16"),
+            self.vitar: AUTOENCODER.get_config(f"mae_vitar_{size}_patch16"),
             self.labels: get_config(f"vitar_{size}_patch16"),
-            self.patches: get_mae_config(f"mae_vitar_{size}_patch16", masking="patches"),
-            self.vit: get_mae_config(f"mae_vit_{size}_patch16"),
+            self.patches: AUTOENCODER.get_config(f"mae_vitar_{size}_patch16", masking="patches"),
+            self.vit: AUTOENCODER.get_config(f"mae_vit_{size}_patch16"),
         }
 
     def member(self, name: str) -> Trainer:
@@ -95,7 +95,7 @@ class MaskedBench(Bench):
         if seconds > self.options.longest:
             return f"about {seconds:.0f} s a step"
         config = self.configs[self.vit]
-        encoder, tokens = config.encoder, (side // config.encoder.patch_size) ** 2
+        encoder, tokens = config.backbone, (side // config.backbone.patch_size) ** 2
         entries = config.visible(side, side) ** 2 * encoder.heads * encoder.depth
         entries += tokens**2 * config.decoder_heads * config.decoder_depth
         bytes_all = 3 * entries * self.options.batch * (2 if self.precision == "bfloat16" else 4)

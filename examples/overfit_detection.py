@@ -14,7 +14,8 @@ from anyres.data.augment import ScaleJitter
 from anyres.data.coco import CocoImages
 from anyres.data.dense_scenes import write_dense
 from anyres.metrics.detection import evaluate_detector
-from anyres.models.detector import load_detector
+from anyres.models.detector import Detector
+from anyres.models.weights.files import load
 from anyres.predict.detect import DetectConfig, find_objects
 from anyres.recipes import fast_precision
 from anyres.training import train
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> float:
     run = options.out / f"run-{name}-{options.steps}-steps"
     learn(data, run, options.steps, options.size, options.threads)
 
-    model, _ = load_detector(run)
+    model, _ = load(run, Detector)
     images = CocoImages(data / "annotations" / "instances_train.json", data / "images" / "train")
     measures = evaluate_detector(model, images).measures
     find_objects(DetectConfig(run=run, inputs=(images.root,), out=options.out / "predictions", draw=True, device="cpu"))

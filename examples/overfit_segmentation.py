@@ -15,7 +15,8 @@ from anyres.data.augment import SegmentAugment
 from anyres.data.dense_scenes import write_dense
 from anyres.data.segmentation import SegmentationFolder
 from anyres.metrics.segmentation import evaluate_segmenter
-from anyres.models.segmenter import load_segmenter
+from anyres.models.segmenter import Segmenter
+from anyres.models.weights.files import load
 from anyres.predict.segment import SegmentConfig, segment
 from anyres.recipes import fast_precision
 from anyres.training import train
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> float:
     run = options.out / f"run-{name}-{options.steps}-steps"
     learn(data, run, options.steps, options.size, options.threads)
 
-    model, info = load_segmenter(run)
+    model, info = load(run, Segmenter)
     images = SegmentationFolder(data, "train", num_classes=CLASSES)
     confusion, _, _ = evaluate_segmenter(model, images, (options.size, options.size))
     segment(SegmentConfig(run=run, inputs=(images.root,), out=options.out / "predictions", draw=True, device="cpu"))

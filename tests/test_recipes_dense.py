@@ -8,10 +8,8 @@ import pytest
 from anyres import cli
 from anyres.costs.cost import cost
 from anyres.data.augment import MultiScale
-from anyres.models.detector_config import get_detector_config
-from anyres.models.presets import create_model
-from anyres.models.segmenter_config import get_segmenter_config
-from anyres.models.weights.files import save_mae, save_model
+from anyres.models.architectures import DETECTOR, SEGMENTER, create_model
+from anyres.models.weights.files import save
 from anyres.models.weights.initial import read_initial
 from anyres.recipes import RECIPES, RecipeConfig, describe, expected_macs, recipe, table, training_hours
 from anyres.recipes.dense import RECIPES as DENSE, STARTS, ade20k, ade20k_mae, coco_large_jitter, coco_multi_scale
@@ -34,8 +32,8 @@ def runs(tmp_path_factory):
 
 def settings(run):
     if isinstance(run, DetectionConfig):
-        return get_detector_config(run.model, **run.detector_options())
-    return get_segmenter_config(run.model, num_classes=run.num_classes, **run.overrides())
+        return DETECTOR.get_config(run.model, **run.detector_options())
+    return SEGMENTER.get_config(run.model, num_classes=run.num_classes, **run.overrides())
 
 
 def told_hours():
@@ -117,11 +115,11 @@ def test_a_recipe_starts_from_the_run_that_is_named(runs, tmp_path, name):
     before = RECIPES[STARTS[name]](tmp_path, tmp_path / "run")
     if isinstance(before, PretrainConfig):
         model = create_model(before.model, **replace(before, model_options=TINY).overrides())
-        save_mae(tmp_path, model, name=None, training_sizes=[(48, 48)])
+        save(tmp_path, model, name=None, training_sizes=[(48, 48)])
     else:
         before = replace(before, model_options=(*before.model_options, *TINY))
         model = create_model(before.model, num_classes=2, **before.overrides())
-        save_model(tmp_path, model, name=None, classes=["a", "b"], training_sizes=[(48, 48)])
+        save(tmp_path, model, name=None, classes=["a", "b"], training_sizes=[(48, 48)])
     run = runs[name]
     found = read_initial(tmp_path, settings(replace(run, model_options=(*run.model_options, *TINY))).backbone)
     assert found.fresh == () and set(found.differing) <= {"cells", "window"}

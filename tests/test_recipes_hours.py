@@ -11,7 +11,7 @@ from anyres.data.schedule import EverySize
 from anyres.layers.cells import cell_sum
 from anyres.layers.masking import to_patches
 from anyres.layers.visible import merge_visible
-from anyres.models.presets import create_model, get_config, get_mae_config
+from anyres.models.architectures import AUTOENCODER, create_model, get_config
 from anyres.recipes import expected_macs, training_hours
 from anyres.recipes.hours import drawn_sizes
 from anyres.training import PretrainConfig, TrainConfig
@@ -94,7 +94,7 @@ def test_hours_by_hand():
 
 def test_pretraining_costs_the_mean_over_its_sizes_by_hand():
     run = pretraining(sizes=("16", "40x56", "33"), size_weights=(1.0, 3.0, 4.0), steps=50, batch_size=10)
-    model = get_mae_config(run.model, **run.overrides())
+    model = AUTOENCODER.get_config(run.model, **run.overrides())
     costs = [sum(mae_macs_by_part(model, size).values()) for size in ((16, 16), (40, 56), (33, 33))]
     mean = (costs[0] + 3 * costs[1] + 4 * costs[2]) / 8
     assert expected_macs(run) == expected_macs(run, classes=7) == pytest.approx(mean, rel=1e-12)
@@ -109,7 +109,7 @@ def test_extra_passes_of_pretraining_cost_the_mean_over_all_masks_and_draws(mask
     """16 patches in three levels, a quarter visible; masks with equally many cells at each level cost the same."""
     run = pretraining(f"masking={masking}", *learned, "extra_passes=2", sizes=("64x16",))
     model = create_model(run.model, **run.overrides()).eval()
-    plan, merger = model.encoder.plan(64, 16), model.encoder.merger
+    plan, merger = model.backbone.plan(64, 16), model.backbone.merger
     rows, cols = plan.grid if masking == "cells" else plan.size
     sets = list(itertools.combinations(range(rows * cols), rows * cols // 4))
     masks = torch.zeros(len(sets), rows * cols, dtype=torch.bool)

@@ -9,8 +9,8 @@ import pytest
 
 from anyres import cli
 from anyres.costs.cost import macs_by_part, mae_macs_by_part
-from anyres.models.presets import create_model, get_config, get_mae_config
-from anyres.models.weights.files import save_mae
+from anyres.models.architectures import AUTOENCODER, create_model, get_config
+from anyres.models.weights.files import save
 from anyres.models.weights.initial import read_initial
 from anyres.recipes import RECIPES, RecipeConfig, describe, expected_macs, recipe, training_hours
 from anyres.recipes.imagenet import BASE_RATE
@@ -57,7 +57,7 @@ def test_pretraining_is_maes(tmp_path):
     assert (crop.auto_augment, crop.erasing, crop.color_jitter) == (None, 0, 0)
     assert vitar.parsed_sizes() == [(side, side) for side in SIDES] and vitar.size_weights is None
     assert (vitar.accumulate, vitar.overrides()) == (32, {})
-    assert get_mae_config(vitar.model).mask_ratio == get_mae_config(vit.model).mask_ratio == 0.75
+    assert AUTOENCODER.get_config(vitar.model).mask_ratio == AUTOENCODER.get_config(vit.model).mask_ratio == 0.75
     assert vit == replace(vitar, model="mae_vit_base_patch16", sizes=("224",), steps=800 * 312)
 
 
@@ -80,7 +80,9 @@ def test_hours_are_those_of_the_formula(tmp_path):
     found = runs(tmp_path)
     images = {"mae_vitar_base": 300 * 312 * 4096, "vitar_base_mae": 100 * 1251 * 1024}
     macs = {
-        "mae_vitar_base": [mae_macs_by_part(get_mae_config("mae_vitar_base_patch16"), (side, side)) for side in SIDES],
+        "mae_vitar_base": [
+            mae_macs_by_part(AUTOENCODER.get_config("mae_vitar_base_patch16"), (side, side)) for side in SIDES
+        ],
         "vitar_base_mae": [macs_by_part(get_config("vitar_base_patch16"), (side, side)) for side in SIDES],
     }
     for name, sizes in macs.items():
@@ -96,7 +98,7 @@ def test_fine_tuning_starts_from_what_pretraining_leaves(tmp_path, before, after
     pretraining = replace(pretraining, model_options=(*pretraining.model_options, *TINY, *TINY_DECODER))
     fine_tuning = replace(fine_tuning, model_options=(*fine_tuning.model_options, *TINY))
     model = create_model(pretraining.model, **pretraining.overrides())
-    save_mae(tmp_path / "pretrained", model, name=pretraining.model, training_sizes=pretraining.parsed_sizes())
+    save(tmp_path / "pretrained", model, name=pretraining.model, training_sizes=pretraining.parsed_sizes())
     found = read_initial(fine_tuning.init, get_config(fine_tuning.model, **fine_tuning.overrides()))
     assert (found.fresh, found.left_out) == ((), ("decoder",))
 

@@ -8,7 +8,8 @@ import pytest
 from anyres.ablation import STUDIES, AblateConfig, Study, ablate, runner
 from anyres.ablation.plan import plan_jobs, pretraining_jobs
 from anyres.ablation.studies import Pretraining
-from anyres.models.weights.files import load_mae
+from anyres.models.mae import MaskedAutoencoder
+from anyres.models.weights.files import load
 from anyres.training import PretrainConfig
 
 SHAPE = ("width=24", "depth=1", "grid=2")
@@ -37,8 +38,8 @@ def test_one_pretraining_serves_all_variants_that_start_from_it(study, settings,
     monkeypatch.setattr(runner, "write_page", lambda result, folder: result)
     ablate(settings(tmp_path), started(study))
     run = tmp_path / "mergers" / "pretraining" / "ordinary" / "cells" / "seed0"
-    model, info = load_mae(run)
-    assert info.extra["steps"] == 24 and model.config.encoder.width == 24
+    model, info = load(run, MaskedAutoencoder)
+    assert info.extra["steps"] == 24 and model.config.backbone.width == 24
     assert (run / "reconstructions" / "step-000024.png").is_file()
     data = json.loads((tmp_path / "mergers" / "ablation.json").read_text())
     assert [v["name"] for v in data["variants"]] == ["tuned", "half", "fresh"]

@@ -8,7 +8,7 @@ import torch
 from anyres.ablation import STUDIES, AblateConfig
 from anyres.ablation.budget import CLASSES, equal_cost_steps, is_trained, largest_side
 from anyres.ablation.plan import FAR_SIDE, STORED_SIDE, plan_jobs
-from anyres.models.presets import create_model, get_config
+from anyres.models.architectures import create_model, get_config
 from anyres.recipes import expected_macs
 from anyres.recipes.hours import drawn_sizes
 from anyres.training import TrainConfig

@@ -15,7 +15,7 @@ from anyres.cli.table import COMMANDS
 def run(tmp_path):
     torch.manual_seed(0)
     model = anyres.create_model("vitar_tiny_patch16", width=24, heads=2, depth=1, patch_size=8, grid=2, num_classes=2)
-    anyres.save_model(tmp_path / "run", model, name=None, classes=["ant", "bee"], training_sizes=[(16, 16)])
+    anyres.save(tmp_path / "run", model, name=None, classes=["ant", "bee"], training_sizes=[(16, 16)])
     for split in ("train", "val"):
         for number, name in enumerate(("ant", "bee")):
             (tmp_path / "data" / split / name).mkdir(parents=True)

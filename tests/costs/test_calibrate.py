@@ -9,8 +9,8 @@ import anyres.costs.calibrate as calibrate
 from anyres.costs.calibrate import Budget, cache_folder, calibration, calibration_shapes, identify
 from anyres.costs.fit import Counts, fit
 from anyres.costs.probe import peak_bytes, resident_is_measured
+from anyres.models.architectures import get_config
 from anyres.models.config import ViTARConfig
-from anyres.models.presets import get_config
 from anyres.models.vitar import ViTAR
 
 TINY = {"patch_size": 4, "grid": (3, 3), "width": 32, "depth": 1, "heads": 2, "num_classes": 3}

@@ -9,7 +9,8 @@ from anyres.costs.cost import _seen_share, cost, macs_by_part, window_pairs
 from anyres.costs.memory import peak_tensor_bytes
 from anyres.layers.cells import cell_sum
 from anyres.layers.masking import hidden_cells
-from anyres.models.presets import PRESETS, get_config, get_mae_config
+from anyres.models.architectures import AUTOENCODER, get_config
+from anyres.models.presets import CLASSIFIERS
 
 RESOLUTIONS = (224, 448, 512, 640, 896, 1120, 1792, 2240, 2800, 3360, 4032)
 PRINTED = {  # ViTAR paper, Table 1, 1e9 multiply-accumulates
@@ -102,7 +103,7 @@ def test_pairs_in_windows_are_those_that_share_one(grid, window):
     assert window_pairs(grid, window) == int((places[:, None] == places[None]).all(-1).sum())
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", CLASSIFIERS)
 @pytest.mark.parametrize("side", [224, 448])
 def test_executed_for_every_named_model(name, side):
     with torch.device("meta"):
@@ -207,7 +208,7 @@ def test_masked_auto_encoding_costs_what_torch_counts_over_all_cells(name, size)
     for module in model.modules():
         if hasattr(module, "fused_attn"):
             module.fused_attn = False  # the counter does not know the fused one of CPUs
-    grid = model.encoder.plan(*size).grid
+    grid = model.backbone.plan(*size).grid
     cells = torch.arange(grid[0] * grid[1]).view(grid)
     assert cells.numel() % 4 == 0
     counted = 0
@@ -219,8 +220,10 @@ def test_masked_auto_encoding_costs_what_torch_counts_over_all_cells(name, size)
 
 
 def test_cells_with_a_visible_patch_are_counted_for_random_patches():
-    config = get_mae_config("mae_vitar_tiny_patch16", width=24, patch_size=4, grid=5, masking="patches", heads=3)
-    plan, visible = config.encoder.plan((23, 31)), config.visible(92, 124)
+    config = AUTOENCODER.get_config(
+        "mae_vitar_tiny_patch16", width=24, patch_size=4, grid=5, masking="patches", heads=3
+    )
+    plan, visible = config.backbone.plan((23, 31)), config.visible(92, 124)
     is_hidden = hidden_cells(torch.arange(600), plan.size, config.mask_ratio)
     for levels in range(len(plan.levels) + 1):
         x = (~is_hidden)[..., None].float()

@@ -12,8 +12,7 @@ import anyres
 from anyres.cli import main
 from anyres.costs.cost import cost
 from anyres.costs.memory import peak_tensor_bytes
-from anyres.models.detector_config import PRESETS_DETECT
-from anyres.models.segmenter_config import PRESETS_SEGMENT
+from anyres.models.presets import DETECTORS, SEGMENTERS
 
 TINY = {"width": 32, "heads": 4, "depth": 4, "patch_size": 8, "grid": 7}
 SEGMENT = TINY | {"num_classes": 5, "taps": (0, 1, 2, 3), "head_channels": 24, "auxiliary_channels": 8}
@@ -117,7 +116,7 @@ def test_heads_by_hand():
     assert parts["pyramid"] == up + inner
 
 
-@pytest.mark.parametrize("name", [*PRESETS_SEGMENT, *PRESETS_DETECT])
+@pytest.mark.parametrize("name", [*SEGMENTERS, *DETECTORS])
 def test_every_named_dense_model(name):
     found = cost(name, (224, 320), memory=False)
     with torch.device("meta"):

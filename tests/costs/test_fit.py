@@ -9,8 +9,8 @@ from hypothesis import given, settings, strategies as st
 
 from anyres.costs.calibrate import calibration_shapes
 from anyres.costs.fit import Constants, CostModel, Counts, fit, non_negative_least_squares
+from anyres.models.architectures import get_config
 from anyres.models.config import ViTARConfig
-from anyres.models.presets import get_config
 
 SECONDS = {"call": 2e-3, "levels": 1e-4, "pixels": 3e-9, "stem": 2e-11, "merger": 4e-11, "trunk": 1e-11, "attention": 0}
 BYTES = {"call": 3.0, "tokens": 2.0, "pieces": 1.5, "cells": 4.0, "gathered": 1.0, "trunk": 9.0, "completed": 0.5}

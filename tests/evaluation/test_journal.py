@@ -11,7 +11,7 @@ from anyres.costs.memory import is_out_of_memory
 from anyres.evaluation import identity as identity_module, measure, subject as subject_module, sweep as sweep_module
 from anyres.evaluation.sweep import SweepConfig, sweep
 from anyres.models.vitar import ViTAR, ViTARConfig
-from anyres.models.weights.files import save_model
+from anyres.models.weights.files import save
 
 CLASSES = ("ant", "bee")
 
@@ -19,7 +19,7 @@ CLASSES = ("ant", "bee")
 def train(folder, seed):
     torch.manual_seed(seed)
     model = ViTAR(ViTARConfig(patch_size=4, grid=(2, 2), width=8, depth=1, heads=1, num_classes=2))
-    save_model(folder, model, name=None, classes=CLASSES, training_sizes=[(8, 8)])
+    save(folder, model, name=None, classes=CLASSES, training_sizes=[(8, 8)])
 
 
 def draw(path, seed):

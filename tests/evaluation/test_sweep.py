@@ -18,7 +18,7 @@ from anyres.evaluation import subject as subject_module
 from anyres.evaluation.rows import FORMAT, SweepRow, check_sweep, wilson
 from anyres.evaluation.sweep import SweepConfig, sweep
 from anyres.models.vitar import ViTAR, ViTARConfig
-from anyres.models.weights.files import load_model, save_model
+from anyres.models.weights.files import load, save
 from anyres.report.report import report
 
 CLASSES = ("ant", "bee", "cow")
@@ -31,7 +31,7 @@ def save_run(folder, seed, *, classes=CLASSES, sizes=((8, 8), (16, 16)), name="v
     model = ViTAR(ViTARConfig(**settings | overrides))
     with torch.no_grad():  # answers that differ between images
         model.head.weight.normal_()
-    save_model(folder, model, name=name, classes=classes, training_sizes=sizes)
+    save(folder, model, name=name, classes=classes, training_sizes=sizes)
     return folder
 
 
@@ -68,7 +68,7 @@ def result(place):
 
 def by_hand(run, paths, size, then=None, **how):
     """How many of the images a plain loop gets right; `then` is the size that they are resized to after all."""
-    model, info = load_model(run)
+    model, info = load(run, ViTAR)
     transform = eval_transform(size, (0.0,) * 3, (1.0,) * 3, **how)
     correct = 0
     for path in paths:
@@ -97,7 +97,7 @@ def test_equals_a_loop_by_hand(place, result):
         assert (row["correct"], row["images"]) == (correct, 12), row
         assert row["top1"] == 100 * correct / 12
         assert row["interval"] == list(wilson(correct, 12))
-        assert row["macs"] == cost(load_model(run)[0], target or tuple(row["size"])).macs
+        assert row["macs"] == cost(load(run, ViTAR)[0], target or tuple(row["size"])).macs
     assert len({row["correct"] for row in result["rows"]}) > 2  # the comparison above could fail
 
 
@@ -117,7 +117,7 @@ def test_schema_is_complete(place, result):
     assert set(result["environment"]) == {"torch", "timm", "device", "threads", "precision"}
     assert list(result["models"]) == ["first", "second"]
     second = result["models"]["second"]
-    model, _ = load_model(place / "second")
+    model, _ = load(place / "second", ViTAR)
     assert (second["patch_size"], second["grid"], second["training_sizes"]) == (5, [2, 2], [[12, 16]])
     assert second["parameters"] == sum(parameter.numel() for parameter in model.parameters())
     for row in result["rows"]:
@@ -168,7 +168,7 @@ def test_batching_changes_nothing(place, result):
 
 
 def test_dear_rows_are_left_out_and_listed(place):
-    first = load_model(place / "first")[0]
+    first = load(place / "first", ViTAR)[0]
     limit = (cost(first, (8, 8)).macs + cost(first, (16, 16)).macs) / 2
     found = sweep(configure(place, runs=(place / "first",), sizes=("8", "16"), max_macs=limit, out=place / "dear.json"))
     kept = {(row["protocol"], row["size"][0]) for row in found["rows"]}
@@ -191,7 +191,7 @@ def test_out_of_memory_is_a_row_left_out(place, monkeypatch):
 def test_whole_images_of_different_sizes(place):
     config = configure(place, runs=(place / "first",), sizes=("16",), keep_aspect=True, out=place / "aspect.json")
     rows = {row["protocol"]: row for row in sweep(config)["rows"]}
-    model = load_model(place / "first")[0]
+    model = load(place / "first", ViTAR)[0]
     sizes = {(24, 24): (16, 16), (30, 20): (24, 16), (21, 33): (16, 25), (40, 40): (16, 16)}
     assert rows["native"]["macs"] == round(sum(cost(model, size).macs for size in sizes.values()) / 4)
     for protocol, target in (("native", None), ("resized to 8x8", (8, 8))):
@@ -227,13 +227,13 @@ def test_labels_are_unique(place):
 
 
 def test_classes_in_another_order_are_matched_by_name(place):
-    model, info = load_model(place / "first")
+    model, info = load(place / "first", ViTAR)
     order = [2, 0, 1]
     with torch.no_grad():
         model.head.weight.copy_(model.head.weight[order].clone())
         model.head.bias.copy_(model.head.bias[order].clone())
     classes = [info.classes[i] for i in order]
-    save_model(place / "turned", model, name=None, classes=classes, training_sizes=info.training_sizes)
+    save(place / "turned", model, name=None, classes=classes, training_sizes=info.training_sizes)
     found = sweep(configure(place, runs=(place / "first", place / "turned"), sizes=("8",), out=place / "turned.json"))
     one, two = ([row["correct"] for row in found["rows"] if row["model"] == label] for label in found["models"])
     assert one == two
@@ -243,7 +243,7 @@ def test_metrics_are_means_over_the_images(place, result):
     """Of both models, which know the classes in one order, at a size where images differ, native and resized."""
     paths = readable(place)
     for run in ("first", "second"):
-        model, info = load_model(place / run)
+        model, info = load(place / run, ViTAR)
         losses = []
         for path in paths:
             image = eval_transform((12, 20), model.config.mean, model.config.std)(read_image(path))

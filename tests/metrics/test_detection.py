@@ -14,8 +14,8 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from anyres.data.coco_masks import decode_mask, encode_mask
 from anyres.metrics.average_precision import AveragePrecision
+from anyres.models.architectures import DETECTOR
 from anyres.models.detector import Detector
-from anyres.models.detector_config import get_detector_config
 from anyres.predict.objects import coco_results, detect, draw_detections, write_results
 from anyres.predict.pictures import class_colour
 from anyres.predict.placed_masks import PlacedMask, place_mask
@@ -211,7 +211,7 @@ def model():
     options = {"patch_size": 8, "grid": 4, "width": 16, "depth": 2, "heads": 2, "num_classes": 3, "channels": 8}
     options |= {"box_features": 16, "anchor_sizes": (8, 16, 32, 64, 128), "train_proposals": 50, "test_proposals": 30}
     options |= {"min_size": 64, "max_size": 96, "score_threshold": 0.0, "detections": 20}
-    made = Detector(get_detector_config("mask_rcnn_vitar_small_patch16", **options)).eval()
+    made = Detector(DETECTOR.get_config("mask_rcnn_vitar_small_patch16", **options)).eval()
     torch.nn.init.normal_(made.roi_heads.box_predictor.cls_score.weight, std=0.5)
     torch.nn.init.normal_(made.roi_heads.mask_predictor.mask_fcn_logits.weight, std=1.0)
     return made

@@ -10,8 +10,8 @@ from PIL import Image
 
 from anyres.data.segmentation import IGNORE, SegmentationFolder
 from anyres.metrics.segmentation import Confusion, evaluate_segmenter, measured
+from anyres.models.architectures import SEGMENTER
 from anyres.models.segmenter import Segmenter
-from anyres.models.segmenter_config import get_segmenter_config
 from anyres.predict.label_maps import Inference, label_map, label_maps, probabilities
 from anyres.predict.sliding import finished_rows, sliding_logits, starts, usual_step, waiting_rows
 
@@ -21,7 +21,7 @@ def model():
     torch.manual_seed(1)
     options = {"patch_size": 4, "grid": 3, "width": 16, "depth": 4, "heads": 2, "taps": (0, 1, 2, 3)}
     options |= {"num_classes": 5, "head_channels": 8, "auxiliary_channels": 0, "cells": "2x2"}
-    made = Segmenter(get_segmenter_config("upernet_vitar_small_patch16", **options))
+    made = Segmenter(SEGMENTER.get_config("upernet_vitar_small_patch16", **options))
     torch.nn.init.normal_(made.head.classifier.weight, std=2.0)
     return made.eval()
 

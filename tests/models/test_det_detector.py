@@ -8,9 +8,12 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import roi_align
 from torchvision.transforms.v2 import functional
 
-from anyres.models.detector import Detector, load_detector, save_detector
-from anyres.models.detector_config import PRESETS_DETECT, DetectorConfig, get_detector_config
-from anyres.models.weights.files import load_model
+from anyres.models.architectures import DETECTOR, backbone_of
+from anyres.models.detector import Detector
+from anyres.models.detector_config import DetectorConfig
+from anyres.models.presets import DETECTORS
+from anyres.models.vitar import ViTAR
+from anyres.models.weights.files import load, save
 
 SMALL = {
     "width": 16, "depth": 2, "heads": 2, "grid": (4, 4), "channels": 16, "box_features": 16, "num_classes": 3,
@@ -20,7 +23,7 @@ SMALL = {
 
 
 def small(**changes):
-    return Detector(get_detector_config("mask_rcnn_vitar_small_patch16", **(SMALL | changes)))
+    return Detector(DETECTOR.get_config("mask_rcnn_vitar_small_patch16", **(SMALL | changes)))
 
 
 def target(boxes, labels, size):
@@ -75,7 +78,7 @@ def test_regions_are_cut_out_at_the_true_scale_whatever_image_comes_first():
 def test_the_heads_are_those_of_the_reference_with_layer_norms():
     with torch.device("meta"):
         reference = maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None, num_classes=81)
-        model = Detector(get_detector_config("mask_rcnn_vitar_base_patch16"))
+        model = Detector(DETECTOR.get_config("mask_rcnn_vitar_base_patch16"))
     for part in ("rpn", "roi_heads"):
         wanted = {name: value.shape for name, value in getattr(reference, part).named_parameters()}
         assert {name: value.shape for name, value in getattr(model, part).named_parameters()} == wanted
@@ -85,10 +88,10 @@ def test_the_heads_are_those_of_the_reference_with_layer_norms():
 @pytest.mark.parametrize(("name", "millions"), [("small", 46.2), ("base", 117.9)])
 def test_presets(name, millions):
     with torch.device("meta"):
-        model = Detector(get_detector_config(f"mask_rcnn_vitar_{name}_patch16"))
+        model = Detector(DETECTOR.get_config(f"mask_rcnn_vitar_{name}_patch16"))
     assert sum(each.numel() for each in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.1)
-    assert set(PRESETS_DETECT) == {"mask_rcnn_vitar_small_patch16", "mask_rcnn_vitar_base_patch16"}
-    assert model.config.stride == 16 and model.encoder.config.num_classes == 0
+    assert set(DETECTORS) == {"mask_rcnn_vitar_small_patch16", "mask_rcnn_vitar_base_patch16"}
+    assert model.config.stride == 16 and backbone_of(model).config.num_classes == 0
 
 
 @pytest.mark.parametrize("changes", [{}, {"cells": "2x2"}, {"masks": False}])
@@ -152,10 +155,15 @@ def test_in_bfloat16_boxes_keep_the_precision_of_float32():
 def test_a_saved_detector_is_the_same(tmp_path):
     model = small(masks=False, mean=(0.1, 0.2, 0.3)).eval()
     ids = (3, 7, 90)
-    save_detector(
-        tmp_path, model, name="x", classes=("a", "b", "c"), category_ids=ids, training_sizes=[(64, 96)], extra={"n": 1}
+    save(
+        tmp_path,
+        model,
+        name="x",
+        classes=("a", "b", "c"),
+        training_sizes=[(64, 96)],
+        extra={"n": 1, "category_ids": ids},
     )
-    again, info = load_detector(tmp_path)
+    again, info = load(tmp_path, Detector)
     assert again.config == model.config and info.extra == {"n": 1, "category_ids": [3, 7, 90]}
     assert info.classes == ("a", "b", "c") and info.training_sizes == ((64, 96),)
     image = torch.rand(3, 50, 61)
@@ -163,14 +171,14 @@ def test_a_saved_detector_is_the_same(tmp_path):
         (one,), (other,) = model([image]), again([image])
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
     with pytest.raises(ValueError, match="holds a Detector, needed is a ViTAR; it finds objects: .*--task detection"):
-        load_model(tmp_path)
+        load(tmp_path, ViTAR)
     with pytest.raises(ValueError, match="holds no saved model"):
-        load_detector(tmp_path / "nowhere")
+        load(tmp_path / "nowhere", Detector)
 
 
 def test_positions_do_not_decay_and_recomputing_gives_the_same_gradients():
     model = small().train()
-    assert model.no_weight_decay() == {"backbone.encoder.position.table"}
+    assert model.no_weight_decay() == {"backbone.backbone.position.table"}
     targets, gradients = [target([(3, 4, 30, 40)], [2], (64, 64))], []
     image = torch.rand(3, 64, 64)
     for recompute in (False, True):
@@ -178,7 +186,7 @@ def test_positions_do_not_decay_and_recomputing_gives_the_same_gradients():
         model.zero_grad()
         torch.manual_seed(3)
         sum(model([image], targets).values()).backward()
-        gradients.append(model.encoder.stem.proj.weight.grad.clone())
+        gradients.append(backbone_of(model).stem.proj.weight.grad.clone())
     assert torch.allclose(*gradients, rtol=1e-4, atol=1e-7)
 
 
@@ -204,8 +212,8 @@ def test_impossible_configurations(changes, message):
 
 def test_unknown_names():
     with pytest.raises(ValueError, match="unknown detector 'mask_rcnn_vitar_smal'.*mask_rcnn_vitar_small_patch16"):
-        get_detector_config("mask_rcnn_vitar_smal")
-    assert isinstance(get_detector_config("mask_rcnn_vitar_base_patch16", merger="none"), DetectorConfig)
+        DETECTOR.get_config("mask_rcnn_vitar_smal")
+    assert isinstance(DETECTOR.get_config("mask_rcnn_vitar_base_patch16", merger="none"), DetectorConfig)
 
 
 def test_images_and_targets_that_do_not_fit():

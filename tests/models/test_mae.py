@@ -11,7 +11,7 @@ import anyres
 from anyres.layers.masking import hidden_cells, to_patches
 from anyres.layers.visible import merge_visible
 from anyres.models.mae import MaskedAutoencoder
-from anyres.models.weights.files import load_mae, save_mae
+from anyres.models.weights.files import load, save
 
 TINY = {"width": 24, "heads": 3, "depth": 2, "patch_size": 4, "decoder_width": 16, "decoder_heads": 2,
         "decoder_depth": 1}  # fmt: skip
@@ -45,7 +45,7 @@ def batch(size, count=3):
 def test_visible_cells_are_what_the_whole_image_gives_there(size, training, options):
     model = tiny(**options).train(training)
     images, keys = batch(size)
-    encoder, plan = model.encoder, model.encoder.plan(*size)
+    encoder, plan = model.backbone, model.backbone.plan(*size)
     is_visible = ~hidden_cells(keys, plan.grid, 0.75)
     whole = encoder.grid_tokens(images, keys)  # (B, R, C, D)
     patches = to_patches(is_visible, plan)
@@ -64,13 +64,13 @@ def test_tokens_of_partly_visible_cells_are_masked_means_and_keys():
     """Against the merger's own way of skipping patches, which streaming uses."""
     model = tiny(masking="patches")
     images, _ = batch((48, 37), count=1)
-    plan = model.encoder.plan(48, 37)
+    plan = model.backbone.plan(48, 37)
     is_visible = torch.rand(1, *plan.size) < 0.4
-    tokens = model.encoder.position(model.encoder.stem(images))
-    found, is_cell = merge_visible(model.encoder.merger, tokens[is_visible], is_visible, plan)
+    tokens = model.backbone.position(model.backbone.stem(images))
+    found, is_cell = merge_visible(model.backbone.merger, tokens[is_visible], is_visible, plan)
     x, counts = tokens, is_visible[0].long()
     for index, level in enumerate(plan.levels):
-        x, counts = model.encoder.merger.step(x, plan, index, level, counts)
+        x, counts = model.backbone.merger.step(x, plan, index, level, counts)
     assert torch.equal(counts > 0, is_cell[0])
     torch.testing.assert_close(found, x[is_cell], rtol=1e-10, atol=1e-10)
 
@@ -80,7 +80,7 @@ def test_tokens_of_partly_visible_cells_are_masked_means_and_keys():
 def test_what_is_hidden_cannot_be_seen(masking, size):
     model = tiny(masking=masking, norm_target=False).eval()
     images, keys = batch(size)
-    plan = model.encoder.plan(*size)
+    plan = model.backbone.plan(*size)
     is_visible = ~hidden_cells(keys, plan.grid if masking == "cells" else plan.size, 0.75)
     patches = to_patches(is_visible, plan) if masking == "cells" else is_visible
     pixels = patches.repeat_interleave(4, 1).repeat_interleave(4, 2)[:, None, : size[0], : size[1]]
@@ -93,7 +93,7 @@ def test_what_is_hidden_cannot_be_seen(masking, size):
 
 def cells_of(model, size):
     """(row, col, slice of pixel rows, slice of pixel columns) of every final cell, by the plan's own map."""
-    plan, patch = model.encoder.plan(*size), model.config.encoder.patch_size
+    plan, patch = model.backbone.plan(*size), model.config.backbone.patch_size
     for r, (top, bottom) in enumerate(pairwise(plan.cell_rows)):
         for c, (left, right) in enumerate(pairwise(plan.cell_cols)):
             yield (
@@ -106,7 +106,7 @@ def cells_of(model, size):
 
 def true_prediction(model, images, side=4):
     """What the decoder would have to say: torch's resize of each cell, normalised, channels last."""
-    plan = model.encoder.plan(*images.shape[-2:])
+    plan = model.backbone.plan(*images.shape[-2:])
     found = torch.empty(len(images), *plan.grid, side * side * 3, dtype=torch.float64)
     for r, c, rows, cols in cells_of(model, images.shape[-2:]):
         square = F.interpolate(images[..., rows, cols], (side, side), mode="bilinear", antialias=True)
@@ -123,7 +123,7 @@ def test_the_target_is_the_cells_true_rectangle(size, norm_target, monkeypatch):
     """The true squares at hidden cells and garbage at visible ones cost nothing; one wrong number does."""
     model = tiny(norm_target=norm_target).eval()
     images, keys = batch(size)
-    is_hidden = hidden_cells(keys, model.encoder.plan(*size).grid, 0.75)
+    is_hidden = hidden_cells(keys, model.backbone.plan(*size).grid, 0.75)
     prediction = torch.where(is_hidden[..., None], true_prediction(model, images), torch.tensor(99.0).double())
     monkeypatch.setattr(model, "forward_decoder", lambda *_: prediction)
     assert model(images, keys) < 1e-9
@@ -155,7 +155,7 @@ def test_with_patches_hidden_only_hidden_pixels_count(monkeypatch):
     model = tiny(masking="patches", norm_target=False).eval()
     size = (35, 61)
     images, keys = batch(size)
-    is_hidden = hidden_cells(keys, model.encoder.plan(*size).size, 0.75)
+    is_hidden = hidden_cells(keys, model.backbone.plan(*size).size, 0.75)
     prediction = true_prediction(model, images)
     wrong = torch.zeros_like(prediction)
     for r, c, rows, cols in cells_of(model, size):  # wrong by one where nothing that is hidden has a part
@@ -173,7 +173,7 @@ def test_targets_are_not_rounded_under_autocast():
     """A nearly flat image: in bfloat16 its targets would be rounding errors."""
     model = anyres.create_model("mae_vitar_tiny_patch16", **TINY, grid=4).eval()
     images = 1.5 + 0.01 * torch.rand(2, 3, 48, 37)
-    plan = model.encoder.plan(48, 37)
+    plan = model.backbone.plan(48, 37)
     wanted = model._squares(images, plan, 4)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(model._squares(images, plan, 4), wanted)
@@ -191,7 +191,7 @@ def test_a_list_of_sizes_gives_the_mean_of_the_images_one_by_one():
 def test_loss_and_mask_are_those_of_the_keys():
     model = tiny().eval()
     images, keys = batch((31, 97))
-    is_hidden = hidden_cells(keys, model.encoder.plan(31, 97).grid, 0.75)
+    is_hidden = hidden_cells(keys, model.backbone.plan(31, 97).grid, 0.75)
     assert torch.equal(model(images, keys), model(images, is_hidden=is_hidden))
     assert model(images, keys) != model(images, keys + 1)
 
@@ -199,7 +199,7 @@ def test_loss_and_mask_are_those_of_the_keys():
 def test_the_larger_target_is_used_where_cells_have_four_patches():
     model = tiny(large_target=True)
     for size, side in [((16, 16), 4), ((31, 31), 8), ((28, 32), 4), ((64, 64), 8)]:
-        assert model.config.side(model.encoder.plan(*size)) == side
+        assert model.config.side(model.backbone.plan(*size)) == side
         model.zero_grad()
         images, keys = batch(size)
         model(images, keys).backward()
@@ -254,7 +254,7 @@ def test_without_a_merger_it_is_transformers_vitmae(training):
     wanted.loss.backward()
     names = {name: value for name, value in other.named_parameters() if "patch_embeddings.projection.weight" in name}
     (theirs,) = names.values()
-    torch.testing.assert_close(model.encoder.stem.proj.weight.grad, theirs.grad.flatten(1), rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(model.backbone.stem.proj.weight.grad, theirs.grad.flatten(1), rtol=1e-3, atol=1e-6)
 
 
 def _mae_positions(side, width):
@@ -268,16 +268,16 @@ def _mae_positions(side, width):
 def _from_transformers(weights):
     """The names of our model for the weights of transformers' ViTMAEForPreTraining (version 5)."""
     found = {
-        "encoder.stem.proj.weight": weights["vit.embeddings.patch_embeddings.projection.weight"].flatten(1),
-        "encoder.stem.proj.bias": weights["vit.embeddings.patch_embeddings.projection.bias"],
-        "encoder.prefix": weights["vit.embeddings.cls_token"][0],
+        "backbone.stem.proj.weight": weights["vit.embeddings.patch_embeddings.projection.weight"].flatten(1),
+        "backbone.stem.proj.bias": weights["vit.embeddings.patch_embeddings.projection.bias"],
+        "backbone.prefix": weights["vit.embeddings.cls_token"][0],
         "mask_token": weights["decoder.mask_token"][0, 0],
     }
     for kind in ("weight", "bias"):
-        found[f"encoder.norm.{kind}"] = weights[f"vit.layernorm.{kind}"]
+        found[f"backbone.norm.{kind}"] = weights[f"vit.layernorm.{kind}"]
         for name in ("embed", "norm", "pred"):
             found[f"decoder_{name}.{kind}"] = weights[f"decoder.decoder_{name}.{kind}"]
-        for layers, blocks in (("vit.layers", "encoder.blocks"), ("decoder.decoder_layers", "decoder_blocks")):
+        for layers, blocks in (("vit.layers", "backbone.blocks"), ("decoder.decoder_layers", "decoder_blocks")):
             for i in range(2):
                 theirs, ours = f"{layers}.{i}", f"{blocks}.{i}"
                 qkv = [weights[f"{theirs}.attention.{part}_proj.{kind}"] for part in "qkv"]
@@ -292,14 +292,14 @@ def _from_transformers(weights):
 
 def test_saved_and_loaded_it_is_the_same(tmp_path):
     model = anyres.create_model("mae_vitar_tiny_patch16", **TINY, grid=4, mask_ratio=0.6, masking="patches").eval()
-    save_mae(tmp_path, model, name="mae_vitar_tiny_patch16", training_sizes=[(32, 48)], extra={"steps": 3})
-    found, info = load_mae(tmp_path)
+    save(tmp_path, model, name="mae_vitar_tiny_patch16", training_sizes=[(32, 48)], extra={"steps": 3})
+    found, info = load(tmp_path, MaskedAutoencoder)
     assert found.config == model.config and not found.training
     assert info.training_sizes == ((32, 48),) and info.extra == {"steps": 3}
     images, keys = torch.rand(2, 3, 33, 47), torch.tensor([1, 2])
     assert torch.equal(found(images, keys), model(images, keys))
     with pytest.raises(ValueError, match="--init"):
-        anyres.load_model(tmp_path)
+        anyres.load(tmp_path, anyres.ViTAR)
 
 
 def test_on_the_meta_device_nothing_is_allocated():
@@ -311,7 +311,7 @@ def test_on_the_meta_device_nothing_is_allocated():
 def test_names_without_weight_decay_exist():
     model = tiny(prefix_tokens=1)
     names = dict(model.named_parameters())
-    assert {"mask_token", "encoder.prefix", "encoder.position.table"} == model.no_weight_decay() <= names.keys()
+    assert {"mask_token", "backbone.prefix", "backbone.position.table"} == model.no_weight_decay() <= names.keys()
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,10 @@ from transformers import UperNetConfig
 from transformers.models.upernet import modeling_upernet as theirs
 
 from anyres.layers.upernet import FCNHead, UperNetHead
-from anyres.models.segmenter import Segmenter, load_segmenter, save_segmenter
-from anyres.models.segmenter_config import PRESETS_SEGMENT, get_segmenter_config
+from anyres.models.architectures import SEGMENTER
+from anyres.models.presets import SEGMENTERS
+from anyres.models.segmenter import Segmenter
+from anyres.models.weights.files import load, save
 
 TINY = {
     "patch_size": 4, "grid": (3, 3), "width": 16, "depth": 4, "heads": 2, "taps": (0, 1, 2, 3), "num_classes": 5,
@@ -17,7 +19,7 @@ TINY = {
 
 
 def tiny(**changes):
-    return Segmenter(get_segmenter_config("upernet_vitar_small_patch16", **(TINY | changes)))
+    return Segmenter(SEGMENTER.get_config("upernet_vitar_small_patch16", **(TINY | changes)))
 
 
 def shake(module):
@@ -100,8 +102,8 @@ def test_training_gives_both_heads_and_gradients_everywhere():
 
 def test_a_saved_segmenter_is_the_same(tmp_path):
     model = shake(tiny(cells="2x2", merger="average")).eval()
-    save_segmenter(tmp_path, model, name="x", classes="abcde", training_sizes=[(8, 9)], extra={"steps": 3})
-    again, info = load_segmenter(tmp_path)
+    save(tmp_path, model, name="x", classes="abcde", training_sizes=[(8, 9)], extra={"steps": 3})
+    again, info = load(tmp_path, Segmenter)
     assert again.config == model.config and info.classes == tuple("abcde") and info.extra == {"steps": 3}
     images = torch.randn(2, 3, 9, 14)
     with torch.no_grad():
@@ -123,7 +125,7 @@ def test_initialisation_does_not_need_the_memory_first():
 def test_the_named_models_have_the_sizes_of_their_parts():
     """Matrices alone: backbone, merger, pyramid of three transposed convolutions, head and auxiliary head."""
     for name, d in (("upernet_vitar_small_patch16", 384), ("upernet_vitar_base_patch16", 768)):
-        config = PRESETS_SEGMENT[name]
+        config = SEGMENTERS[name]
         with torch.device("meta"):
             model = Segmenter(config)
         count = sum(parameter.numel() for parameter in model.parameters())
@@ -155,14 +157,14 @@ def test_the_named_models_have_the_sizes_of_their_parts():
 )
 def test_impossible_configurations_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        get_segmenter_config("upernet_vitar_small_patch16", **(TINY | changes))
+        SEGMENTER.get_config("upernet_vitar_small_patch16", **(TINY | changes))
 
 
 def test_a_plain_vit_is_a_backbone_too():
     model = tiny(merger="none", cells=None, position="learned", prefix_tokens=1).eval()
     assert model.config.stride == 4 and model(torch.randn(1, 3, 9, 5)).shape == (1, 5, 9, 5)
     with pytest.raises(ValueError, match="Did you mean 'upernet_vitar_small_patch16'"):
-        get_segmenter_config("upernet_vitar_smal_patch16")
+        SEGMENTER.get_config("upernet_vitar_smal_patch16")
 
 
 UNMERGE = {
@@ -185,7 +187,7 @@ UNMERGE = {
 )
 def test_the_grid_carried_back_labels_images_of_any_size_as_they_would_be_alone(changes):
     torch.manual_seed(0)
-    model = shake(Segmenter(get_segmenter_config("unmerge_vitar_small_patch16", **(UNMERGE | changes)))).eval()
+    model = shake(Segmenter(SEGMENTER.get_config("unmerge_vitar_small_patch16", **(UNMERGE | changes)))).eval()
     images = [torch.randn(3, *size) for size in ((3, 2), (29, 53), (97, 31), (29, 53))]
     for image, found in zip(images, model(images), strict=True):
         assert found.shape == (5, *image.shape[1:])
@@ -194,7 +196,7 @@ def test_the_grid_carried_back_labels_images_of_any_size_as_they_would_be_alone(
 
 def test_what_completes_the_last_patch_changes_no_other_pixel_of_a_segmenter_by_patches():
     torch.manual_seed(0)
-    model = shake(Segmenter(get_segmenter_config("unmerge_vitar_small_patch16", **UNMERGE))).eval()
+    model = shake(Segmenter(SEGMENTER.get_config("unmerge_vitar_small_patch16", **UNMERGE))).eval()
     image = torch.randn(1, 3, 30, 41)
     completed = torch.nn.functional.pad(image, (0, 3, 0, 2), mode="replicate")
     torch.testing.assert_close(model(completed)[..., :30, :41], model(image), rtol=1e-4, atol=1e-4)
@@ -202,7 +204,7 @@ def test_what_completes_the_last_patch_changes_no_other_pixel_of_a_segmenter_by_
 
 @pytest.mark.parametrize("size", [(4, 4), (23, 45)])
 def test_training_gives_every_parameter_of_the_way_back_a_gradient(size):
-    model = Segmenter(get_segmenter_config("unmerge_vitar_small_patch16", **UNMERGE, neighbours=True)).train()
+    model = Segmenter(SEGMENTER.get_config("unmerge_vitar_small_patch16", **UNMERGE, neighbours=True)).train()
     logits, auxiliary = model.forward_training(torch.randn(2, 3, *size))
     assert auxiliary is None
     logits.square().sum().backward()
@@ -210,7 +212,7 @@ def test_training_gives_every_parameter_of_the_way_back_a_gradient(size):
 
 
 def test_gains_rates_and_positions_do_not_decay():
-    model = Segmenter(get_segmenter_config("unmerge_vitar_small_patch16", **UNMERGE, neighbours=True))
+    model = Segmenter(SEGMENTER.get_config("unmerge_vitar_small_patch16", **UNMERGE, neighbours=True))
     still = {model.unmerge.gain, model.unmerge.neighbours.decay, model.backbone.position.table}
     (fixed,) = (
         set(group["params"])
@@ -234,11 +236,11 @@ def test_gains_rates_and_positions_do_not_decay():
 )
 def test_decoders_say_what_has_no_effect(name, changes, message):
     with pytest.raises(ValueError, match=message):
-        get_segmenter_config(f"{name}_vitar_small_patch16", **changes)
+        SEGMENTER.get_config(f"{name}_vitar_small_patch16", **changes)
 
 
 def test_a_segmenter_by_patches_comes_back_from_disk(tmp_path):
-    model = shake(Segmenter(get_segmenter_config("unmerge_vitar_small_patch16", **UNMERGE, neighbours=True))).eval()
-    save_segmenter(tmp_path, model, name=None, classes="abcde", training_sizes=[(8, 8)])
+    model = shake(Segmenter(SEGMENTER.get_config("unmerge_vitar_small_patch16", **UNMERGE, neighbours=True))).eval()
+    save(tmp_path, model, name=None, classes="abcde", training_sizes=[(8, 8)])
     image = torch.randn(1, 3, 17, 23)
-    assert torch.equal(load_segmenter(tmp_path)[0](image), model(image))
+    assert torch.equal(load(tmp_path, Segmenter)[0](image), model(image))

@@ -10,8 +10,9 @@ from PIL import Image
 from anyres.data.decode import read_image
 from anyres.data.transforms import to_tensor
 from anyres.errors import UnreadableImageError
-from anyres.models.presets import create_model
-from anyres.models.weights.files import load_model, save_model
+from anyres.models.architectures import create_model
+from anyres.models.vitar import ViTAR
+from anyres.models.weights.files import load, save
 from anyres.predict.classify import PredictConfig, predict
 
 CLASSES = ("cat", "dog", "sea newt")
@@ -24,7 +25,7 @@ def run(tmp_path_factory):
     model = create_model("vitar_tiny_patch16", width=24, heads=2, depth=2, patch_size=4, grid=(3, 3), num_classes=3)
     torch.nn.init.normal_(model.get_classifier().weight)
     folder = tmp_path_factory.mktemp("run")
-    save_model(folder, model, name=None, classes=CLASSES, training_sizes=[(16, 16)])
+    save(folder, model, name=None, classes=CLASSES, training_sizes=[(16, 16)])
     return folder
 
 
@@ -43,7 +44,7 @@ def call(run, inputs, **options):
 
 
 def expected(run, path):
-    model, info = load_model(run)
+    model, info = load(run, ViTAR)
     with torch.no_grad():
         image = to_tensor(read_image(path), model.config.mean, model.config.std)
         return dict(zip(info.classes, model(image[None])[0].softmax(0).tolist(), strict=True))
@@ -71,7 +72,7 @@ def test_results_keep_the_order_of_the_inputs(run, images):
 @pytest.mark.parametrize(("size", "seen"), [("12", (12, 40)), ("12x20", (12, 20))])
 def test_sizes_that_are_asked_for(run, images, size, seen, monkeypatch):
     shapes = []
-    forward = type(load_model(run)[0]).forward
+    forward = type(load(run, ViTAR)[0]).forward
     monkeypatch.setattr(
         "anyres.models.vitar.ViTAR.forward", lambda self, x: shapes.append(tuple(x.shape)) or forward(self, x)
     )
@@ -82,7 +83,7 @@ def test_sizes_that_are_asked_for(run, images, size, seen, monkeypatch):
 def test_large_images_do_not_share_a_batch(run, images, monkeypatch):
     monkeypatch.setattr("anyres.predict.preparation._BATCH_PIXELS", 600)
     counts = []
-    forward = type(load_model(run)[0]).forward
+    forward = type(load(run, ViTAR)[0]).forward
     monkeypatch.setattr("anyres.models.vitar.ViTAR.forward", lambda self, x: counts.append(len(x)) or forward(self, x))
     results, _ = call(run, [images])
     assert all("top" in result for result in results)
@@ -164,7 +165,7 @@ def budget(monkeypatch):
 def test_images_over_the_budget_are_reduced(run, images, budget, monkeypatch):
     plain, _ = call(run, [images])
     shapes = []
-    forward = type(load_model(run)[0]).forward
+    forward = type(load(run, ViTAR)[0]).forward
     monkeypatch.setattr(
         "anyres.models.vitar.ViTAR.forward", lambda self, x: shapes.append(tuple(x.shape)) or forward(self, x)
     )

@@ -15,10 +15,10 @@ from PIL import ExifTags, Image
 from anyres.amounts import parse_bytes, show_bytes
 from anyres.costs.memory import peak_tensor_bytes
 from anyres.data.coco_masks import decode_mask, encode_mask
-from anyres.models.detector import Detector, load_detector, save_detector
-from anyres.models.detector_config import get_detector_config
-from anyres.models.segmenter import Segmenter, load_segmenter, save_segmenter
-from anyres.models.segmenter_config import get_segmenter_config
+from anyres.models.architectures import DETECTOR, SEGMENTER
+from anyres.models.detector import Detector
+from anyres.models.segmenter import Segmenter
+from anyres.models.weights.files import load, save
 from anyres.predict import detect as detect_module
 from anyres.predict.detect import IMAGES, RESULTS, DetectConfig, find_objects
 from anyres.predict.detect_needs import DetectNeeds
@@ -44,9 +44,9 @@ def labeller(tmp_path_factory):
     folder = tmp_path_factory.mktemp("labeller")
     options = {"patch_size": 4, "grid": 3, "width": 16, "depth": 4, "heads": 2, "taps": (0, 1, 2, 3)}
     options |= {"num_classes": 5, "head_channels": 8, "auxiliary_channels": 0}
-    model = Segmenter(get_segmenter_config("upernet_vitar_small_patch16", **options))
+    model = Segmenter(SEGMENTER.get_config("upernet_vitar_small_patch16", **options))
     torch.nn.init.normal_(model.head.classifier.weight, std=2.0)
-    save_segmenter(folder, model, name=None, classes=NAMES, training_sizes=[(24, 24), (8, 40)])
+    save(folder, model, name=None, classes=NAMES, training_sizes=[(24, 24), (8, 40)])
     return folder
 
 
@@ -57,10 +57,10 @@ def finder(tmp_path_factory):
     options = {"patch_size": 8, "grid": 4, "width": 16, "depth": 1, "heads": 2, "num_classes": 3, "channels": 8}
     options |= {"box_features": 16, "anchor_sizes": (8, 16, 32, 64, 128), "train_proposals": 50, "test_proposals": 30}
     options |= {"min_size": 64, "max_size": 96, "detections": 10}
-    model = Detector(get_detector_config("mask_rcnn_vitar_small_patch16", **options))
+    model = Detector(DETECTOR.get_config("mask_rcnn_vitar_small_patch16", **options))
     torch.nn.init.normal_(model.roi_heads.box_predictor.cls_score.weight, std=0.5)
-    extra = {"classes": ("x", "y", "z"), "category_ids": (5, 6, 9), "training_sizes": [(64, 64)]}
-    save_detector(folder, model, name=None, **extra)
+    extra = {"classes": ("x", "y", "z"), "extra": {"category_ids": (5, 6, 9)}, "training_sizes": [(64, 64)]}
+    save(folder, model, name=None, **extra)
     return folder
 
 
@@ -81,7 +81,7 @@ def test_rows_of_a_huge_image_are_those_of_its_windows(labeller, tmp_path, size,
     settings = {"run": labeller, "inputs": (tmp_path / "huge.tif",), "device": "cpu", "window": "24x16"}
     huge = SegmentConfig(**settings, out=tmp_path / "a", max_pixels=60, batch_size=at_once, draw=True)
     (entry,) = segment(huge, progress=False)
-    model, _ = load_segmenter(labeller)
+    model, _ = load(labeller, Segmenter)
     expected = label_map(model, Image.fromarray(image), Inference(window=(24, 16))).numpy()
     found = labels_of(entry)
     assert entry["labels"].endswith("huge.tif") and found.shape == size and len(np.unique(found)) > 1
@@ -371,7 +371,7 @@ def test_the_largest_windows_that_fit_are_taken_and_then_as_many_as_fit():
 def test_a_memory_budget_chooses_windows_and_refuses_before_it_reads(labeller, finder, tmp_path):
     tifffile.imwrite(tmp_path / "x.tif", pixels(300, 400), photometric="rgb", tile=(32, 32))
     common = {"inputs": (tmp_path / "x.tif",), "device": "cpu"}
-    needs = SegmentNeeds(load_segmenter(labeller)[0], Inference(), None, [(24, 24)], draws=False)
+    needs = SegmentNeeds(load(labeller, Segmenter)[0], Inference(), None, [(24, 24)], draws=False)
     assert needs.windows((300, 400), (24, 24), 1) < needs.windows((300, 400), (24, 24), 9) < needs.whole((300, 400))
     for config, call in (
         (SegmentConfig(run=labeller, out=tmp_path / "a", memory_budget="75MB", **common), segment),
@@ -386,7 +386,7 @@ def test_a_memory_budget_chooses_windows_and_refuses_before_it_reads(labeller, f
 
 
 def test_a_detector_needs_more_for_images_that_it_sees_larger(finder):
-    model, image = load_detector(finder)[0], torch.rand(3, 50, 70)
+    model, image = load(finder, Detector)[0], torch.rand(3, 50, 70)
     needed, taken = [], []
     for limits in ((64, 96), (400, 500)):
         model.set_size(*limits)
@@ -424,8 +424,8 @@ print("window" in segment(config, progress=False)[0])
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs the kernel to tell the peak")
 def test_a_process_stays_within_the_least_budget_that_is_allowed(tmp_path):
     options = {"width": 48, "heads": 3, "depth": 2, "patch_size": 8, "grid": 4, "head_channels": 16, "num_classes": 5}
-    model = Segmenter(get_segmenter_config("unmerge_vitar_small_patch16", **options))
-    save_segmenter(tmp_path, model, name=None, classes=NAMES, training_sizes=[(256, 256)])
+    model = Segmenter(SEGMENTER.get_config("unmerge_vitar_small_patch16", **options))
+    save(tmp_path, model, name=None, classes=NAMES, training_sizes=[(256, 256)])
     picture = Image.fromarray(pixels(2600, 3900))
     picture.save(tmp_path / "plain.jpg")
     exif = Image.Exif()
@@ -449,7 +449,7 @@ def test_a_process_stays_within_the_least_budget_that_is_allowed(tmp_path):
 
 
 def test_the_memory_of_windows_does_not_grow_with_the_height(labeller):
-    needs = SegmentNeeds(load_segmenter(labeller)[0], Inference(), None, [(24, 24)], draws=False)
+    needs = SegmentNeeds(load(labeller, Segmenter)[0], Inference(), None, [(24, 24)], draws=False)
     assert needs.windows((10**6, 400), (24, 24), 1) == needs.windows((2 * 10**6, 400), (24, 24), 1)
 
 

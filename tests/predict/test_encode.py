@@ -12,26 +12,26 @@ from PIL import Image
 
 from anyres.data.decode import read_image
 from anyres.data.transforms import to_tensor
-from anyres.models.presets import create_model
+from anyres.models.architectures import create_model
 from anyres.models.vitar import ViTAR
-from anyres.models.weights.files import load_model, save_model
+from anyres.models.weights.files import load, save
 from anyres.predict.encode import EncodeConfig, encode
 from anyres.streaming.records import INDEX, Records
 
 SIZES = [(9, 30), (17, 17), (40, 23), (17, 17), (1, 1), (64, 5), (5, 9), (31, 31), (17, 17), (8, 8), (12, 13)]
 
 
-def save(folder, **options):
+def saved(folder, **options):
     torch.manual_seed(0)
     settings = {"width": 24, "heads": 2, "depth": 2, "patch_size": 4, "grid": (4, 3), "num_classes": 3}
     model = create_model("vitar_tiny_patch16", **(settings | options))
-    save_model(folder, model, name=None, classes=("a", "b", "c"), training_sizes=[(16, 16)])
+    save(folder, model, name=None, classes=("a", "b", "c"), training_sizes=[(16, 16)])
     return folder
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return save(tmp_path_factory.mktemp("run"))
+    return saved(tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def call(*arguments, **options):
 
 
 def alone(run, path):
-    model, _ = load_model(run)
+    model, _ = load(run, ViTAR)
     with torch.no_grad():
         return model.forward_features(to_tensor(read_image(path), model.config.mean, model.config.std)[None]).tokens[0]
 
@@ -154,7 +154,7 @@ def test_other_settings_are_refused_by_name(run, images, tmp_path, name, changes
 def test_another_model_and_other_files_are_refused_by_name(run, images, tmp_path):
     call(run, tmp_path / "out", [images / "cat"])
     with pytest.raises(ValueError, match="other settings .model: "):
-        call(save(tmp_path / "other", mlp_ratio=2.0), tmp_path / "out", [images / "cat"])
+        call(saved(tmp_path / "other", mlp_ratio=2.0), tmp_path / "out", [images / "cat"])
     with pytest.raises(ValueError, match="other settings .inputs: .*'files': 4.*'files': 5"):
         call(run, tmp_path / "out", [images / "cat", images / "00.png"])
     Image.new("RGB", (50, 50)).save(images / "cat/04.png")
@@ -224,11 +224,11 @@ def test_unreadable_files_are_listed(run, images, tmp_path):
 
 
 def test_tokens_beyond_float16_are_failures(images, tmp_path):
-    run = save(tmp_path / "run")
-    model, info = load_model(run)
+    run = saved(tmp_path / "run")
+    model, info = load(run, ViTAR)
     with torch.no_grad():
         model.norm.weight.fill_(1e6)
-    save_model(run, model, name=None, classes=info.classes, training_sizes=info.training_sizes)
+    save(run, model, name=None, classes=info.classes, training_sizes=info.training_sizes)
     result, text = call(run, tmp_path / "half", [images / "00.png"])
     assert result.records == 0 and "not finite in float16; bfloat16 has the range of float32" in text
     assert call(run, tmp_path / "brain", [images / "00.png"], dtype="bfloat16")[0].records == 1
@@ -237,12 +237,12 @@ def test_tokens_beyond_float16_are_failures(images, tmp_path):
 def test_shards_have_256_megabytes_by_default(run, images, tmp_path):
     call(run, tmp_path / "out", [images / "00.png"], shard_records=None)
     assert Records(tmp_path / "out").settings["shard_records"] == 4096
-    call(save(tmp_path / "large", grid=(200, 100)), tmp_path / "few", [images / "00.png"], shard_records=None)
+    call(saved(tmp_path / "large", grid=(200, 100)), tmp_path / "few", [images / "00.png"], shard_records=None)
     assert Records(tmp_path / "few").settings["shard_records"] == 2**28 // (200 * 100 * 24 * 2) == 279
 
 
 def test_a_grid_that_grows_needs_one_size(images, tmp_path):
-    run = save(tmp_path / "run", merger="none", position="learned", jitter=0.5, last_pass=True)
+    run = saved(tmp_path / "run", merger="none", position="learned", jitter=0.5, last_pass=True)
     for size in (None, "16"):
         with pytest.raises(ValueError, match="merger 'none'.*one exact size for all images, such as 224x224"):
             call(run, tmp_path / "out", [images], size=size)

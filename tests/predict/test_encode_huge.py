@@ -11,8 +11,9 @@ import tifffile
 import torch
 from PIL import Image
 
-from anyres.models.presets import create_model
-from anyres.models.weights.files import load_model, save_model
+from anyres.models.architectures import create_model
+from anyres.models.vitar import ViTAR
+from anyres.models.weights.files import load, save
 from anyres.predict.encode import EncodeConfig, encode
 from anyres.streaming.reader import RegionReader
 from anyres.streaming.records import INDEX, Records
@@ -34,7 +35,7 @@ def run(tmp_path_factory):
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("run")
     model = create_model("vitar_tiny_patch16", width=24, heads=2, depth=1, patch_size=4, grid=(4, 3), num_classes=2)
-    save_model(folder, model, name=None, classes=("a", "b"), training_sizes=[(16, 16)])
+    save(folder, model, name=None, classes=("a", "b"), training_sizes=[(16, 16)])
     return folder
 
 
@@ -74,7 +75,7 @@ def left(folder):
 def check(run, records):
     """Every record is what the model makes of the whole image."""
     records.verify()
-    model, _ = load_model(run)
+    model, _ = load(run, ViTAR)
     for index, source in enumerate(records.sources):
         with open_source(source) as opened, torch.no_grad():
             reader = RegionReader(opened, mean=model.config.mean, std=model.config.std, channels=3)

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from anyres.data.augment import TrainAugment
-from anyres.models.weights.files import load_model
+from anyres.models.vitar import ViTAR
+from anyres.models.weights.files import load
 from anyres.training import train
 from anyres.training.checkpoint import NAME, load_checkpoint
 from anyres.training.runlog import STEPS, VALIDATIONS, read_rows
@@ -69,7 +70,7 @@ def same_in_the_end(config, reference):
         for key in ("step", "size", "loss", "lr", "grad_norm"):
             assert one[key] == other[key]
     assert read_rows(config.out / VALIDATIONS) == read_rows(reference.out / VALIDATIONS)
-    assert_same(load_model(config.out)[0].state_dict(), load_model(reference.out)[0].state_dict())
+    assert_same(load(config.out, ViTAR)[0].state_dict(), load(reference.out, ViTAR)[0].state_dict())
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, 4, 6])
@@ -176,9 +177,7 @@ def test_a_second_ctrl_c_stops_at_once(make_config, monkeypatch):
 def test_a_death_between_the_last_checkpoint_and_the_model_is_made_good(make_config, uninterrupted, monkeypatch):
     config = make_config(validate_every=3)
     with monkeypatch.context() as patch:
-        patch.setattr(
-            "anyres.training.classification.task.save_model", lambda *args, **kwargs: (_ for _ in ()).throw(Crash)
-        )
+        patch.setattr("anyres.training.classification.task.save", lambda *args, **kwargs: (_ for _ in ()).throw(Crash))
         with pytest.raises(Crash):
             train(config)
     assert load_checkpoint(config.out / NAME)["step"] == 6
@@ -320,7 +319,7 @@ def test_unreadable_files_are_skipped_counted_and_listed(make_config, write_data
     config = make_config(data=root, steps=8)
     result = train(config)
     assert [path for path, _ in result.skipped] == [str(broken)]
-    assert load_model(config.out)[1].extra["skipped"] == 1
+    assert load(config.out, ViTAR)[1].extra["skipped"] == 1
     shown = capsys.readouterr().err
     assert "1 files could not be read" in shown and str(broken) in shown
     with pytest.raises(ValueError, match=r"green/2\.png"):
@@ -341,7 +340,7 @@ def test_final_weights_are_the_average_if_asked_for(make_config, tmp_path):
     for save_ema, name in ((True, "ema"), (False, "model")):
         config = make_config(save_ema=save_ema, out=tmp_path / name)
         train(config)
-        assert_same(load_model(config.out)[0].state_dict(), state_of(config)[name])
+        assert_same(load(config.out, ViTAR)[0].state_dict(), state_of(config)[name])
 
 
 def test_a_run_learns(plain):

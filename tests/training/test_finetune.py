@@ -9,9 +9,9 @@ from safetensors.torch import load_file
 
 import anyres
 from anyres.data.folder import ImageFolder
-from anyres.models.presets import get_config
+from anyres.models.architectures import get_config
 from anyres.models.vitar import ViTAR
-from anyres.models.weights.files import load_model, save_mae, save_model
+from anyres.models.weights.files import load, save
 from anyres.training import train
 from anyres.training.checks import check_config
 from anyres.training.classification.task import ClassificationTask
@@ -29,13 +29,13 @@ def mae(tmp_path):
     small = {"decoder_width": 8, "decoder_depth": 1, "decoder_heads": 2}
     torch.manual_seed(5)
     model = anyres.create_model("mae_vitar_tiny_patch16", **SMALL, **small)
-    save_mae(tmp_path / "mae", model, name="mae_vitar_tiny_patch16", training_sizes=[(12, 12)])
+    save(tmp_path / "mae", model, name="mae_vitar_tiny_patch16", training_sizes=[(12, 12)])
     return tmp_path / "mae"
 
 
 def encoder_of(folder):
     weights = load_file(folder / "model.safetensors")
-    return {k.removeprefix("encoder."): v for k, v in weights.items() if k.startswith("encoder.")}
+    return {k.removeprefix("backbone."): v for k, v in weights.items() if k.startswith("backbone.")}
 
 
 def below_head(model):
@@ -56,7 +56,7 @@ def test_fine_tuning_starts_with_the_encoder_and_the_seeds_own_head(make_config,
 
 def test_a_vit_starts_a_vitar_with_a_fresh_merger(make_config, tmp_path, capsys):
     vit = ViTAR(get_config("deit_tiny_patch16", **SMALL, num_classes=2))
-    save_model(tmp_path / "vit", vit, name=None, classes=["a", "b"], training_sizes=[(12, 12)])
+    save(tmp_path / "vit", vit, name=None, classes=["a", "b"], training_sizes=[(12, 12)])
     started, drawn = ClassificationTask(make_config(init=tmp_path / "vit")), ClassificationTask(make_config())
     assert torch.equal(started.model.blocks[0].mlp.fc1.weight, vit.blocks[0].mlp.fc1.weight)
     assert same(started.model.merger.state_dict(), drawn.model.merger.state_dict())
@@ -112,7 +112,7 @@ def test_other_weights_under_the_same_name_are_another_run(make_config, mae, tmp
         shutil.copytree(mae, tmp_path / "copy", dirs_exist_ok=True)
         if other is not None:
             model = anyres.create_model("vitar_tiny_patch16", **SMALL, num_classes=2)
-            save_model(mae, model, name=None, classes=["a", "b"], training_sizes=[(12, 12)])
+            save(mae, model, name=None, classes=["a", "b"], training_sizes=[(12, 12)])
         with pytest.raises(ValueError, match="other settings .*init: "):
             train(make_config(init=other, steps=2, warmup_steps=0))
     assert train(make_config(init=tmp_path / "copy", steps=2, warmup_steps=0)).finished  # moved
@@ -145,7 +145,7 @@ def test_a_probe_learns_its_head_on_the_features_of_evaluation(plain, mae):
 @pytest.mark.parametrize("changes", [{}, {"ema": None, "replicas": True, "accumulate": 2}])
 def test_a_probe_leaves_the_rest_as_it_was(plain, mae, changes):
     result = train(plain(init=mae, linear_probe=True, **changes))
-    model, _ = load_model(result.run)
+    model, _ = load(result.run, ViTAR)
     assert same(below_head(model), encoder_of(mae))
     fresh = ClassificationTask(plain()).model
     assert not torch.equal(model.head.weight, fresh.head.weight)
@@ -218,7 +218,7 @@ def test_an_epoch_is_over_the_share(make_config, data, tmp_path):
 def test_settings_that_no_tensor_tells_of_are_named(plain, tmp_path, capsys):
     theirs = SMALL | {"mean": (0.5,) * 3, "std": (0.5,) * 3, "cells": "balanced"}
     model = anyres.create_model("mae_vitar_tiny_patch16", **theirs, decoder_width=8, decoder_depth=1, decoder_heads=2)
-    save_mae(tmp_path / "mae", model, name=None, training_sizes=[(12, 12)])
+    save(tmp_path / "mae", model, name=None, training_sizes=[(12, 12)])
     alike = ("mean=0.5,0.5,0.5", "std=0.5,0.5,0.5", "cells=balanced")
     told = (
         "mean is 0.5,0.5,0.5 there and 0.485,0.456,0.406 in the model; std is .*; cells is balanced there and halving"

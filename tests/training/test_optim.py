@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from anyres.models.presets import create_model
+from anyres.models.architectures import create_model
 from anyres.training.classification.task import ClassificationTask
 from anyres.training.detection.config import DetectionConfig
 from anyres.training.optim import WARMUP_START, current_lr, gradient_norm, make_optimizer, make_schedule
@@ -151,9 +151,9 @@ def test_dense_models_decay_as_beit_and_vitdet_with_a_slot_for_the_merger(tmp_pa
     model, kind = dense(name, **changes), SegmentationConfig if name.startswith("upernet") else DetectionConfig
     config = kind(data=tmp_path, out=tmp_path, layer_decay=0.7)
     scales, start = scale_of(model, make_optimizer(model, config)), len("backbone.")
-    start += len("encoder.") * (kind is DetectionConfig)
+    start += len("backbone.") * (kind is DetectionConfig)
     assert scales.keys() == {name for name, _ in model.named_parameters()}
-    backbone = "backbone.encoder." if kind is DetectionConfig else "backbone."
+    backbone = "backbone.backbone." if kind is DetectionConfig else "backbone."
     below, parts = int("merger" not in changes), set()
     for name, scale in scales.items():
         part = name[start:].split(".")[0] if name.startswith(backbone) else "above"

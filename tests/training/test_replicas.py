@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from anyres.models.weights.files import load_model
+from anyres.models.vitar import ViTAR
+from anyres.models.weights.files import load
 from anyres.training import train
 from anyres.training.classification.task import ClassificationTask
 from anyres.training.runlog import STEPS, VALIDATIONS, read_rows
@@ -63,7 +64,7 @@ def test_runs_of_every_model_record_the_largest_size_and_validate_at_all(make_co
     train(config)
     assert [row["size"] for row in read_rows(config.out / STEPS)] == [[16, 23]] * 2
     assert [row["size"] for row in read_rows(config.out / VALIDATIONS)] == [[9, 17], [16, 23], [13, 13]]
-    assert load_model(config.out)[1].training_sizes == ((9, 17), (16, 23), (13, 13))
+    assert load(config.out, ViTAR)[1].training_sizes == ((9, 17), (16, 23), (13, 13))
 
 
 def test_consistency_changes_what_is_learned_and_replicas_alone_do_not_need_it(make_config, tmp_path):

@@ -13,7 +13,7 @@ from anyres.ablation.studies import Study, Variant
 from anyres.ablation.summary import beyond, orderings, summarise
 from anyres.costs.cost import macs_by_part
 from anyres.files import read_json
-from anyres.models.presets import get_config
+from anyres.models.architectures import VITAR
 from anyres.recipes import expected_macs
 from anyres.report.paper import PaperTable
 from anyres.training.classification.config import TrainConfig
@@ -109,7 +109,7 @@ def _describe(
 
 
 def _macs(training: TrainConfig, side: int) -> int:
-    model = get_config(training.model, num_classes=CLASSES, **training.overrides())
+    model = VITAR.get_config(training.model, num_classes=CLASSES, **training.overrides())
     return sum(macs_by_part(model, (side, side)).values())
 
 

@@ -89,7 +89,7 @@ def encode(options: EncodeConfig) -> int:
 
 def models(options: Models) -> int:
     from anyres.costs.cost import cost
-    from anyres.models.presets import list_models
+    from anyres.models.architectures import list_models
 
     names = list_models(options.pattern)
     if not names:
@@ -127,10 +127,10 @@ def largest_size(options: LargestSizeConfig) -> int:
 def plan_image(options: PlanImage) -> int:
     from anyres.data.decode import read_image
     from anyres.layers.merge_plan import token_grid
-    from anyres.models.presets import get_config
+    from anyres.models.architectures import VITAR
     from anyres.report.plan_image import draw_plan
 
-    model = get_config(options.model)
+    model = VITAR.get_config(options.model)
     if options.height < 1 or options.width < 1:
         raise ValueError(f"an image of {options.height}x{options.width} pixels; both sides must be at least 1.")
     plan = model.plan(token_grid(options.height, options.width, model.patch_size))

@@ -14,19 +14,18 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, get_args
 
 import torch
-from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from anyres.costs.convention import Convention
 from anyres.costs.cost_dense import decoder_parts, padded_size
 from anyres.costs.memory import peak_tensor_bytes
-from anyres.errors import check_choice, unknown
+from anyres.errors import check_choice
 from anyres.layers.merge_plan import Level, MergePlan, compose, largest_cell, token_grid
 from anyres.layers.stem import stage_factors
 from anyres.layers.token_merging import merge_count
+from anyres.models.architectures import architecture_of, backbone_of, get_config
 from anyres.models.mae import MaskedAutoencoder
 from anyres.models.mae_config import MAEConfig
-from anyres.models.presets import create_model, list_models
 from anyres.models.segmenter import Segmenter
 from anyres.models.segmenter_config import SegmenterConfig
 from anyres.models.vitar import ViTAR, ViTARConfig
@@ -77,44 +76,40 @@ def cost(
     height, width = (int(side) for side in size)
     if height < 1 or width < 1:
         raise ValueError(f"size is {height}x{width}; both sides must be at least 1 pixel.")
-    twin = _twin(model)
-    parts = _parts(twin, (height, width), convention)
+    twin = _twin(get_config(model) if isinstance(model, str) else model.config)
+    parts = parts_of(twin.config, (height, width), convention)
     parameters = sum(parameter.numel() for parameter in twin.parameters())
-    known = memory and isinstance(twin, ViTAR | Segmenter)
+    known = memory and architecture_of(twin).fixed_work
     return Cost(parameters, sum(parts.values()), parts, _activation_bytes(twin, (height, width)) if known else None)
 
 
-def _twin(model: nn.Module | str) -> Any:
-    """The same model without data, on the meta device."""
-    with torch.device("meta"):
-        if not isinstance(model, str):
-            return type(model)(model.config).eval()
-        if model not in list_models():
-            raise unknown("model", model, list_models())
-        return create_model(model).eval()
-
-
-def _parts(twin: Any, size: tuple[int, int], convention: Convention) -> Parts:
-    """The parts of any model of the meta device, in the order of the forward pass."""
-    config = twin.config
-    if isinstance(config, MAEConfig):
+def parts_of(config: Any, size: tuple[int, int], convention: Convention = "executed") -> Parts:
+    """Multiply-accumulates of one image for a model of any configuration, in the order of the forward pass."""
+    backbone = backbone_of(config)
+    if backbone is config:
+        return macs_by_part(backbone, size, convention)
+    if isinstance(config, MAEConfig):  # the mean over all masks, which no single pass has
         return mae_macs_by_part(config, size, convention)
-    if isinstance(config, ViTARConfig):
-        return macs_by_part(config, size, convention)
+    twin = _twin(config)
     size = padded_size(twin, size)
     is_tapped = isinstance(config, SegmenterConfig) and config.decoder == "upernet"
     blocks = max(config.taps) + 1 if is_tapped else None
-    executed = macs_by_part(config.backbone, size, "executed", blocks)
-    backbone = macs_by_part(config.backbone, size, convention, blocks)
-    del backbone["head"]
-    return backbone | decoder_parts(twin, size, sum(executed.values()))
+    executed = macs_by_part(backbone, size, "executed", blocks)
+    parts = macs_by_part(backbone, size, convention, blocks)
+    del parts["head"]
+    return parts | decoder_parts(twin, size, sum(executed.values()))
+
+
+def _twin(config: Any) -> Any:
+    """A model of this configuration without data, on the meta device."""
+    with torch.device("meta"):
+        return architecture_of(config).model(config).eval()
 
 
 def _activation_bytes(twin: Any, size: tuple[int, int]) -> int:
     """Runs a model of the meta device on tensors without data. They say they are on the CPU, whose fused attention is
     then used; tensors of the meta device would take the plain form, with its matrix of all pairs of tokens."""
-    config = twin.config
-    channels = (config.backbone if isinstance(config, SegmenterConfig) else config).in_channels
+    channels = backbone_of(twin.config).in_channels
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         twin.to_empty(device="cpu")
         image = torch.empty(1, channels, *size)
@@ -156,10 +151,10 @@ def mae_macs_by_part(config: MAEConfig, size: tuple[int, int], convention: Conve
     Raises:
         ValueError: an image that leaves no cell visible or none hidden.
     """
-    encoder, norm = config.encoder, LAYER_NORM if convention == "paper" else 0
-    whole = macs_by_part(encoder, size, convention)
-    grid = token_grid(*size, encoder.patch_size)
-    plan = encoder.plan(grid)
+    backbone, norm = config.backbone, LAYER_NORM if convention == "paper" else 0
+    whole = macs_by_part(backbone, size, convention)
+    grid = token_grid(*size, backbone.patch_size)
+    plan = backbone.plan(grid)
     visible = config.visible(*size)
     passes = [name for name in whole if name.startswith("merger")]
     found = {"stem": whole["stem"] * _seen_share(config, plan, 0, visible), "positions": float(whole["positions"])}
@@ -167,15 +162,15 @@ def mae_macs_by_part(config: MAEConfig, size: tuple[int, int], convention: Conve
         found[name] = whole[name] * _seen_share(config, plan, level, visible)
     cells = plan.grid[0] * plan.grid[1]
     seen = round(cells * _seen_share(config, plan, len(plan.levels), visible))
-    found["trunk"] = _trunk(encoder, (1, seen), norm)
-    width, tokens = config.decoder_width, cells + encoder.prefix_tokens
+    found["trunk"] = _trunk(backbone, (1, seen), norm)
+    width, tokens = config.decoder_width, cells + backbone.prefix_tokens
     block = 12 * tokens * width**2 + 2 * tokens**2 * width + 2 * norm * tokens * width
-    embedding = (seen + encoder.prefix_tokens) * encoder.width * width
+    embedding = (seen + backbone.prefix_tokens) * backbone.width * width
     side = config.side(plan)
-    squares = cells * width * encoder.in_channels * side**2
+    squares = cells * width * backbone.in_channels * side**2
     found["decoder"] = embedding + config.decoder_depth * block + norm * tokens * width + squares
-    down, across = (largest_cell(edges) * encoder.patch_size for edges in (plan.cell_rows, plan.cell_cols))
-    found["target"] = encoder.in_channels * plan.grid[0] * side * (size[1] * down + plan.grid[1] * across * side)
+    down, across = (largest_cell(edges) * backbone.patch_size for edges in (plan.cell_rows, plan.cell_cols))
+    found["target"] = backbone.in_channels * plan.grid[0] * side * (size[1] * down + plan.grid[1] * across * side)
     return {name: round(macs) for name, macs in found.items()}
 
 

@@ -12,9 +12,9 @@ from anyres.costs.calibrate import calibration
 from anyres.costs.fit import CostModel
 from anyres.costs.largest_config import MOST, LargestSizeConfig, Limits, check_batch, check_shape
 from anyres.devices import resolve_device
-from anyres.models.presets import create_model
+from anyres.models.architectures import create_model
 from anyres.models.vitar import ViTAR
-from anyres.models.weights.files import load_model
+from anyres.models.weights.files import load
 from anyres.sizes import Size, size_text
 
 _NEAR = 2**22  # pixels of sides in all that are looked at one by one around the largest size; the longer, the slower
@@ -195,7 +195,7 @@ def describe_largest_size(config: LargestSizeConfig, *, progress: bool = True) -
     """The largest size, what it is expected to take, and a table of sizes around it."""
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    model = create_model(config.model) if config.model is not None else load_model(Path(config.run or ""))[0]
+    model = create_model(config.model) if config.model is not None else load(Path(config.run or ""), ViTAR)[0]
     model = model.eval().to(resolve_device(config.device), getattr(torch, config.precision))
     limits = config.limits()
     found = sizer(model, limits, batch=config.batch, recalibrate=config.recalibrate, progress=progress)

@@ -11,9 +11,9 @@ from anyres.devices import resolve_device
 from anyres.errors import check_choice
 from anyres.metrics.detection import evaluate_detector
 from anyres.metrics.segmentation import evaluate_segmenter, measured
-from anyres.models.detector import load_detector
-from anyres.models.segmenter import load_segmenter
-from anyres.models.weights.files import CONFIG
+from anyres.models.detector import Detector
+from anyres.models.segmenter import Segmenter
+from anyres.models.weights.files import CONFIG, load
 from anyres.predict.label_maps import MULTI_SCALE, Inference
 from anyres.predict.objects import write_results
 from anyres.sizes import parse_size
@@ -78,7 +78,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
 def _segmenter(config: EvaluateConfig) -> dict[str, Any]:
     if config.results is not None:
         raise ValueError("results is given but has no effect on a segmenter; leave it out")
-    model, info = load_segmenter(config.run)
+    model, info = load(config.run, Segmenter)
     zero = bool(info.extra.get("reduce_zero_label"))
     classes = len(info.classes)
     folder = SegmentationFolder(config.data, "val", num_classes=classes, reduce_zero_label=zero, strict=config.strict)
@@ -96,7 +96,7 @@ def _detector(config: EvaluateConfig) -> dict[str, Any]:
     for name in ("window", "multi_scale"):
         if getattr(config, name):
             raise ValueError(f"{name} is given but has no effect on a detector; leave it out")
-    model, info = load_detector(config.run)
+    model, info = load(config.run, Detector)
     found = find_coco_split(config.data, "val")
     if found is None:
         raise ValueError(f"{config.data} has no annotations to measure on; expected is annotations/instances_val*.json")

@@ -15,7 +15,7 @@ from anyres.devices import resolve_device
 from anyres.evaluation.subject import Subject
 from anyres.evaluation.sweep_config import SweepConfig
 from anyres.files import as_json
-from anyres.models.presets import PRESETS
+from anyres.models.presets import CLASSIFIERS
 from anyres.models.weights.files import model_digest
 
 # Of the configuration: said elsewhere in the identity, or without influence on what is measured.
@@ -56,9 +56,9 @@ def _describe(subject: Subject) -> dict[str, Any]:
 
 def _options(subject: Subject) -> dict[str, Any]:
     """The fields in which a model differs from the preset that it is named after."""
-    if subject.info.name not in PRESETS:
+    if subject.info.name not in CLASSIFIERS:
         return {}
-    preset, own = asdict(PRESETS[subject.info.name]), asdict(subject.model.config)
+    preset, own = asdict(CLASSIFIERS[subject.info.name]), asdict(subject.model.config)
     return {name: own[name] for name in own if own[name] != preset[name] and name != "num_classes"}
 
 

@@ -22,7 +22,7 @@ from anyres.evaluation.rows import LatencyMs, distinct_labels
 from anyres.evaluation.sweep_config import SweepConfig
 from anyres.layers.merge_plan import token_grid
 from anyres.models.vitar import ViTAR
-from anyres.models.weights.files import ModelInfo, load_model
+from anyres.models.weights.files import ModelInfo, load
 from anyres.sizes import Size
 
 
@@ -121,7 +121,7 @@ def _pieces(images: Sequence[Tensor], patches: Sequence[int], most: int) -> Iter
 
 def load_subjects(config: SweepConfig) -> list[Subject]:
     """The models of `config.runs` on their device, each labelled by its run folder."""
-    loaded = [(Path(run), *load_model(run)) for run in config.runs]
+    loaded = [(Path(run), *load(run, ViTAR)) for run in config.runs]
     folders = [run.resolve() for run, _, _ in loaded]
     labels = distinct_labels([folder.name for folder in folders], [folder.parent.name for folder in folders])
     device, dtype = resolve_device(config.device), getattr(torch, config.precision)

@@ -2,15 +2,15 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from anyres.errors import check_choice, unknown
 from anyres.layers.merge_plan import Grid, MergePlan
 from anyres.layers.options import Interpolation, Padding, Start, check_amount, usual_global_blocks
 
 if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
+    pass
 
 Stem = Literal["patch", "conv"]
 Position = Literal["fuzzy", "learned", "sincos", "conditional", "global_local", "relative_bias", "rotary", "none"]
@@ -288,26 +288,3 @@ def override(preset: ViTARConfig, overrides: Mapping[str, Any], name: str) -> Vi
     values = {field: getattr(preset, field) for field in FIELDS} | dict(overrides)
     kept = {key: value for key, value in values.items() if key in overrides or key not in idle_fields(values)}
     return ViTARConfig(**kept)
-
-
-Around = TypeVar("Around", bound="DataclassInstance")
-
-
-def override_around(
-    presets: Mapping[str, Around], part: str, name: str, overrides: Mapping[str, Any], kind: str
-) -> Around:
-    """The configuration of a named model around a ViTAR, which is its field `part`; overrides are fields of either.
-
-    Raises:
-        ValueError: unknown model of this kind or field (the nearest names are suggested), or an impossible value.
-    """
-    if name not in presets:
-        raise unknown(kind, name, presets)
-    preset = presets[name]
-    own = [field.name for field in fields(preset) if field.name != part]
-    inner = {key: value for key, value in overrides.items() if key not in own}
-    for key in inner:
-        if key not in FIELDS or key == "num_classes":
-            raise unknown(f"option of {name}", key, [*sorted(own), *FIELDS])
-    changes = {key: value for key, value in overrides.items() if key in own}
-    return replace(preset, **changes, **{part: override(getattr(preset, part), inner, name)})

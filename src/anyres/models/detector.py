@@ -2,8 +2,6 @@
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,11 +18,11 @@ from torchvision.ops.poolers import initLevelMapper
 from torchvision.transforms.v2 import functional
 
 from anyres.layers.pyramid import SimpleFeaturePyramid
+from anyres.models.architectures import backbone_of
 from anyres.models.detector_config import DetectorConfig
 from anyres.models.images import check_images, group_by
 from anyres.models.layer_groups import group_matcher_around
 from anyres.models.vitar import ViTAR
-from anyres.models.weights.files import ModelInfo, load_around, model_info, write_model
 
 _STRIDES = (4, 8, 16, 32)
 _ASPECTS = (0.5, 1.0, 2.0)  # height / width of anchors
@@ -35,14 +33,14 @@ class PyramidBackbone(nn.Module):
 
     def __init__(self, config: DetectorConfig) -> None:
         super().__init__()
-        self.encoder = ViTAR(config.backbone)
+        self.backbone = ViTAR(config.backbone)
         self.pyramid = SimpleFeaturePyramid(
             config.backbone.width, stride=config.stride, strides=_STRIDES, out_channels=config.channels
         )
         self.out_channels = config.channels
 
     def forward(self, images: Tensor) -> "OrderedDict[str, Tensor]":
-        tokens = self.encoder.forward_features(images).tokens  # (B, rows, cols, D)
+        tokens = self.backbone.forward_features(images).tokens  # (B, rows, cols, D)
         assert isinstance(tokens, Tensor)
         maps = self.pyramid(tokens.permute(0, 3, 1, 2).contiguous())
         maps.append(F.max_pool2d(maps[-1], 1, 2))  # ViTDet's P6, for anchors alone
@@ -83,11 +81,6 @@ class Detector(MaskRCNN):
         self.transform = _Preparation(config)
         if not config.masks:
             self.roi_heads.mask_roi_pool = self.roi_heads.mask_head = self.roi_heads.mask_predictor = None
-
-    @property
-    def encoder(self) -> ViTAR:
-        """The ViTAR in it."""
-        return self.backbone.encoder
 
     def set_size(self, min_size: int, max_size: int) -> None:
         """The size in pixels that images are resized to in evaluation, see `DetectorConfig`; it is not saved."""
@@ -157,15 +150,15 @@ class Detector(MaskRCNN):
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters without weight decay: the backbone's."""
-        return {f"backbone.encoder.{name}" for name in self.encoder.no_weight_decay()}
+        return {f"backbone.backbone.{name}" for name in backbone_of(self).no_weight_decay()}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Layers for layer-wise learning rates: the backbone's, and all else at the top."""
-        return group_matcher_around(self.encoder, "backbone.encoder")
+        return group_matcher_around(backbone_of(self), "backbone.backbone")
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recomputes the backbone's passes and blocks in the backward pass instead of keeping their activations."""
-        self.encoder.set_grad_checkpointing(enable)
+        backbone_of(self).set_grad_checkpointing(enable)
 
 
 class _FirstStage(RPNHead):
@@ -232,28 +225,3 @@ class _Preparation(GeneralizedRCNNTransform):
     def _resized(self, size: tuple[int, int]) -> tuple[int, int]:
         scale = min(self.limits[0] / min(size), self.limits[1] / max(size))
         return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
-
-
-def save_detector(
-    folder: Path | str,
-    model: Detector,
-    *,
-    name: str | None,
-    classes: Sequence[str],
-    category_ids: Sequence[int],
-    training_sizes: Sequence[tuple[int, int]],
-    extra: Mapping[str, Any] | None = None,
-) -> None:
-    """Writes a detector to a folder, with names and original ids of its classes; each file is replaced atomically."""
-    record = {"architecture": "Detector", "config": asdict(model.config)}
-    extra = {**(extra or {}), "category_ids": [int(each) for each in category_ids]}
-    write_model(Path(folder), model, record | asdict(model_info(name, classes, training_sizes, extra)))
-
-
-def load_detector(folder: Path | str) -> tuple[Detector, ModelInfo]:
-    """Reads a detector that `save_detector` wrote: on the CPU, in evaluation mode. `extra` has "category_ids".
-
-    Raises:
-        ValueError: as `load_model`.
-    """
-    return load_around(folder, Detector, DetectorConfig, "backbone")

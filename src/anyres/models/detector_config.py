@@ -1,10 +1,9 @@
-"""The configuration of a detector: its backbone, the sizes that it works at, and its heads; and the named ones."""
+"""The configuration of a detector: its backbone, the sizes that it works at, and its heads."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
 
-from anyres.models.config import ViTARConfig, override_around
+from anyres.models.config import ViTARConfig
 
 _LEVELS = 5  # maps that anchors stand on: strides 4 to 64
 _WHOLE = {
@@ -89,19 +88,3 @@ class DetectorConfig:
         """Pixels per token of the backbone's grid."""
         cell = 2 if self.backbone.merger != "none" and self.backbone.cells == "2x2" else 1
         return self.backbone.patch_size * cell
-
-
-_VITAR: dict[str, Any] = {"cells": "1x1", "num_classes": 0, "drop_path_rate": 0.1}
-PRESETS_DETECT: dict[str, DetectorConfig] = {
-    "mask_rcnn_vitar_small_patch16": DetectorConfig(backbone=ViTARConfig(width=384, heads=6, **_VITAR)),
-    "mask_rcnn_vitar_base_patch16": DetectorConfig(backbone=ViTARConfig(width=768, heads=12, **_VITAR)),
-}
-
-
-def get_detector_config(name: str, **overrides: Any) -> DetectorConfig:
-    """The configuration of a named detector; overrides are fields of `DetectorConfig` or of its backbone.
-
-    Raises:
-        ValueError: unknown model or field (the nearest names are suggested), or an impossible value.
-    """
-    return override_around(PRESETS_DETECT, "backbone", name, overrides, "detector")

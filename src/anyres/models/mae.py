@@ -59,17 +59,17 @@ class MaskedAutoencoder(nn.Module):
     """A ViTAR, or an ordinary ViT, that learns from images without labels by restoring what is hidden of them.
 
     Images are those of `ViTAR`: (B, C, H, W), or a list of (C, H_i, W_i). Hidden cells are drawn for each image from
-    its key. After pre-training `encoder` is an ordinary model without a head.
+    its key. After pre-training `backbone` is an ordinary model without a head.
     """
 
     def __init__(self, config: MAEConfig) -> None:
         super().__init__()
-        self.config = config = replace(config, encoder=replace(config.encoder, num_classes=0))
-        self.encoder = ViTAR(config.encoder)
-        width, pixels = config.decoder_width, config.encoder.in_channels * config.encoder.patch_size**2
-        self.decoder_embed = nn.Linear(config.encoder.width, width)
+        self.config = config = replace(config, backbone=replace(config.backbone, num_classes=0))
+        self.backbone = ViTAR(config.backbone)
+        width, pixels = config.decoder_width, config.backbone.in_channels * config.backbone.patch_size**2
+        self.decoder_embed = nn.Linear(config.backbone.width, width)
         self.mask_token = nn.Parameter(torch.empty(width))
-        self.decoder_position = SinCosPosition(width, config.encoder.grid)
+        self.decoder_position = SinCosPosition(width, config.backbone.grid)
         self.decoder_blocks = nn.ModuleList(
             Block(width, config.decoder_heads, qkv_bias=True, norm_layer=layer_norm)  # type: ignore[arg-type]
             for _ in range(config.decoder_depth)
@@ -92,7 +92,7 @@ class MaskedAutoencoder(nn.Module):
             elif isinstance(module, nn.LayerNorm):
                 module.reset_parameters()
         nn.init.normal_(self.mask_token, std=0.02)
-        self.encoder.init_weights()
+        self.backbone.init_weights()
 
     def forward(self, images: Images, keys: Tensor | None = None, is_hidden: Tensor | None = None) -> Tensor:
         """The mean over the images of the mean squared error over what is hidden: a float32 scalar.
@@ -112,7 +112,7 @@ class MaskedAutoencoder(nn.Module):
         if not isinstance(images, Sequence) or not images or is_hidden is not None:
             raise ValueError("give a (B, C, H, W) tensor, or a list of (C, H, W) tensors and no is_hidden.")
         for image in images:
-            check_images(image, 3, self.config.encoder.in_channels, self.mask_token.dtype)
+            check_images(image, 3, self.config.backbone.in_channels, self.mask_token.dtype)
         keys = self._keys(keys, len(images), images[0].device)
         losses = []
         for members in group_by(tuple(image.shape) for image in images):
@@ -136,7 +136,7 @@ class MaskedAutoencoder(nn.Module):
 
     def _run(self, images: Tensor, keys: Tensor | None, is_hidden: Tensor | None) -> tuple[Tensor, Tensor, _Masked]:
         """Loss of each image (B,), what is predicted of every cell (B, R, C, pixels), and what was hidden."""
-        check_images(images, 4, self.config.encoder.in_channels, self.mask_token.dtype)
+        check_images(images, 4, self.config.backbone.in_channels, self.mask_token.dtype)
         keys = self._keys(keys, len(images), images.device)
         masked = self._mask(images, keys, is_hidden)
         latent, is_cell = self.forward_encoder(images, masked.is_visible, masked.plan, keys)
@@ -153,21 +153,21 @@ class MaskedAutoencoder(nn.Module):
         Args:
             images: (B, C, H, W).
             is_visible: (B, rows, cols) bool, patches.
-            plan: how they are merged, `encoder.plan(H, W)`.
+            plan: how they are merged, `backbone.plan(H, W)`.
             keys: (B,) int64, for fuzzy positions in training.
 
         Returns:
             (B, P + n, D), prefix tokens and those of the n visible cells in the grid's order, padded to the most of
             any image; and which cells those are, (B, R, C) bool.
         """
-        stem, position = self.encoder.stem, self.encoder.position
+        stem, position = self.backbone.stem, self.backbone.position
         assert isinstance(stem, PatchStem) and isinstance(position, _LOCAL_POSITIONS)  # see MAEConfig
         x = position.add_to_visible(stem(images, is_visible), is_visible, keys)  # (all visible patches, D)
         is_cell = is_visible
-        if isinstance(self.encoder.merger, AdaptiveTokenMerger):
-            x, is_cell = merge_visible(self.encoder.merger, x, is_visible, plan)
+        if isinstance(self.backbone.merger, AdaptiveTokenMerger):
+            x, is_cell = merge_visible(self.backbone.merger, x, is_visible, plan)
         counts: list[int] = is_cell.flatten(1).sum(1).tolist()
-        return self.encoder.forward_sets(x.split(counts)), is_cell
+        return self.backbone.forward_sets(x.split(counts)), is_cell
 
     def forward_decoder(self, latent: Tensor, is_cell: Tensor, side: int) -> Tensor:
         """Fills the grid up with mask tokens and predicts a square of `side` pixels for every cell.
@@ -179,7 +179,7 @@ class MaskedAutoencoder(nn.Module):
         Returns:
             (B, R, C', side * side * channels), channels last (as MAE orders them).
         """
-        x, first = self.decoder_embed(latent), self.encoder.num_prefix_tokens
+        x, first = self.decoder_embed(latent), self.backbone.num_prefix_tokens
         counts = is_cell.flatten(1).sum(1)[:, None]
         known = x[:, first:][torch.arange(x.shape[1] - first, device=x.device) < counts]
         grid = self.mask_token.to(x.dtype).expand(*is_cell.shape, -1)
@@ -190,7 +190,7 @@ class MaskedAutoencoder(nn.Module):
             x = checkpoint(block, x, use_reentrant=False) if checkpoints else block(x)
         x = self.decoder_norm(x[:, first:]).unflatten(1, is_cell.shape[1:])
         large = self.decoder_pred_large
-        predict = self.decoder_pred if large is None or side == self.config.encoder.patch_size else large
+        predict = self.decoder_pred if large is None or side == self.config.backbone.patch_size else large
         return predict(x)
 
     def forward_loss(self, images: Tensor, prediction: Tensor, masked: _Masked) -> Tensor:
@@ -213,7 +213,7 @@ class MaskedAutoencoder(nn.Module):
     def _mask(self, images: Tensor, keys: Tensor, is_hidden: Tensor | None) -> _Masked:
         config, size = self.config, images.shape[-2:]
         config.visible(*size)
-        plan = self.encoder.training_plan(*size)
+        plan = self.backbone.training_plan(*size)
         grid = plan.grid if config.masking == "cells" else plan.size
         if is_hidden is None:
             is_hidden = hidden_cells(keys, grid, config.mask_ratio)
@@ -230,12 +230,12 @@ class MaskedAutoencoder(nn.Module):
 
     def _pixels(self, of_patches: Tensor, images: Tensor) -> Tensor:
         """What is known of patches (B, rows, cols), for each pixel of images (B, C, H, W): (B, 1, H, W)."""
-        patch, (height, width) = self.config.encoder.patch_size, images.shape[-2:]
+        patch, (height, width) = self.config.backbone.patch_size, images.shape[-2:]
         return of_patches.repeat_interleave(patch, 1).repeat_interleave(patch, 2)[:, None, :height, :width]
 
     def _edges(self, plan: MergePlan, images: Tensor) -> tuple[Boundaries, Boundaries]:
         """Boundaries of the final cells in pixels; the last cells end with the image."""
-        patch, (height, width) = self.config.encoder.patch_size, images.shape[-2:]
+        patch, (height, width) = self.config.backbone.patch_size, images.shape[-2:]
         rows = tuple(min(edge * patch, height) for edge in plan.cell_rows)
         return rows, tuple(min(edge * patch, width) for edge in plan.cell_cols)
 
@@ -247,12 +247,12 @@ class MaskedAutoencoder(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters without weight decay: the encoder's, and the mask token."""
-        return {"mask_token", *(f"encoder.{name}" for name in self.encoder.no_weight_decay())}
+        return {"mask_token", *(f"backbone.{name}" for name in self.backbone.no_weight_decay())}
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recomputes merger passes and blocks in the backward pass instead of keeping their activations."""
         self.grad_checkpointing = enable
-        self.encoder.set_grad_checkpointing(enable)
+        self.backbone.set_grad_checkpointing(enable)
 
 
 def _deviation(target: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ _POSITIONS = ("fuzzy", "learned", "sincos", "none")
 class MAEConfig:
     """Everything that defines a masked auto-encoder; the decoder's defaults are those of MAE (arXiv 2111.06377)."""
 
-    encoder: ViTARConfig
+    backbone: ViTARConfig
     """The model that is pre-trained; its head is left out."""
     decoder_width: int = 512
     """Length of a token in the decoder."""
@@ -53,35 +53,35 @@ class MAEConfig:
             raise ValueError(f"mask_ratio is {self.mask_ratio!r}; it must be a number, such as 0.75.")
         if not 0 < self.mask_ratio < 1:
             raise ValueError(f"mask_ratio is {self.mask_ratio}; allowed: above 0 and below 1, such as 0.75.")
-        if self.encoder.merger == "none":
+        if self.backbone.merger == "none":
             for name, default in (("masking", "cells"), ("large_target", False)):
                 if getattr(self, name) != default:
                     raise ValueError(f'{name}={getattr(self, name)!r} has no effect because merger is "none".')
-        self._check_encoder()
+        self._check_backbone()
 
-    def _check_encoder(self) -> None:
+    def _check_backbone(self) -> None:
         """What is hidden must not be seen through its neighbours, and the trunk gets tokens that form no grid."""
-        encoder = self.encoder
+        backbone = self.backbone
         leaks = "looks beyond its own patch, so that hidden cells would leak into visible ones"
-        if encoder.stem != "patch":
-            raise ValueError(f'stem is "{encoder.stem}", which {leaks}; allowed in pre-training: stem="patch".')
-        if encoder.position not in _POSITIONS:
-            check_choice("position", encoder.position, get_args(Position))
-            local = encoder.position in ("conditional", "global_local")
+        if backbone.stem != "patch":
+            raise ValueError(f'stem is "{backbone.stem}", which {leaks}; allowed in pre-training: stem="patch".')
+        if backbone.position not in _POSITIONS:
+            check_choice("position", backbone.position, get_args(Position))
+            local = backbone.position in ("conditional", "global_local")
             reason = leaks if local else "needs the whole grid in the trunk, which sees visible cells only"
             allowed = ", ".join(_POSITIONS)
-            raise ValueError(f'position is "{encoder.position}", which {reason}; allowed in pre-training: {allowed}.')
-        if encoder.merger not in ("grid_attention", "none"):
-            raise ValueError(f'merger is "{encoder.merger}"; allowed in pre-training: grid_attention, none.')
-        if encoder.padding != "masked":
-            raise ValueError(f'padding is "{encoder.padding}"; allowed in pre-training: masked.')
-        if encoder.pool != "mean":
-            raise ValueError(f'pool is "{encoder.pool}", which has no effect in pre-training; leave it out.')
-        if encoder.tome:
-            raise ValueError(f"tome is {encoder.tome}; allowed in pre-training: 0, since merged tokens have no place.")
-        if encoder.window:
+            raise ValueError(f'position is "{backbone.position}", which {reason}; allowed in pre-training: {allowed}.')
+        if backbone.merger not in ("grid_attention", "none"):
+            raise ValueError(f'merger is "{backbone.merger}"; allowed in pre-training: grid_attention, none.')
+        if backbone.padding != "masked":
+            raise ValueError(f'padding is "{backbone.padding}"; allowed in pre-training: masked.')
+        if backbone.pool != "mean":
+            raise ValueError(f'pool is "{backbone.pool}", which has no effect in pre-training; leave it out.')
+        if backbone.tome:
+            raise ValueError(f"tome is {backbone.tome}; allowed in pre-training: 0, since merged tokens have no place.")
+        if backbone.window:
             raise ValueError(
-                f"window is {encoder.window}; allowed in pre-training: 0, since visible cells form no grid."
+                f"window is {backbone.window}; allowed in pre-training: 0, since visible cells form no grid."
             )
 
     def visible(self, height: int, width: int) -> int:
@@ -90,7 +90,7 @@ class MAEConfig:
         Raises:
             ValueError: fewer than four cells, or none that stays visible or none that is hidden.
         """
-        plan = self.encoder.plan(token_grid(height, width, self.encoder.patch_size))
+        plan = self.backbone.plan(token_grid(height, width, self.backbone.patch_size))
         try:
             visible_count(plan.grid, self.mask_ratio)
             return visible_count(plan.size if self.masking == "patches" else plan.grid, self.mask_ratio)
@@ -99,6 +99,6 @@ class MAEConfig:
 
     def side(self, plan: MergePlan) -> int:
         """Side in pixels of the square that is restored of each final cell of a plan."""
-        patch = self.encoder.patch_size
+        patch = self.backbone.patch_size
         (rows, cols), (cell_rows, cell_cols) = plan.size, plan.grid
         return 2 * patch if self.large_target and rows >= 2 * cell_rows and cols >= 2 * cell_cols else patch

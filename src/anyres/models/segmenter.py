@@ -1,9 +1,6 @@
 """Semantic segmentation: a ViTAR whose grid keeps the image's shape, tapped at four blocks, under UperNet; or one whose
 grid is any, its output carried back to every patch."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +14,6 @@ from anyres.models.images import Images, group_by
 from anyres.models.layer_groups import group_matcher_around
 from anyres.models.segmenter_config import SegmenterConfig
 from anyres.models.vitar import ViTAR
-from anyres.models.weights.files import ModelInfo, load_around, model_info, write_model
 
 
 class Segmenter(nn.Module):
@@ -117,26 +113,3 @@ def _make_unmerge(config: SegmenterConfig) -> Unmerge | Interpolate:
     if config.decoder == "bilinear":
         return Interpolate(config.backbone.width, skip=config.skip)
     return Unmerge(config.backbone.width, config.backbone.heads, skip=config.skip, neighbours=config.neighbours)
-
-
-def save_segmenter(
-    folder: Path | str,
-    model: Segmenter,
-    *,
-    name: str | None,
-    classes: Sequence[str],
-    training_sizes: Sequence[tuple[int, int]],
-    extra: Mapping[str, Any] | None = None,
-) -> None:
-    """Writes a segmenter to a folder; each of the two files is replaced atomically."""
-    record = {"architecture": "Segmenter", "config": asdict(model.config)}
-    write_model(Path(folder), model, record | asdict(model_info(name, classes, training_sizes, extra)))
-
-
-def load_segmenter(folder: Path | str) -> tuple[Segmenter, ModelInfo]:
-    """Reads a segmenter that `save_segmenter` wrote: on the CPU, in evaluation mode.
-
-    Raises:
-        ValueError: as `load_model`.
-    """
-    return load_around(folder, Segmenter, SegmenterConfig, "backbone")

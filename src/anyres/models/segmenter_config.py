@@ -1,4 +1,4 @@
-"""The configuration of a segmenter: its backbone and what makes labels of pixels from it; and the named ones."""
+"""The configuration of a segmenter: its backbone and what makes labels of pixels from it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 
 from anyres.errors import check_choice
 from anyres.layers.options import doublings
-from anyres.models.config import ViTARConfig, override_around
+from anyres.models.config import ViTARConfig
 
 Decoder = Literal["upernet", "unmerge", "bilinear"]
 
@@ -112,25 +112,3 @@ class SegmenterConfig:
 def _of(name: str) -> Any:
     """The default of a field."""
     return next(each.default for each in fields(SegmenterConfig) if each.name == name)
-
-
-_VITAR: dict[str, Any] = {"cells": "1x1", "num_classes": 0, "drop_path_rate": 0.1}
-PRESETS_SEGMENT: dict[str, SegmenterConfig] = {
-    "upernet_vitar_small_patch16": SegmenterConfig(backbone=ViTARConfig(width=384, heads=6, **_VITAR)),
-    "upernet_vitar_base_patch16": SegmenterConfig(backbone=ViTARConfig(width=768, heads=12, **_VITAR)),
-    "unmerge_vitar_small_patch16": SegmenterConfig(
-        backbone=ViTARConfig(width=384, heads=6, drop_path_rate=0.1), decoder="unmerge", head_channels=256
-    ),
-    "unmerge_vitar_base_patch16": SegmenterConfig(
-        backbone=ViTARConfig(width=768, heads=12, drop_path_rate=0.1), decoder="unmerge", head_channels=256
-    ),
-}
-
-
-def get_segmenter_config(name: str, **overrides: Any) -> SegmenterConfig:
-    """The configuration of a named segmenter; overrides are fields of `SegmenterConfig` or of its backbone.
-
-    Raises:
-        ValueError: unknown model or field (the nearest names are suggested), or an impossible value.
-    """
-    return override_around(PRESETS_SEGMENT, "backbone", name, overrides, "model to segment with")

@@ -24,7 +24,7 @@ from anyres.devices import resolve_device
 from anyres.errors import UnreadableImageError, check_choice
 from anyres.files import write_atomically
 from anyres.models.vitar import ViTAR
-from anyres.models.weights.files import ModelInfo, load_model
+from anyres.models.weights.files import ModelInfo, load
 from anyres.predict.preparation import Preparation, as_images
 from anyres.sizes import Size, parse_size
 
@@ -117,7 +117,7 @@ def predict(config: PredictConfig, *, file: TextIO | None = None, progress: bool
         UnreadableImageError: with `strict`, at the first unreadable file.
     """
     paths = find_images(config.inputs)
-    model, info = load_model(config.run)
+    model, info = load(config.run, ViTAR)
     _check_classes(model, info, config.run)
     prepare = Preparation(model=model.config, size=config.size, max_pixels=config.max_pixels)
     prepare.check(config.run)

@@ -14,8 +14,8 @@ from torchvision.ops import batched_nms
 from anyres.data.coco_masks import mask_tools
 from anyres.devices import resolve_device
 from anyres.files import write_json
-from anyres.models.detector import Detector, load_detector
-from anyres.models.weights.files import ModelInfo
+from anyres.models.detector import Detector
+from anyres.models.weights.files import ModelInfo, load
 from anyres.predict.detect_needs import DetectNeeds
 from anyres.predict.file_plan import Item, window_starts
 from anyres.predict.files import Entry, Predictor, predict_files
@@ -74,7 +74,7 @@ def find_objects(config: DetectConfig, *, progress: bool = True) -> list[Entry]:
         UnreadableImageError, SourceError: with `strict`, at the first unreadable file.
     """
     paths = checked_paths(config, lambda index, path: [_picture_name(index, path)] if config.draw else [])
-    model, info = load_detector(config.run)
+    model, info = load(config.run, Detector)
     model.to(resolve_device(config.device))
     config.out.mkdir(parents=True, exist_ok=True)
     finder = _Finder(config, model, info)

@@ -15,7 +15,8 @@ from anyres.data.decode import MAX_PIXELS
 from anyres.devices import resolve_device
 from anyres.errors import check_choice
 from anyres.layers.merge_plan import Grid, token_grid
-from anyres.models.weights.files import load_model, model_digest
+from anyres.models.vitar import ViTAR
+from anyres.models.weights.files import load, model_digest
 from anyres.predict.encode_inputs import Input, digest, find_inputs, first_portion
 from anyres.predict.encoder import Encoder
 from anyres.predict.preparation import Preparation
@@ -101,7 +102,7 @@ def encode(config: EncodeConfig, *, file: TextIO | None = None, progress: bool =
         OSError: records or unfinished work cannot be written.
     """
     inputs = find_inputs(config.inputs, config.list_file)
-    model, _ = load_model(config.run)
+    model, _ = load(config.run, ViTAR)
     stream_pixels = config.stream_pixels if config.size is None else None
     prepare = Preparation(model=model.config, size=config.size, max_pixels=stream_pixels or MAX_PIXELS)
     prepare.check(config.run)

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from anyres.devices import resolve_device
-from anyres.models.segmenter import Segmenter, load_segmenter
-from anyres.models.weights.files import ModelInfo
+from anyres.models.segmenter import Segmenter
+from anyres.models.weights.files import ModelInfo, load
 from anyres.predict.file_plan import Item
 from anyres.predict.files import Entry, Predictor, predict_files
 from anyres.predict.files_config import FilesConfig, checked_paths
@@ -79,7 +79,7 @@ def segment(config: SegmentConfig, *, progress: bool = True) -> list[Entry]:
         UnreadableImageError, SourceError: with `strict`, at the first unreadable file.
     """
     paths = checked_paths(config, lambda _, path: _written(path, config.draw))
-    model, info = load_segmenter(config.run)
+    model, info = load(config.run, Segmenter)
     model.to(resolve_device(config.device))
     config.out.mkdir(parents=True, exist_ok=True)
     return predict_files(config, paths, _Labeller(config, model, info), "segment", progress=progress)

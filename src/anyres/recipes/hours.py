@@ -7,19 +7,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 
-import torch
-
 from anyres.costs.convention import Convention
-from anyres.costs.cost import cost, macs_by_part, mae_macs_by_part
+from anyres.costs.cost import macs_by_part, mae_macs_by_part, parts_of
 from anyres.data.augment import MultiScale
 from anyres.data.schedule import EverySize
 from anyres.layers.merge_plan import token_grid
-from anyres.models.detector import Detector
-from anyres.models.detector_config import DetectorConfig, get_detector_config
+from anyres.models.architectures import AUTOENCODER, DETECTOR, SEGMENTER, VITAR, backbone_of
+from anyres.models.detector_config import DetectorConfig
 from anyres.models.mae_config import MAEConfig
-from anyres.models.presets import get_config, get_mae_config
-from anyres.models.segmenter import Segmenter
-from anyres.models.segmenter_config import SegmenterConfig, get_segmenter_config
+from anyres.models.segmenter_config import SegmenterConfig
 from anyres.models.vitar import ViTARConfig
 from anyres.sizes import SideRange, Size, fitted, stretched
 from anyres.training.config import RunConfig
@@ -75,14 +71,14 @@ def expected_macs(config: RunConfig, classes: int = 1000, convention: Convention
 
 def _model(config: RunConfig, classes: int) -> Model:
     if isinstance(config, PretrainConfig):
-        return get_mae_config(config.model, **config.overrides())
+        return AUTOENCODER.get_config(config.model, **config.overrides())
     if isinstance(config, SegmentationConfig):
-        return get_segmenter_config(config.model, num_classes=config.num_classes, **config.overrides())
+        return SEGMENTER.get_config(config.model, num_classes=config.num_classes, **config.overrides())
     if isinstance(config, DetectionConfig):
-        model = get_detector_config(config.model, **config.detector_options())
+        model = DETECTOR.get_config(config.model, **config.detector_options())
         positive = max(1, model.roi_samples // 4)  # torchvision's share of boxes that hold something
         return replace(model, test_proposals=model.roi_samples, detections=positive)
-    return get_config(config.model, num_classes=classes, **config.overrides())
+    return VITAR.get_config(config.model, num_classes=classes, **config.overrides())
 
 
 def drawn_sizes(config: RunConfig) -> Iterator[tuple[float, Size]]:
@@ -125,35 +121,28 @@ def _factors(low: float, high: float) -> Iterator[float]:
 
 @lru_cache(maxsize=4096)
 def _macs(model: Model, size: Size, convention: Convention) -> float:
-    if isinstance(model, SegmenterConfig | DetectorConfig):
-        with torch.device("meta"):
-            built = Segmenter(model) if isinstance(model, SegmenterConfig) else Detector(model)
-        return cost(built, size, convention, memory=False).macs + _extra_passes(model.backbone, size, convention)
-    if isinstance(model, MAEConfig):
-        parts = mae_macs_by_part(model, size, convention)
-    else:
-        parts = macs_by_part(model, size, convention)
-    return sum(parts.values()) + _extra_passes(model, size, convention)
+    macs = sum(parts_of(model, size, convention).values())
+    return macs + _extra_passes(model, size, convention)
 
 
-def _extra_passes(model: ViTARConfig | MAEConfig, size: Size, convention: Convention) -> float:
+def _extra_passes(model: Model, size: Size, convention: Convention) -> float:
     """Mean cost of the random passes with 1x1 cells: one after every second level, half the most at the end."""
-    encoder = model.encoder if isinstance(model, MAEConfig) else model
-    levels = encoder.plan(token_grid(*size, encoder.patch_size)).levels
-    if not encoder.extra_passes or not levels:
+    backbone = backbone_of(model)
+    levels = backbone.plan(token_grid(*size, backbone.patch_size)).levels
+    if not backbone.extra_passes or not levels:
         return 0.0
     shares = _seen_shares(model, size) if isinstance(model, MAEConfig) else [1.0] * len(levels)
-    passes = [0.5] * (len(levels) - 1) + [encoder.extra_passes / 2]
+    passes = [0.5] * (len(levels) - 1) + [backbone.extra_passes / 2]
     return sum(
-        count * share * _pass(encoder, *level.output_grid, convention)
+        count * share * _pass(backbone, *level.output_grid, convention)
         for count, share, level in zip(passes, shares, levels, strict=True)
     )
 
 
 def _seen_shares(model: MAEConfig, size: Size) -> list[float]:
     """Mean share of the cells that is there after each level of the merger."""
-    model = replace(model, encoder=replace(model.encoder, learned_levels=None))  # plain means are no products
-    whole, seen = macs_by_part(model.encoder, size), mae_macs_by_part(model, size)
+    model = replace(model, backbone=replace(model.backbone, learned_levels=None))  # plain means are no products
+    whole, seen = macs_by_part(model.backbone, size), mae_macs_by_part(model, size)
     return [seen[name] / whole[name] for name in whole if name.startswith("merger")]
 
 

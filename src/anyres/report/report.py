@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from anyres.costs.cost import macs_by_part
 from anyres.evaluation.rows import bytes_text, check_sweep, protocol_text, si, side, size_label
 from anyres.files import read_json, write_bytes
-from anyres.models.presets import get_config
+from anyres.models.architectures import get_config
 from anyres.report.findings import findings
 from anyres.report.image_sets import ImageSet, merge
 from anyres.report.paper import SOURCE, TABLE_1

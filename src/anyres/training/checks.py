@@ -10,8 +10,9 @@ from typing import Any
 from anyres.data.transforms import train_transform
 from anyres.errors import check_choice
 from anyres.layers.merge_plan import token_grid
+from anyres.models.architectures import AUTOENCODER, VITAR
 from anyres.models.config import ViTARConfig
-from anyres.models.presets import MAE_PRESETS, PRESETS, get_config, get_mae_config
+from anyres.models.presets import AUTOENCODERS, CLASSIFIERS
 from anyres.sizes import MOST_ASPECT, SideRange, Size, stretched, whole_patch_size
 from anyres.training.classification.config import TrainConfig
 from anyres.training.config import RunConfig, default_of
@@ -61,13 +62,13 @@ def check_config(config: TrainConfig) -> None:
     check_run(config)
     _check_mixing(config)
     check_idle(config, _idle_in_training(config))
-    if config.model in MAE_PRESETS:
-        nearest = _nearest(config.model.removeprefix("mae_").replace("vit_", "deit_"), PRESETS)
+    if config.model in AUTOENCODERS:
+        nearest = _nearest(config.model.removeprefix("mae_").replace("vit_", "deit_"), CLASSIFIERS)
         raise ValueError(
             f"model is {config.model!r}, a masked auto-encoder; allowed: `anyres pretrain` with it, or to train "
             f"another from what that wrote, with init; nearest: {nearest!r}"
         )
-    model = get_config(config.model, **config.overrides())
+    model = VITAR.get_config(config.model, **config.overrides())
     if config.linear_probe:
         _check_probe(config, model)
     if config.grad_pieces and model.merger == "none":
@@ -83,7 +84,7 @@ def _check_probe(config: TrainConfig, model: ViTARConfig) -> None:
         raise ValueError(
             "linear_probe without init would be a probe of random features; give the weights to probe as init"
         )
-    usual = get_config(config.model)
+    usual = VITAR.get_config(config.model)
     for name in _WHILE_LEARNING:
         given, default = getattr(model, name), getattr(usual, name)
         if name in config.overrides() and given != default:
@@ -97,23 +98,23 @@ def check_pretraining(config: PretrainConfig) -> None:
     """ValueError for the first field that is out of range, has no effect, or leaves nothing to see or to predict."""
     check_run(config)
     check_idle(config, _idle_in_pretraining(config))
-    if config.model in PRESETS:
-        nearest = _nearest(f"mae_{config.model}", MAE_PRESETS)
+    if config.model in CLASSIFIERS:
+        nearest = _nearest(f"mae_{config.model}", AUTOENCODERS)
         raise ValueError(
-            f"model is {config.model!r}, which is no masked auto-encoder; allowed: {', '.join(MAE_PRESETS)}; "
+            f"model is {config.model!r}, which is no masked auto-encoder; allowed: {', '.join(AUTOENCODERS)}; "
             f"nearest: {nearest!r}"
         )
-    model = get_mae_config(config.model, **config.overrides())
-    sizes = list(_extreme_sizes(config, model.encoder.patch_size))
+    model = AUTOENCODER.get_config(config.model, **config.overrides())
+    sizes = list(_extreme_sizes(config, model.backbone.patch_size))
     for size in sizes:
         model.visible(*size)
-    patch = model.encoder.patch_size
-    if model.large_target and all(model.side(model.encoder.plan(token_grid(*size, patch))) == patch for size in sizes):
-        rows, cols = (2 * patch * side for side in model.encoder.grid)
+    patch = model.backbone.patch_size
+    if model.large_target and all(model.side(model.backbone.plan(token_grid(*size, patch))) == patch for size in sizes):
+        rows, cols = (2 * patch * side for side in model.backbone.grid)
         raise ValueError(
             f"large_target is set, but no training size has cells of 2x2 patches; allowed: a size from {rows}x{cols} up"
         )
-    _check_augmentation(config, model.encoder)
+    _check_augmentation(config, model.backbone)
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:

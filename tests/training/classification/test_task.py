@@ -6,7 +6,8 @@ import torch
 
 from anyres.data.decode import read_image
 from anyres.data.transforms import eval_transform
-from anyres.models.weights.files import load_model
+from anyres.models.vitar import ViTAR
+from anyres.models.weights.files import load
 from anyres.training.classification.task import ClassificationTask
 
 CPU = torch.device("cpu")
@@ -98,7 +99,7 @@ def test_initial_weights_follow_from_the_seed_alone(make_config):
 def test_saved_model_knows_classes_and_sizes(make_config, tmp_path):
     task = ClassificationTask(make_config())
     task.save(tmp_path / "saved", task.model, {"steps": 3})
-    model, info = load_model(tmp_path / "saved")
+    model, info = load(tmp_path / "saved", ViTAR)
     assert (info.name, info.classes) == ("vitar_tiny_patch16", ("blue", "green", "red"))
     assert info.training_sizes == ((13, 13), (16, 23)) and info.extra == {"steps": 3}
     assert torch.equal(model.head.weight, task.model.head.weight)
@@ -108,7 +109,7 @@ def test_ranges_are_validated_and_recorded_by_their_ends(make_config, tmp_path):
     task = ClassificationTask(make_config(sizes=("9-16", "16", "8x5"), aspect=(0.5, 2.0)))
     assert [row["size"] for row in task.validate(task.model, CPU)] == [[9, 9], [16, 16], [8, 5]]
     task.save(tmp_path / "saved", task.model, {})
-    assert load_model(tmp_path / "saved")[1].training_sizes == ((9, 9), (16, 16), (8, 5))
+    assert load(tmp_path / "saved", ViTAR)[1].training_sizes == ((9, 9), (16, 16), (8, 5))
     sizes = {batch.size for batch in task.batches(0, 12)}
     assert len(sizes) > 9 and max(map(max, sizes)) > 16
 

@@ -11,9 +11,9 @@ from PIL import Image, ImageDraw
 from anyres.data.augment import MultiScale, ScaleJitter
 from anyres.data.coco import CocoImages
 from anyres.metrics.detection import evaluate_detector
-from anyres.models.detector import load_detector
-from anyres.models.presets import create_model
-from anyres.models.weights.files import save_model
+from anyres.models.architectures import backbone_of, create_model
+from anyres.models.detector import Detector
+from anyres.models.weights.files import load, save
 from anyres.predict.objects import detect, write_results
 from anyres.sizes import parse_size
 from anyres.training.checkpoint import NAME, load_checkpoint
@@ -129,7 +129,7 @@ def test_a_run_learns_and_what_it_finds_is_on_disk(make, shapes, capsys):
     assert row["size"] == [64, 64] and row["images"] == 4 and 0 <= row["box_ap"] <= row["box_ap50"] <= 100
     assert {"mask_ap", "mask_ap50", "box_ap_small"} <= set(row) and row["box_ap_large"] is None
     assert f"step 40: box_ap at 64x64 {row['box_ap']:.1f}" in capsys.readouterr().err
-    model, info = load_detector(config.out)
+    model, info = load(config.out, Detector)
     assert info.extra["category_ids"] == [3, 17] and info.classes == ("box", "disc")
     assert (model.config.min_size, model.config.max_size) == (64, 64)
     data = CocoImages(shapes / "annotations" / "instances_val.json", shapes / "val")
@@ -186,9 +186,9 @@ def test_a_backbone_starts_from_weights(make, tmp_path, capsys):
     options = dict(pair.split("=") for pair in SMALL[:4])
     options = {k: int(v) if v.isdigit() else parse_size(v) for k, v in options.items()}
     classifier = create_model("vitar_tiny_patch16", num_classes=4, **options)
-    save_model(tmp_path / "model", classifier, name=None, classes=list("abcd"), training_sizes=[(64, 64)])
+    save(tmp_path / "model", classifier, name=None, classes=list("abcd"), training_sizes=[(64, 64)])
     task = DetectionTask(make(init=tmp_path / "model"))
-    assert torch.equal(task.model.encoder.blocks[1].attn.qkv.weight, classifier.blocks[1].attn.qkv.weight)
+    assert torch.equal(backbone_of(task.model).blocks[1].attn.qkv.weight, classifier.blocks[1].attn.qkv.weight)
     told = capsys.readouterr().err
     assert "Backbone starting from" in told and "init" in task.identity()
     assert "cells is halving there and 1x1 in the model." in told and "alike" not in told
@@ -203,7 +203,7 @@ def test_a_run_with_drops_and_layer_decay_at_many_scales_resumes_and_finishes(ma
     assert [row["lr"] for row in rows] == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4, 1e-5])
     assert len({tuple(row["size"]) for row in rows}) > 1 and max(max(row["size"]) for row in rows) <= 70
     assert result.validation[0]["size"] == [56, 80]
-    model, _ = load_detector(config.out)
+    model, _ = load(config.out, Detector)
     assert (model.config.min_size, model.config.max_size) == (56, 80)
     assert load_checkpoint(config.out / NAME)["config"]["augmentation"]["before"] == [40, 50]
     with pytest.raises(ValueError, match="augmentation.*there, .* here"):
@@ -225,13 +225,13 @@ def test_a_run_of_before_schedules_and_layer_decay_goes_on(make):
 
 def test_a_detector_starts_from_a_run_of_detection_at_another_grid(make, tmp_path, capsys):
     before = train(make(steps=1, warmup_steps=0, out=tmp_path / "before", ema=None)).run
-    trained, _ = load_detector(before)
+    trained, _ = load(before, Detector)
     options = (*SMALL[:3], "grid=3x5", *SMALL[4:], "cells=2x2")
     task = DetectionTask(make(init=before, init_resize=True, model_options=options))
-    assert task.model.encoder.position.table.shape == (3, 5, 32)
-    for name, value in trained.encoder.state_dict().items():
+    assert backbone_of(task.model).position.table.shape == (3, 5, 32)
+    for name, value in backbone_of(trained).state_dict().items():
         if name != "position.table":
-            assert torch.equal(task.model.encoder.state_dict()[name], value), name
+            assert torch.equal(backbone_of(task.model).state_dict()[name], value), name
     told = capsys.readouterr().err
     assert "blocks, merger, norm, position, stem. Fresh: heads. Left out: heads." in told
     assert "cells is 1x1 there and 2x2 in the model" in told

@@ -12,7 +12,8 @@ from anyres.cli import main
 from anyres.data.augment import TrainAugment
 from anyres.data.decode import read_image
 from anyres.data.transforms import eval_transform
-from anyres.models.weights.files import load_mae
+from anyres.models.mae import MaskedAutoencoder
+from anyres.models.weights.files import load
 from anyres.seeds import key
 from anyres.training import PretrainConfig, TrainConfig, train
 from anyres.training.checkpoint import NAME, load_checkpoint
@@ -64,7 +65,7 @@ def same_end(one, other):
     (state, *rest), (reference, *wanted) = end_of(one), end_of(other)
     for name in ("model", "ema"):
         assert all(torch.equal(value, reference[name][k]) for k, value in state[name].items())
-    saved, expected = (load_mae(config.out)[0].state_dict() for config in (one, other))
+    saved, expected = (load(config.out, MaskedAutoencoder)[0].state_dict() for config in (one, other))
     assert saved.keys() == expected.keys() and all(torch.equal(saved[k], expected[k]) for k in saved)
     assert rest == wanted
 
@@ -183,7 +184,7 @@ def test_a_run_learns_and_what_it_learned_is_on_disk(make, capsys):
     result = train(config)
     losses = [row["loss"] for row in read_rows(config.out / STEPS)]
     assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
-    model, info = load_mae(config.out)
+    model, info = load(config.out, MaskedAutoencoder)
     assert (info.name, info.training_sizes) == ("mae_vitar_tiny_patch16", ((13, 13), (16, 23)))
     assert info.extra["steps"] == 60 and info.extra["validation"] == result.validation
     (row, _), task = result.validation, PretrainTask(config)
@@ -328,7 +329,7 @@ def test_the_command(data, tmp_path, capsys):
     arguments = ["pretrain", "--data", str(data), "--out", str(tmp_path / "run"), "--model-options", *SMALL]
     arguments += ["--sizes", "13", "20", "--own-aspect", "--steps", "2", "--warmup-steps", "1", "--batch-size", "3"]
     assert main([*arguments, "--no-progress"]) == 0
-    assert load_mae(tmp_path / "run")[0].config.encoder.width == 16
+    assert load(tmp_path / "run", MaskedAutoencoder)[0].config.backbone.width == 16
     assert main(["pretrain", "--data", str(data), "--out", str(tmp_path / "x"), "--model", "vitar_base_patch16"]) == 2
     assert "mae_vitar_base_patch16" in capsys.readouterr().err
 

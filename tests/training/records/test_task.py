@@ -10,8 +10,9 @@ from PIL import Image
 from anyres.data.augment import TrainAugment
 from anyres.data.decode import read_image
 from anyres.data.transforms import to_tensor
-from anyres.models.presets import create_model
-from anyres.models.weights.files import load_model, save_model
+from anyres.models.architectures import create_model
+from anyres.models.vitar import ViTAR
+from anyres.models.weights.files import load, save
 from anyres.predict.classify import PredictConfig, predict
 from anyres.predict.encode import EncodeConfig, encode
 from anyres.streaming.records import Records, shard_path
@@ -32,7 +33,7 @@ def encoder(tmp_path_factory):
         prefix_tokens=1, pool="token",
     )  # fmt: skip
     folder = tmp_path_factory.mktemp("encoder")
-    save_model(folder, model, name=None, classes=list("abcde"), training_sizes=[(12, 12)])
+    save(folder, model, name=None, classes=list("abcde"), training_sizes=[(12, 12)])
     return folder
 
 
@@ -66,7 +67,7 @@ def test_the_features_are_means_over_the_real_grid(encoder, records, config):
     task = RecordsTask(config())
     batch = next(task.batches(3, 4))
     source = Records(records / "train").sources
-    model, _ = load_model(encoder)
+    model, _ = load(encoder, ViTAR)
     assert batch.features.shape == (7, 16) and batch.size == (3, 3)
     with torch.no_grad():
         images = [to_tensor(read_image(path), model.config.mean, model.config.std) for path in source]
@@ -110,8 +111,8 @@ def test_as_good_as_logistic_regression_and_predict_takes_it(encoder, records, d
     assert (row["images"], row["size"]) == (9, [3, 3])
     assert row["correct"] >= (oracle(features[1]) == val_labels).sum() and row["top1"] == 100 * row["correct"] / 9
 
-    model, info = load_model(result.run)
-    source, _ = load_model(encoder)
+    model, info = load(result.run, ViTAR)
+    source, _ = load(encoder, ViTAR)
     assert (
         info.classes == ("blue", "green", "red") and model.config.pool == "mean" and info.training_sizes == ((12, 12),)
     )
@@ -148,7 +149,7 @@ def test_resumed_equals_uninterrupted(config, tmp_path, monkeypatch, ema):
     assert load_checkpoint(tmp_path / "run" / NAME)["step"] == 5
     result = train(config(**settings))
     assert result.loss == whole.loss and result.validation == whole.validation
-    one, other = (load_model(tmp_path / name)[0].state_dict() for name in ("run", "whole"))
+    one, other = (load(tmp_path / name, ViTAR)[0].state_dict() for name in ("run", "whole"))
     assert all(torch.equal(one[name], other[name]) for name in other)
     monkeypatch.setattr(Records, "pooled", None)
     assert train(config(**settings)).finished  # and reads no tokens for that
@@ -200,8 +201,8 @@ def test_the_encoder_must_be_the_one_that_made_the_records(encoder, data, config
     few = {"from_records": tmp_path / "records", "steps": 6}
     with pytest.raises(ValueError, match="need their model [0-9a-f]{12}; give it as init"):
         train(config(**few))
-    model, _ = load_model(there)
-    save_model(here, model, name="changed", classes=list("abcde"), training_sizes=[(12, 12)])
+    model, _ = load(there, ViTAR)
+    save(here, model, name="changed", classes=list("abcde"), training_sizes=[(12, 12)])
     with pytest.raises(ValueError, match="were made by [0-9a-f]{12}; give the folder of that one as init"):
         train(config(**few))
     assert train(config(init=there, **few)).finished

@@ -11,8 +11,8 @@ from PIL import Image, ImageDraw
 
 from anyres.data.augment import SegmentAugment
 from anyres.data.segmentation import IGNORE
-from anyres.models.segmenter import load_segmenter
-from anyres.models.weights.files import save_model
+from anyres.models.segmenter import Segmenter
+from anyres.models.weights.files import load, save
 from anyres.predict.segment import SegmentConfig, segment
 from anyres.training.checkpoint import NAME, load_checkpoint
 from anyres.training.engine import train
@@ -128,7 +128,7 @@ def test_resumed_equals_uninterrupted(make, tmp_path, monkeypatch, step):
     (state, *rest), (expected, *wanted) = end_of(config), end_of(reference)
     for name in ("model", "ema"):  # running statistics too
         assert all(torch.equal(value, expected[name][k]) for k, value in state[name].items())
-    saved, other = (load_segmenter(each.out)[0].state_dict() for each in (config, reference))
+    saved, other = (load(each.out, Segmenter)[0].state_dict() for each in (config, reference))
     assert all(torch.equal(saved[k], other[k]) for k in other) and rest == wanted
 
 
@@ -178,7 +178,7 @@ def test_a_run_starts_from_a_backbone(make, tmp_path, capsys):
     task = SegmentationTask(make())
     for parameter in task.model.parameters():
         torch.nn.init.normal_(parameter)
-    save_model(tmp_path / "start", task.model.backbone, name=None, classes=(), training_sizes=[(24, 24)])
+    save(tmp_path / "start", task.model.backbone, name=None, classes=(), training_sizes=[(24, 24)])
     started = SegmentationTask(make(init=tmp_path / "start"))
     for name, value in task.model.backbone.state_dict().items():
         assert torch.equal(started.model.backbone.state_dict()[name], value), name
@@ -195,7 +195,7 @@ def test_a_segmenter_starts_from_a_run_of_segmentation_and_decays_by_layers(make
     before = train(make(out=tmp_path / "before", **changes)).run
     rates = [row["lr"] for row in read_rows(before / STEPS)]
     assert rates == pytest.approx([1e-3, 1e-3 * 0.5**0.9])
-    trained, _ = load_segmenter(before)
+    trained, _ = load(before, Segmenter)
     config = make(init=before, layer_decay=0.5, **changes)
     task = SegmentationTask(config)
     for name, value in trained.backbone.state_dict().items():
@@ -212,7 +212,7 @@ def test_a_segmenter_starts_from_a_run_of_segmentation_and_decays_by_layers(make
 def test_masks_that_begin_at_one_are_written_as_such(make, tmp_path):
     root = write_shapes(tmp_path / "data", "train", 3, 1, offset=1)
     run = train(make(data=root, reduce_zero_label=True, steps=2, precision="bfloat16")).run
-    assert load_segmenter(run)[1].classes == ("1", "2", "3")
+    assert load(run, Segmenter)[1].classes == ("1", "2", "3")
     found = segment(
         SegmentConfig(run=run, inputs=(root / "images/train",), out=tmp_path / "maps", window="24", flip=True),
         progress=False,

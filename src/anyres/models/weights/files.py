@@ -2,29 +2,24 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file, save as as_bytes
 from torch import Tensor, nn
 
 from anyres.errors import unknown
 from anyres.files import write_atomically
-from anyres.models.mae import MaskedAutoencoder
-from anyres.models.mae_config import MAEConfig
-from anyres.models.vitar import ViTAR, ViTARConfig
+from anyres.models.architectures import ARCHITECTURES, Architecture, architecture_of
+from anyres.models.config import ViTARConfig
+from anyres.models.weights.earlier import settings_as_now, weights_as_now
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
-_ADVICE = {
-    "MaskedAutoencoder": "fine-tune it with anyres train --init",
-    "ViTAR": "it is a classifier",
-    "Segmenter": "it labels pixels: anyres predict --task segmentation, anyres evaluate",
-    "Detector": "it finds objects: anyres predict --task detection, anyres evaluate",
-}
+Model = TypeVar("Model", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -41,48 +36,73 @@ class ModelInfo:
     """Anything else that was written with it."""
 
 
-def save_model(
+def save(
     folder: Path | str,
-    model: ViTAR,
+    model: nn.Module,
     *,
     name: str | None,
-    classes: Sequence[str],
+    classes: Sequence[str] = (),
     training_sizes: Sequence[tuple[int, int]],
     extra: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes a model to a folder; each of the two files is replaced atomically."""
-    info = model_info(name, classes, training_sizes, extra)
-    write_model(Path(folder), model, {"architecture": "ViTAR", "config": asdict(model.config), **asdict(info)})
+    """Writes a model of any kind to a folder; each of the two files is replaced atomically.
 
+    Args:
+        folder: made if it is not there.
+        model: of any architecture in the table.
+        name: the preset that it was made from, if any.
+        classes: their names in the order of the logits; a masked auto-encoder has none.
+        training_sizes: (height, width) of the images that it was trained on.
+        extra: anything else that JSON can hold, such as a detector's "category_ids", one for each of its classes.
 
-def save_mae(
-    folder: Path | str,
-    model: MaskedAutoencoder,
-    *,
-    name: str | None,
-    training_sizes: Sequence[tuple[int, int]],
-    extra: Mapping[str, Any] | None = None,
-) -> None:
-    """`save_model` for a masked auto-encoder with its decoder. `anyres train --init` starts from such a folder."""
-    info = model_info(name, (), training_sizes, extra)
-    record = {"architecture": "MaskedAutoencoder", "config": asdict(model.config), **asdict(info)}
-    write_model(Path(folder), model, record)
-
-
-def model_info(
-    name: str | None, classes: Sequence[str], sizes: Sequence[tuple[int, int]], extra: Mapping[str, Any] | None
-) -> ModelInfo:
-    """What is written beside the weights, in its own types."""
-    return ModelInfo(name, tuple(classes), tuple((int(h), int(w)) for h, w in sizes), dict(extra or {}))
-
-
-def write_model(folder: Path, model: nn.Module, record: dict[str, Any]) -> None:
-    """Both files of a model: its weights, and `record`, with "architecture", "config" and the fields of `ModelInfo`."""
-    folder.mkdir(parents=True, exist_ok=True)
+    Raises:
+        ValueError: what is no model of anyres.
+    """
+    architecture, config = architecture_of(model).name, asdict(model.config)  # type: ignore[call-overload]
+    info = ModelInfo(name, tuple(classes), tuple((int(h), int(w)) for h, w in training_sizes), dict(extra or {}))
+    record = {"architecture": architecture, "config": config, **asdict(info)}
     weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    tensors, settings = save(weights, metadata={"format": "pt"}), (json.dumps(record, indent=2) + "\n").encode()
+    tensors, settings = as_bytes(weights, metadata={"format": "pt"}), (json.dumps(record, indent=2) + "\n").encode()
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / WEIGHTS, lambda file: file.write(tensors))
     write_atomically(folder / CONFIG, lambda file: file.write(settings))
+
+
+@overload
+def load(folder: Path | str) -> tuple[Any, ModelInfo]: ...
+@overload
+def load(folder: Path | str, kind: type[Model]) -> tuple[Model, ModelInfo]: ...
+def load(folder: Path | str, kind: type[nn.Module] | None = None) -> tuple[Any, ModelInfo]:
+    """Reads a model that `save` wrote, now or in an earlier version: on the CPU, in evaluation mode.
+
+    Args:
+        folder: of a run or of a model.
+        kind: the class that it must be of; None takes any.
+
+    Raises:
+        ValueError: no model there, one of another kind, a configuration that this version does not know, or weights of
+            another model.
+    """
+    folder = Path(folder)
+    architecture, settings, info = _read_config(folder)
+    if kind is not None and architecture.name != kind.__name__:
+        needed = f"needed is a {kind.__name__}; {architecture.advice}"
+        raise ValueError(f"{folder} holds a {architecture.name}, {needed}.")
+    with torch.device("meta"):
+        model = architecture.model(_make_config(architecture, settings, folder))
+    try:
+        weights = weights_as_now(architecture.name, load_file(folder / WEIGHTS))
+    except Exception as error:  # safetensors raises its own, unexported kind
+        raise ValueError(f"{folder / WEIGHTS} is not a readable safetensors file: {error}") from error
+    check_weights(model, weights, str(folder / WEIGHTS))
+    model.load_state_dict(weights, assign=True)
+    return model.eval().requires_grad_(True), info
+
+
+def architecture_in(folder: Path | str) -> Architecture[Any]:
+    """The architecture of a saved model, from its configuration alone. ValueError as `load`."""
+    return _read_config(Path(folder))[0]
 
 
 def model_digest(folder: Path | str) -> str:
@@ -94,55 +114,8 @@ def model_digest(folder: Path | str) -> str:
     return digest.hexdigest()[:12]
 
 
-def load_model(folder: Path | str) -> tuple[ViTAR, ModelInfo]:
-    """Reads a model that `save_model` wrote: on the CPU, in evaluation mode.
-
-    Raises:
-        ValueError: no model there, a configuration that this version does not know, or weights of another model.
-    """
-    record, info = read_config(Path(folder), "ViTAR")
-    return loaded(Path(folder), ViTAR, encoder_config(record, Path(folder))), info
-
-
-def load_mae(folder: Path | str) -> tuple[MaskedAutoencoder, ModelInfo]:
-    """Reads a masked auto-encoder that `save_mae` wrote: on the CPU, in evaluation mode.
-
-    Raises:
-        ValueError: as `load_model`.
-    """
-    return load_around(folder, MaskedAutoencoder, MAEConfig, "encoder")
-
-
-Model = TypeVar("Model", bound=nn.Module)
-
-
-def load_around(
-    folder: Path | str, kind: Callable[[Any], Model], config: type[Any], part: str
-) -> tuple[Model, ModelInfo]:
-    """`load_model` for a model around a ViTAR, whose configuration is the field `part` of its own."""
-    folder = Path(folder)
-    record, info = read_config(folder, kind.__name__)
-    if part not in record:
-        raise ValueError(f"{folder / CONFIG} is not a model configuration of anyres: no {part}")
-    inner = encoder_config(record.pop(part), folder)
-    return loaded(folder, kind, make_config(config, {**record, part: inner}, folder)), info
-
-
-def loaded(folder: Path, kind: Callable[[Any], Model], config: Any) -> Model:
-    """A model of this configuration with the weights in a folder: on the CPU, in evaluation mode."""
-    with torch.device("meta"):
-        model = kind(config)
-    try:
-        weights = load_file(folder / WEIGHTS)
-    except Exception as error:  # safetensors raises its own, unexported kind
-        raise ValueError(f"{folder / WEIGHTS} is not a readable safetensors file: {error}") from error
-    check_weights(model, weights, str(folder / WEIGHTS))
-    model.load_state_dict(weights, assign=True)
-    return model.eval().requires_grad_(True)
-
-
-def read_config(folder: Path, architecture: str) -> tuple[dict[str, Any], ModelInfo]:
-    """The fields of the model's configuration, and what else is known of it."""
+def _read_config(folder: Path) -> tuple[Architecture[Any], dict[str, Any], ModelInfo]:
+    """What a folder's config.json says: the architecture, the fields of the configuration, and the rest."""
     for file in (WEIGHTS, CONFIG):
         if not (folder / file).is_file():
             raise ValueError(f"{folder} holds no saved model: {file} is missing. Give a folder that training wrote.")
@@ -154,18 +127,22 @@ def read_config(folder: Path, architecture: str) -> tuple[dict[str, Any], ModelI
         settings, found = dict(record["config"]), record["architecture"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not a model configuration of anyres: {error!r}") from error
-    if found != architecture:
-        advice = _ADVICE.get(found, f"allowed here: {architecture}")
-        raise ValueError(f"{folder} holds a {found}, needed is a {architecture}; {advice}.")
-    return settings, info
+    if found not in ARCHITECTURES:
+        raise ValueError(f"{folder} holds a {found}; allowed: {', '.join(ARCHITECTURES)}.")
+    return ARCHITECTURES[found], settings_as_now(found, settings), info
 
 
-def encoder_config(settings: Mapping[str, Any], folder: Path) -> ViTARConfig:
-    """The configuration of a ViTAR in a folder, by itself or as a part of another model's."""
-    return make_config(ViTARConfig, settings, folder)
+def _make_config(architecture: Architecture[Any], settings: Mapping[str, Any], folder: Path) -> Any:
+    """The configuration of a model in a folder, and within it that of its ViTAR."""
+    if not architecture.backbone:
+        return _from_json(architecture.config, settings, folder)
+    if "backbone" not in settings:
+        raise ValueError(f"{folder / CONFIG} is not a model configuration of anyres: no backbone")
+    inner = _from_json(ViTARConfig, settings["backbone"], folder)
+    return _from_json(architecture.config, {**settings, "backbone": inner}, folder)
 
 
-def make_config(kind: Any, settings: Mapping[str, Any], folder: Path) -> Any:
+def _from_json(kind: Any, settings: Mapping[str, Any], folder: Path) -> Any:
     """A frozen configuration of a kind from what JSON holds, where tuples are lists. ValueError for unknown fields."""
     settings = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
     allowed = [field.name for field in fields(kind)]

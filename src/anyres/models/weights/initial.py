@@ -4,32 +4,26 @@ ViTMAE."""
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from anyres.layers.merge_plan import Grid
 from anyres.layers.position import FuzzyPositionalEncoding
 from anyres.layers.region import Region
 from anyres.layers.sincos import SinCosPosition
+from anyres.models.architectures import ARCHITECTURES, architecture_of, backbone_of
 from anyres.models.config import ViTARConfig
-from anyres.models.segmenter import load_segmenter
 from anyres.models.vitar import ViTAR
 from anyres.models.weights.compare import TABLES, Differing, differing_settings, options, told, unequal
-from anyres.models.weights.files import CONFIG, WEIGHTS, load_mae, load_model, model_digest
+from anyres.models.weights.files import CONFIG, WEIGHTS, load, model_digest
 from anyres.models.weights.foreign import Source, convert, read_tensors
 
 _SHARED = ("stem", "patch_size", "in_channels", "width", "depth", "heads")  # what model and source must have in common
-_ENCODERS = {  # architecture: where in it its ViTAR is, and what stands on that
-    "ViTAR": ("", "head"),
-    "MaskedAutoencoder": ("encoder", "decoder"),
-    "Segmenter": ("backbone", "heads"),
-    "Detector": ("backbone.encoder", "heads"),
-}
 _SINCOS_ERROR = 1e-3  # half precision keeps sines to 5e-4; those of another grid, or learned, differ by far more
 
 
@@ -113,10 +107,10 @@ def _file_of(source: Path) -> Path:
 def _read(source: Path, config: ViTARConfig) -> Source:
     file = _file_of(source)
     record = _settings(source / CONFIG) if source.is_dir() else {}
-    if record.get("architecture") in _ENCODERS:
-        return _of_run(source, record["architecture"])
+    if record.get("architecture") in ARCHITECTURES:
+        return _of_run(source)
     tensors = read_tensors(file)
-    if any(re.match(r"(backbone\.)?(encoder\.)?stem\.", name) for name in tensors):
+    if any(re.match(r"((backbone|encoder)\.)*stem\.", name) for name in tensors):
         raise ValueError(f"{source} is the weights of a run without their {CONFIG}; give the folder that holds both")
     facts = {"heads": record["num_attention_heads"]} if "num_attention_heads" in record else {}
     return convert(tensors, source, config.grid, facts)
@@ -133,30 +127,16 @@ def _settings(path: Path) -> dict[str, Any]:
     return record if isinstance(record, dict) else {}
 
 
-def _of_run(folder: Path, architecture: str) -> Source:
-    place, above = _ENCODERS[architecture]
-    encoder = _load_run(folder, architecture).get_submodule(place)
-    assert isinstance(encoder, ViTAR)
-    config = encoder.config
-    weights = {k: v.float() for k, v in encoder.state_dict().items() if not k.startswith("head.")}
+def _of_run(folder: Path) -> Source:
+    model, _ = load(folder)
+    backbone = backbone_of(model)
+    config = backbone.config
+    weights = {k: v.float() for k, v in backbone.state_dict().items() if not k.startswith("head.")}
     table = weights.pop("position.table", None)
-    if isinstance(encoder.position, SinCosPosition):
-        table = encoder.position.exact(Region.whole(config.grid))
+    if isinstance(backbone.position, SinCosPosition):
+        table = backbone.position.exact(Region.whole(config.grid))
     facts = {name: getattr(config, name) for name in _SHARED}
-    return Source(weights, table, config.grid, facts, (above,), config)
-
-
-def _load_run(folder: Path, architecture: str) -> nn.Module:
-    if architecture == "Detector":
-        from anyres.models.detector import load_detector  # torchvision's detection, which nothing else needs
-
-        return load_detector(folder)[0]
-    load: dict[str, Callable[[Path], tuple[nn.Module, Any]]] = {
-        "ViTAR": load_model,
-        "MaskedAutoencoder": load_mae,
-        "Segmenter": load_segmenter,
-    }
-    return load[architecture](folder)[0]
+    return Source(weights, table, config.grid, facts, (architecture_of(model).above,), config)
 
 
 def _check_facts(found: Source, config: ViTARConfig, where: Path) -> None:

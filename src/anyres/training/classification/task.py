@@ -15,9 +15,9 @@ from anyres.data.batches import Batch, EvalBatch, View, moved
 from anyres.data.folder import ImageFolder
 from anyres.data.loader import TrainingStream, evaluation_batches
 from anyres.data.transforms import eval_transform
-from anyres.models.presets import create_model
+from anyres.models.architectures import create_model
 from anyres.models.vitar import Features, ViTAR
-from anyres.models.weights.files import save_model
+from anyres.models.weights.files import save
 from anyres.seeds import key, seeded
 from anyres.sizes import Size
 from anyres.training.classification.config import TrainConfig
@@ -175,7 +175,7 @@ class ClassificationTask:
 
     def save(self, folder: Path, model: nn.Module, extra: dict[str, Any]) -> None:
         assert isinstance(model, ViTAR)
-        save_model(
+        save(
             folder,
             model,
             name=self.config.model,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anyres.data.augment import MultiScale, ScaleJitter
-from anyres.models.detector_config import get_detector_config
+from anyres.models.architectures import DETECTOR
 from anyres.training.checks import check_idle, check_run
 from anyres.training.dense_config import DenseConfig, idle_in_dense_runs
 
@@ -58,7 +58,7 @@ class DetectionConfig(DenseConfig):
             for size in self.parsed_sizes():
                 self.augmentation.check(size)
         check_idle(self, idle)
-        get_detector_config(self.model, **self.detector_options())
+        DETECTOR.get_config(self.model, **self.detector_options())
 
     def detector_options(self) -> dict[str, Any]:
         """`overrides` with the size to work at in evaluation, which is by default the largest training size."""

@@ -19,8 +19,9 @@ from anyres.data.detection import AnnotatedReader, DetectionBatch, DetectionStre
 from anyres.errors import UnreadableImageError
 from anyres.metrics.average_precision import AveragePrecision
 from anyres.metrics.detection import evaluate_detector
-from anyres.models.detector import Detector, save_detector
-from anyres.models.detector_config import get_detector_config
+from anyres.models.architectures import DETECTOR, backbone_of
+from anyres.models.detector import Detector
+from anyres.models.weights.files import save
 from anyres.predict.objects import detect, draw_detections
 from anyres.seeds import key
 from anyres.sizes import Size
@@ -59,17 +60,17 @@ class DetectionTask:
     def __init__(self, config: DetectionConfig) -> None:
         self.config = config
         options = config.detector_options()
-        masks = get_detector_config(config.model, **options).masks
+        masks = DETECTOR.get_config(config.model, **options).masks
         if masks:
             mask_tools()  # fails now rather than after the data has been read
         self.data = _training_images(config, masks)
         self.validation = _validation_images(config, self.data)
-        settings = get_detector_config(config.model, num_classes=len(self.data.classes), **options)
+        settings = DETECTOR.get_config(config.model, num_classes=len(self.data.classes), **options)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(key(config.seed, _INIT))
             self.model = Detector(settings)
         if config.init is not None:
-            start_backbone(config.init, config.out, self.model.encoder, resize_positions=config.init_resize)
+            start_backbone(config.init, config.out, backbone_of(self.model), resize_positions=config.init_resize)
         self.stream = DetectionStream(
             self.data,
             batch_size=config.batch_size,
@@ -151,14 +152,13 @@ class DetectionTask:
 
     def save(self, folder: Path, model: nn.Module, extra: dict[str, Any]) -> None:
         assert isinstance(model, Detector)
-        save_detector(
+        save(
             folder,
             model,
             name=self.config.model,
             classes=self.data.classes,
-            category_ids=self.data.category_ids,
             training_sizes=self.config.parsed_sizes(),
-            extra=extra,
+            extra=extra | {"category_ids": list(self.data.category_ids)},
         )
 
 

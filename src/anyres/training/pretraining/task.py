@@ -21,9 +21,9 @@ from anyres.data.own_aspect import OwnAspect
 from anyres.data.transforms import Transform, eval_transform
 from anyres.data.workers import ImageReader
 from anyres.errors import UnreadableImageError
+from anyres.models.architectures import AUTOENCODER
 from anyres.models.mae import MaskedAutoencoder
-from anyres.models.presets import get_mae_config
-from anyres.models.weights.files import save_mae
+from anyres.models.weights.files import save
 from anyres.seeds import key, permutation
 from anyres.sizes import Size
 from anyres.training.config import default_of
@@ -53,8 +53,8 @@ class PretrainTask:
         self.folder, self.validation = _folders(config)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(key(config.seed, _INIT))
-            self.model = MaskedAutoencoder(get_mae_config(config.model, **config.overrides()))
-        self.settings = self.model.config.encoder
+            self.model = MaskedAutoencoder(AUTOENCODER.get_config(config.model, **config.overrides()))
+        self.settings = self.model.config.backbone
         self.stream = TrainingStream(
             self.folder,
             batch_size=config.batch_size,
@@ -172,7 +172,7 @@ class PretrainTask:
     def save(self, folder: Path, model: nn.Module, extra: dict[str, Any]) -> None:
         assert isinstance(model, MaskedAutoencoder)
         sizes = self.config.parsed_sizes()
-        save_mae(folder, model, name=self.config.model, training_sizes=sizes, extra=extra)
+        save(folder, model, name=self.config.model, training_sizes=sizes, extra=extra)
 
 
 def _spread(sizes: list[Size]) -> list[Size]:

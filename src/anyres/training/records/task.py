@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from anyres.errors import Unreadable
 from anyres.models.vitar import ViTAR
-from anyres.models.weights.files import ModelInfo, load_model, model_digest, save_model
+from anyres.models.weights.files import ModelInfo, load, model_digest, save
 from anyres.seeds import key, permutation
 from anyres.sizes import Size
 from anyres.streaming.records import INDEX, Records
@@ -133,7 +133,7 @@ class RecordsTask:
 
     def save(self, folder: Path, model: nn.Module, extra: dict[str, Any]) -> None:
         self._encoder.head.load_state_dict(model.state_dict())
-        save_model(
+        save(
             folder,
             self._encoder,
             name=self._info.name,
@@ -185,7 +185,7 @@ def _encoder(config: TrainConfig, records: Records) -> tuple[ViTAR, ModelInfo]:
     """The model that made the records. ValueError if it is not where it was, nor where `init` says."""
     folder, wanted = config.init or records.run, records.settings["model"]
     try:
-        encoder, info = load_model(folder)
+        encoder, info = load(folder, ViTAR)
         found = model_digest(folder)
     except ValueError as error:
         raise ValueError(

@@ -16,8 +16,9 @@ from tqdm import tqdm
 from anyres.data.segmentation import IGNORE, SegmentationFolder, class_names, described, has_split
 from anyres.data.segmentation_stream import SegmentationBatch, SegmentationStream
 from anyres.metrics.segmentation import evaluate_segmenter, measured
-from anyres.models.segmenter import Segmenter, save_segmenter
-from anyres.models.segmenter_config import get_segmenter_config
+from anyres.models.architectures import SEGMENTER
+from anyres.models.segmenter import Segmenter
+from anyres.models.weights.files import save
 from anyres.seeds import key
 from anyres.training.config import default_of
 from anyres.training.finetune import identity_of_init, start_backbone
@@ -54,7 +55,7 @@ class SegmentationTask:
         self.classes = class_names(config.data, config.num_classes, reduce_zero_label=config.reduce_zero_label)
         self.folder = _folder(config, "train")
         self.validation = _validation_folder(config)
-        settings = get_segmenter_config(config.model, num_classes=config.num_classes, **config.overrides())
+        settings = SEGMENTER.get_config(config.model, num_classes=config.num_classes, **config.overrides())
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(key(config.seed, _INIT))
             self.model = Segmenter(settings)
@@ -121,7 +122,7 @@ class SegmentationTask:
 
     def save(self, folder: Path, model: nn.Module, extra: dict[str, Any]) -> None:
         assert isinstance(model, Segmenter)
-        save_segmenter(
+        save(
             folder,
             model,
             name=self.config.model,

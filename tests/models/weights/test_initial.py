@@ -10,13 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import anyres
-from anyres.models.detector import Detector, save_detector
-from anyres.models.detector_config import get_detector_config
-from anyres.models.presets import get_config
-from anyres.models.segmenter import Segmenter, save_segmenter
-from anyres.models.segmenter_config import get_segmenter_config
+from anyres.models.architectures import DETECTOR, SEGMENTER, backbone_of, get_config
+from anyres.models.detector import Detector
+from anyres.models.segmenter import Segmenter
 from anyres.models.vitar import ViTAR
-from anyres.models.weights.files import save_mae, save_model
+from anyres.models.weights.files import save
 from anyres.models.weights.initial import initial_digest, initial_weights, read_initial
 
 SMALL = {"patch_size": 4, "grid": (3, 3), "width": 16, "depth": 2, "heads": 2}
@@ -169,7 +167,7 @@ _LONG = {"q": "query", "k": "key", "v": "value"}
 def saved_mae(folder, name="mae_vitar_tiny_patch16", **options):
     small = {"decoder_width": 8, "decoder_depth": 1, "decoder_heads": 2}
     model = shaken(anyres.create_model(name, **(SMALL | small | options)))
-    save_mae(folder, model, name=name, training_sizes=[(12, 12)])
+    save(folder, model, name=name, training_sizes=[(12, 12)])
     return model
 
 
@@ -179,7 +177,7 @@ def test_a_run_of_pretraining_gives_its_encoder(tmp_path, position):
     mae = saved_mae(tmp_path, position=position)
     ours = started(tmp_path, "vitar_tiny_patch16", position=position)
     images = torch.randn(2, 3, 27, 41)
-    assert torch.equal(ours(images), mae.encoder(images))
+    assert torch.equal(ours(images), mae.backbone(images))
     found = read_initial(tmp_path, ours.config)
     assert (found.fresh, found.left_out) == ((), ("decoder",))
 
@@ -189,13 +187,13 @@ def test_sincos_positions_become_a_table(tmp_path):
     mae = saved_mae(tmp_path, position="sincos")
     images = torch.randn(1, 3, 12, 12)
     ours = started(tmp_path, "vitar_tiny_patch16", position="fuzzy")
-    assert torch.equal(ours(images), mae.encoder(images))
+    assert torch.equal(ours(images), mae.backbone(images))
 
 
 @torch.no_grad()
 def test_a_run_of_training_gives_all_but_its_head(tmp_path):
     theirs = shaken(ViTAR(config("vitar_tiny_patch16", num_classes=7, stem="conv", prefix_tokens=2)))
-    save_model(tmp_path, theirs, name=None, classes=list("abcdefg"), training_sizes=[(12, 12)])
+    save(tmp_path, theirs, name=None, classes=list("abcdefg"), training_sizes=[(12, 12)])
     ours = started(tmp_path, "vitar_tiny_patch16", stem="conv", prefix_tokens=2)
     images = torch.randn(1, 3, 30, 22)
     assert torch.equal(ours(images), theirs.forward_features(images).pooled)
@@ -235,7 +233,7 @@ def test_heads_are_compared_where_they_are_known(tmp_path):
 def test_a_run_of_another_grid_is_refused_or_resized(tmp_path):
     saved_mae(tmp_path / "table")
     turned = ViTAR(config("vitar_tiny_patch16", position="rotary", num_classes=2))
-    save_model(tmp_path / "turned", turned, name=None, classes=["a", "b"], training_sizes=[(12, 12)])
+    save(tmp_path / "turned", turned, name=None, classes=["a", "b"], training_sizes=[(12, 12)])
     other = config("vitar_tiny_patch16", grid=(2, 4))
     with pytest.raises(ValueError, match="grid of 3x3 and the model one of 2x4"):
         initial_weights(tmp_path / "table", other)
@@ -300,7 +298,7 @@ def test_the_digest_follows_the_weights(tmp_path):
     mae = saved_mae(tmp_path / "run")
     first = initial_digest(tmp_path / "run")
     shaken(mae)
-    save_mae(tmp_path / "run", mae, name=None, training_sizes=[])
+    save(tmp_path / "run", mae, name=None, training_sizes=[])
     assert initial_digest(tmp_path / "run") != first
     weights = load_file(tmp_path / "run" / "model.safetensors")
     for place in ("one", "other"):
@@ -373,14 +371,14 @@ def saved_dense(folder, kind, **options):
     """A run folder of segmentation or detection; its backbone."""
     about = {"name": None, "classes": ["a", "b"], "training_sizes": [(12, 12)]}
     if kind == "segmentation":
-        settings = get_segmenter_config("upernet_vitar_small_patch16", num_classes=2, **(SEGMENT | options))
+        settings = SEGMENTER.get_config("upernet_vitar_small_patch16", num_classes=2, **(SEGMENT | options))
         model = shaken(Segmenter(settings))
-        save_segmenter(folder, model, **about)
+        save(folder, model, **about)
         return model.backbone
-    settings = get_detector_config("mask_rcnn_vitar_small_patch16", num_classes=2, **(DETECT | options))
+    settings = DETECTOR.get_config("mask_rcnn_vitar_small_patch16", num_classes=2, **(DETECT | options))
     model = shaken(Detector(settings))
-    save_detector(folder, model, category_ids=[1, 2], **about)
-    return model.encoder
+    save(folder, model, extra={"category_ids": [1, 2]}, **about)
+    return backbone_of(model)
 
 
 @torch.no_grad()
@@ -405,12 +403,12 @@ def test_a_run_of_a_dense_task_gives_its_backbone(tmp_path, kind):
 def test_cells_of_one_patch_start_from_any_run_with_its_table_read_at_any_grid(tmp_path, source, grid):
     if source == "classification":
         theirs = shaken(ViTAR(config("vitar_tiny_patch16", num_classes=4)))
-        save_model(tmp_path, theirs, name=None, classes=list("abcd"), training_sizes=[(12, 12)])
+        save(tmp_path, theirs, name=None, classes=list("abcd"), training_sizes=[(12, 12)])
     elif source == "pre-training":
-        theirs = saved_mae(tmp_path).encoder
+        theirs = saved_mae(tmp_path).backbone
     else:
         theirs = saved_dense(tmp_path, source, cells="2x2")
-    settings = get_detector_config("mask_rcnn_vitar_small_patch16", **(DETECT | {"grid": grid})).backbone
+    settings = DETECTOR.get_config("mask_rcnn_vitar_small_patch16", **(DETECT | {"grid": grid})).backbone
     resize = grid != (3, 3)
     found = read_initial(tmp_path, settings, resize_positions=resize)
     above = {"classification": "head", "pre-training": "decoder"}.get(source, "heads")
@@ -432,7 +430,7 @@ def test_cells_of_one_patch_start_from_any_run_with_its_table_read_at_any_grid(t
 def test_a_timm_vit_into_cells_of_one_patch_leaves_the_merger_fresh(tmp_path):
     vit(tmp_path / "vit.safetensors")
     for grid in ((3, 3), (4, 2)):
-        backbone = get_segmenter_config("upernet_vitar_small_patch16", **(SEGMENT | {"grid": grid})).backbone
+        backbone = SEGMENTER.get_config("upernet_vitar_small_patch16", **(SEGMENT | {"grid": grid})).backbone
         found = read_initial(tmp_path / "vit.safetensors", backbone, resize_positions=grid != (3, 3))
         assert (found.fresh, found.left_out) == (("merger",), ("head", "prefix"))
         assert found.weights["position.table"].shape == (*grid, 16)
