@@ -1,15 +1,13 @@
 """Runs that fail: recorded where it is for good, with the others going on; said clearly where it is not."""
 
 import json
-from concurrent.futures import Future
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 
 import pytest
 
 from anyres.ablation import ablate, runner
 from anyres.ablation.plan import plan_jobs
-from anyres.ablation.runner import run_jobs
+from anyres.ablation.runner import run_job, run_jobs
 from anyres.report import canvas
 from anyres.training.trainer import Trainer
 
@@ -70,22 +68,14 @@ def test_other_errors_of_a_run_are_not_taken_for_its_result(tiny, settings, tmp_
     assert not job.failure.exists()
 
 
-def test_a_killed_process_is_said_in_a_line(tiny, settings, tmp_path, monkeypatch):
-    class Broken:
-        def __init__(self, *args, **kwargs):
-            pass
+def test_a_killed_process_is_said_with_its_run_and_what_to_do(tiny, settings, tmp_path, monkeypatch):
+    said = {}
 
-        def __enter__(self):
-            return self
+    def killed(function, jobs, workers, *, name, follow, remedy):
+        said.update(names=[name(job) for job in jobs], remedy=remedy, function=function, workers=workers)
+        follow(jobs[:1], 0)
 
-        def __exit__(self, *error):
-            pass
-
-        def submit(self, function, job):
-            future = Future()
-            future.set_exception(BrokenProcessPool("a child process terminated abruptly"))
-            return future
-
-    monkeypatch.setattr(runner, "ProcessPoolExecutor", Broken)
-    with pytest.raises(ChildProcessError, match=r"killed while ordinary/grid/seed0, ordinary/mean/seed0 ran.*jobs=1"):
-        run_jobs(plan_jobs(settings(tmp_path), tiny), 2, progress=False)
+    monkeypatch.setattr(runner, "run_side_by_side", killed)
+    run_jobs(plan_jobs(settings(tmp_path), tiny), 2, progress=False)
+    assert said["names"][:2] == ["ordinary/grid/seed0", "ordinary/mean/seed0"] and "jobs=1" in said["remedy"]
+    assert (said["function"], said["workers"]) == (run_job, 2)

@@ -9,6 +9,7 @@ from PIL import Image
 
 from anyres.costs.memory import is_out_of_memory
 from anyres.evaluation import identity as identity_module, measure, subject as subject_module, sweep as sweep_module
+from anyres.evaluation.journal import Journal, Part, sizes_done
 from anyres.evaluation.sweep import SweepConfig, sweep
 from anyres.models.vitar import ViTAR, ViTARConfig
 from anyres.models.weights.files import save
@@ -240,3 +241,14 @@ def test_other_failures_of_a_model_are_not_swallowed(place, monkeypatch):
     monkeypatch.setattr(subject_module.Subject, "speed", broken)
     with pytest.raises(RuntimeError, match="do not fit"):
         sweep(configure(place))
+
+
+def test_what_is_done_of_a_sweep_elsewhere_is_told_by_its_journal(tmp_path):
+    out = tmp_path / "sweep.json"
+    assert sizes_done(out) == []
+    journal = Journal(out, {"settings": {}})
+    for size in ([24, 24], [32, 48]):
+        journal.add(Part(set="val", size=size, rows=[], examples=[], skipped={}, left_out=[]))
+    assert sizes_done(out) == [(24, 24), (32, 48)]
+    journal.close()
+    assert sizes_done(out) == []

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import threading
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +25,7 @@ from anyres.ablation.studies import STUDIES, Study
 from anyres.costs.memory import is_out_of_memory
 from anyres.evaluation.sweep import sweep
 from anyres.files import write_json
+from anyres.processes import run_side_by_side
 from anyres.report.report import require_extra
 from anyres.training.engine import train
 from anyres.training.runlog import STEPS, last_row
@@ -82,46 +78,16 @@ def run_jobs(jobs: Sequence[Job], workers: int, progress: bool) -> None:
     ) as bar:
         bar.update(sum(_steps_done(job) for job in jobs))
         if workers > 1:
-            _run_side_by_side(jobs, workers, bar)
+            run_side_by_side(
+                run_job, jobs, workers, name=lambda job: job.label,
+                follow=lambda running, done: _show(bar, jobs, done, running),
+                remedy="The same command goes on from the last checkpoints; with jobs=1 it needs less",
+            )  # fmt: skip
             return
         for number, job in enumerate(jobs):
             _show(bar, jobs, number, [job])
             run_job(replace(job, training=replace(job.training, progress=progress)))
         _show(bar, jobs, len(jobs), [])
-
-
-def _run_side_by_side(jobs: Sequence[Job], workers: int, bar: tqdm) -> None:
-    """Hands out a run whenever a worker is free: what was not begun when one of them fails is never begun."""
-    waiting, running = list(jobs), dict[Future, Job]()
-    context = multiprocessing.get_context("spawn")
-    try:
-        with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
-            while waiting or running:
-                while waiting and len(running) < workers:
-                    job = waiting.pop(0)
-                    running[pool.submit(run_job, job)] = job
-                done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
-                for future in done:
-                    future.result()
-                    del running[future]
-                _show(bar, jobs, len(jobs) - len(waiting) - len(running), list(running.values()))
-    except BrokenProcessPool as error:  # which of them it was is not said
-        raise ChildProcessError(
-            f"a process was killed while {', '.join(job.label for job in running.values())} ran, perhaps for want of "
-            "memory. The same command goes on from the last checkpoints; with jobs=1 it needs less"
-        ) from error
-
-
-def _end_with_parent() -> None:
-    """A worker must not go on writing to a run that a new `ablate` may already have taken up."""
-    parent = multiprocessing.parent_process()
-
-    def watch() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def run_job(job: Job) -> None:

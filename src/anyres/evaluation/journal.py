@@ -31,7 +31,7 @@ class Journal:
     """
 
     def __init__(self, out: Path, identity: Mapping[str, Any]) -> None:
-        self.path = out.with_name(out.name + ".partial")
+        self.path = _journal_of(out)
         self._identity = dict(identity)
         self.parts: list[Part] = []
         if self.path.exists():
@@ -62,6 +62,18 @@ class Journal:
         return parts
 
 
+def sizes_done(out: Path) -> list[Size]:
+    """The sizes that a sweep into `out`, which runs in another process, has measured so far, set by set.
+
+    Empty before the first one, and after the last, when there is no journal any more.
+    """
+    try:
+        parts = read_json(_journal_of(out), "what is done of a sweep", keys=("parts",), remedy="delete it")["parts"]
+    except FileNotFoundError:
+        return []
+    return [(part["size"][0], part["size"][1]) for part in parts]
+
+
 def finished(out: Path, identity: Mapping[str, Any]) -> tuple[dict[str, Any] | None, list[str]]:
     """The sweep that is in the file `out`, None if there is none, and how its identity differs from the one given.
 
@@ -72,3 +84,7 @@ def finished(out: Path, identity: Mapping[str, Any]) -> tuple[dict[str, Any] | N
     keys = ("format", "title", "rows")
     found = read_json(out, "the JSON of a sweep", keys=keys, remedy="delete it, or give another out")
     return found, differences({name: found[name] for name in identity if name in found}, dict(identity))
+
+
+def _journal_of(out: Path) -> Path:
+    return out.with_name(out.name + ".partial")

@@ -1,11 +1,9 @@
 """The demo and the study of the set *detail*: whole runs on generated images."""
 
-import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+import math
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +12,11 @@ from tqdm import tqdm
 
 from anyres.data.augment import TrainAugment
 from anyres.data.synthetic import write_detail, write_glyphs
+from anyres.evaluation.journal import sizes_done
+from anyres.evaluation.rows import size_label
 from anyres.evaluation.sweep import SweepConfig, sweep
+from anyres.processes import run_side_by_side
+from anyres.sizes import Size, size_text
 from anyres.training.classification.config import TrainConfig
 from anyres.training.engine import train
 from anyres.training.runlog import STEPS, last_row
@@ -34,6 +36,8 @@ MEASURED = ("large-glyphs", "small-glyphs")
 _MILD = TrainAugment(  # digits must be neither mirrored nor cut off
     scale=(0.8, 1.0), ratio=(0.9, 1.1), hflip=0.0, auto_augment=None, erasing=0.0, interpolation="bilinear"
 )
+
+_REMEDY = "The same command goes on where it was"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,10 +67,10 @@ def demo(config: DemoConfig) -> Path:
 
     _write_data(config)
     runs = {kind: demo_training(config, kind) for kind in ("vitar", "deit")}
-    _side_by_side(train, list(runs.values()), watch=[(run.out / STEPS, run.steps) for run in runs.values()])
+    _train(list(runs.values()))
     sweeps = [_sweeping(config, name, [run.out for run in runs.values()]) for name in MEASURED]
     print("Measuring both models at", ", ".join(sweeps[0].sizes), "pixels ...", flush=True)
-    _side_by_side(sweep, sweeps)
+    _measure(sweeps)
     return report([one.out for one in sweeps], config.out / "report", "Any resolution: ViTAR and an ordinary ViT")
 
 
@@ -134,29 +138,50 @@ def learn_detail(out: Path, steps: int = 4000) -> Path:
     return measured.out
 
 
-def _side_by_side(
-    function: Callable[[Any], Any], configs: Sequence[Any], watch: Sequence[tuple[Path, int]] = ()
-) -> list[Any]:
-    """Runs `function` on each config in a process of its own; `watch` names logs and their final numbers of lines."""
+def _train(runs: Sequence[TrainConfig]) -> None:
+    """All of them at once, each under a progress bar of steps."""
     with ExitStack() as stack:
-        pool = stack.enter_context(ProcessPoolExecutor(len(configs), mp_context=get_context("spawn")))
-        futures: list[Future] = [pool.submit(function, config) for config in configs]
         bars = [
-            stack.enter_context(tqdm(total=total, desc=path.parent.name, unit="step", position=place))
-            for place, (path, total) in enumerate(watch)
+            stack.enter_context(tqdm(total=run.steps, desc=run.out.name, unit="step", position=place))
+            for place, run in enumerate(runs)
         ]
-        while not all(future.done() for future in futures):
-            time.sleep(0.5)
-            for bar, (path, _) in zip(bars, watch, strict=True):
-                _follow(bar, path)
-        for bar, (path, _) in zip(bars, watch, strict=True):
-            _follow(bar, path)
-        return [future.result() for future in futures]
+
+        def follow(*_: object) -> None:
+            for bar, run in zip(bars, runs, strict=True):
+                _show_steps(bar, run.out / STEPS)
+
+        run_side_by_side(train, runs, len(runs), name=lambda run: str(run.out), follow=follow, remedy=_REMEDY)
 
 
-def _follow(bar: tqdm, path: Path) -> None:
+def _show_steps(bar: tqdm, path: Path) -> None:
     """Brings a bar up to the last whole line of a run's log."""
     row = last_row(path)
     if row is not None:
-        bar.set_postfix({"loss": f"{row['loss']:.3f}", "size": "x".join(map(str, row["size"]))}, refresh=False)
+        bar.set_postfix({"loss": f"{row['loss']:.3f}", "size": size_text(row["size"])}, refresh=False)
         bar.update(row["step"] - bar.n)
+
+
+def _measure(sweeps: Sequence[SweepConfig]) -> None:
+    """All of them at once, each under a progress bar of the pixels of an image at the sizes that are done."""
+    with ExitStack() as stack:
+        bars = []
+        for place, one in enumerate(sweeps):
+            # Not sizes: the largest takes as long as all the others together.
+            pixels = sum(math.prod(size) for size in one.parsed_sizes)
+            look = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}{postfix}"
+            bar = tqdm(total=pixels, desc=f"measure {one.out.stem}", bar_format=look, position=place)
+            bars.append(stack.enter_context(bar))
+
+        def follow(running: Sequence[SweepConfig], _: int) -> None:
+            for bar, one in zip(bars, sweeps, strict=True):
+                _show_sizes(bar, sizes_done(one.out) if one in running else one.parsed_sizes)
+
+        name = lambda one: f"the sweep {one.out}"  # noqa: E731
+        run_side_by_side(sweep, sweeps, len(sweeps), name=name, follow=follow, remedy=_REMEDY)
+
+
+def _show_sizes(bar: tqdm, done: Sequence[Size]) -> None:
+    if done:
+        bar.set_postfix_str(f"{size_label(done[-1])} px done", refresh=False)
+    bar.update(sum(math.prod(size) for size in done) - bar.n)
+    bar.refresh()  # the time goes on while a size is measured
