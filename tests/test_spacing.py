@@ -8,7 +8,15 @@ from anyres.spacing import evenly_spaced
 
 @pytest.mark.parametrize(
     ("count", "limit", "expected"),
-    [(8, 4, [1, 3, 5, 7]), (5, 1, [2]), (3, None, [0, 1, 2]), (3, 9, [0, 1, 2]), (0, 2, []), (7, 0, [])],
+    [
+        (8, 4, [1, 3, 5, 7]),
+        (5, 1, [2]),
+        (10, 2, [2, 7]),
+        (3, None, [0, 1, 2]),
+        (3, 9, [0, 1, 2]),
+        (0, 2, []),
+        (7, 0, []),
+    ],
 )
 def test_examples(count, limit, expected):
     assert evenly_spaced(count, limit) == expected

@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional
 
 from anyres.data.augment import MultiScale, ScaleJitter
 from anyres.data.coco import CocoImages
-from anyres.data.detection import AnnotatedReader, DetectionStream, spread
+from anyres.data.detection import AnnotatedReader, DetectionStream
 from anyres.data.detection_augment import augmented, on_canvas
 from anyres.data.schedule import ResolutionSchedule
 from anyres.errors import UnreadableImageError
@@ -304,7 +304,3 @@ def test_unreadable_images_and_those_of_another_size_are_replaced_or_refused(dat
         stream(data).batch(0)
     with pytest.raises(UnreadableImageError):
         AnnotatedReader(data)(0)
-
-
-def test_places_are_spread():
-    assert spread(5, None) == spread(5, 9) == [0, 1, 2, 3, 4] and spread(10, 2) == [2, 7] and spread(9, 1) == [4]

@@ -275,7 +275,7 @@ def test_images_that_cannot_be_decoded_are_named_even_if_they_are_all(tmp_path):
         folder(tmp_path), batch_size=1, schedule=ResolutionSchedule([(9, 9)], 0), augment=STILL, mean=ZERO, std=ONE,
         seed=0,
     )  # fmt: skip
-    with pytest.raises(ValueError, match="none of the 1 images .* can be used; the first: .*a.jpg"):
+    with pytest.raises(ValueError, match="none of the 1 images .* can be read; the first: .*a.jpg"):
         stream.batch(0)
 
 

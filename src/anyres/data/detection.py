@@ -11,10 +11,11 @@ from anyres.data.augment import MultiScale, ScaleJitter
 from anyres.data.coco import CocoImages, Target
 from anyres.data.decode import MAX_PIXELS, check_max_pixels
 from anyres.data.detection_augment import augmented, on_canvas
+from anyres.data.samples import Samples, batches_of_steps
 from anyres.data.schedule import Schedule
-from anyres.data.workers import ImageReader, Numbered, check_counts, run_in_order
+from anyres.data.workers import ImageReader, check_counts
 from anyres.errors import Unreadable, UnreadableImageError
-from anyres.seeds import key, permutation, seeded
+from anyres.seeds import key, seeded
 from anyres.sizes import Size, size_text
 
 
@@ -64,14 +65,13 @@ class DetectionStream:
         check_counts(batch_size, num_workers)
         check_max_pixels(max_pixels)
         self.data, self.batch_size, self.schedule, self.augment = data, batch_size, schedule, augment
-        self.fill, self.seed, self.num_workers, self.strict = tuple(fill), seed, num_workers, strict
-        self._read = AnnotatedReader(data, max_pixels, len(self.fill))
+        self.fill, self.seed, self.num_workers = tuple(fill), seed, num_workers
+        read = AnnotatedReader(data, max_pixels, len(self.fill))
+        self._samples = Samples(read, data.paths, f"of {data.file}", seed, strict)
 
     def batches(self, start_step: int, stop_step: int) -> Iterator[DetectionBatch]:
         """The batches of steps start_step ... stop_step - 1."""
-        if not 0 <= start_step <= stop_step:
-            raise ValueError(f"steps {start_step} to {stop_step} given: allowed is 0 <= start_step <= stop_step")
-        return run_in_order(Numbered(self.batch), range(start_step, stop_step), self.num_workers)
+        return batches_of_steps(self.batch, start_step, stop_step, self.num_workers)
 
     def batch(self, step: int) -> DetectionBatch:
         """The batch of one step, made in this process."""
@@ -79,28 +79,14 @@ class DetectionStream:
         found: list[tuple[Tensor, Target]] = []
         skipped: list[Unreadable] = []
         for position in range(self.batch_size):
-            image, index = self._sample(step * self.batch_size + position, skipped)
+            image, index, failed = self._samples.at(step * self.batch_size + position)
+            skipped += failed
             with seeded(key(self.seed, step, position)):
                 target = self.data.target(index, crowds=False)
                 found.append(augmented(self.augment, image, target, size, self.fill))
         canvas = max(image.shape[1] for image, _ in found), max(image.shape[2] for image, _ in found)
         images, targets = zip(*(on_canvas(image, target, canvas, self.fill) for image, target in found), strict=True)
         return DetectionBatch(step, canvas, torch.stack(images), list(targets), skipped)
-
-    def _sample(self, entry: int, skipped: list[Unreadable]) -> tuple[Tensor, int]:
-        """The image of an entry of the endless stream and its place; what had to be passed over is added."""
-        count = len(self.data)
-        epoch, place = divmod(entry, count)
-        first = permutation(self.seed, epoch, count)[place]
-        for offset in range(count):
-            index = (first + offset) % count
-            try:
-                return self._read(index), index
-            except UnreadableImageError as error:
-                if self.strict:
-                    raise
-                skipped.append(Unreadable.of(self.data.paths[index], error))
-        raise ValueError(f"none of the {count} images of {self.data.file} can be read; the first: {skipped[0]}")
 
 
 class AnnotatedReader:

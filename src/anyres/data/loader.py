@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from anyres.data.augment import TrainAugment
@@ -14,11 +13,12 @@ from anyres.data.cache import DEFAULT_BYTES, ImageCache
 from anyres.data.decode import MAX_PIXELS, check_max_pixels
 from anyres.data.folder import ImageFiles
 from anyres.data.own_aspect import OwnAspectCrop
+from anyres.data.samples import Samples, batches_of_steps
 from anyres.data.schedule import Schedule
 from anyres.data.transforms import Transform, train_transform
 from anyres.data.workers import ImageReader, Numbered, check_counts, run_in_order
 from anyres.errors import Unreadable, UnreadableImageError
-from anyres.seeds import key, permutation, seeded
+from anyres.seeds import key, seeded
 from anyres.sizes import Size
 from anyres.spacing import evenly_spaced
 
@@ -74,24 +74,21 @@ class TrainingStream:
         self.mean, self.std = tuple(mean), tuple(std)
         self.seed = seed
         self.num_workers = num_workers
-        self.strict = strict
-        self.repeats = repeats
         self.own_aspect = own_aspect
-        self._read = ImageReader(folder.paths, max_pixels, len(mean))
         self._cache: ImageCache | None = None
         if cache:
             short_side = math.ceil(schedule.largest_side() / math.sqrt(augment.scale[0]))
             self._cache = ImageCache(
                 folder.paths, short_side=short_side, channels=len(mean), max_pixels=max_pixels, budget=cache_bytes
             )
+        read = self._cache or ImageReader(folder.paths, max_pixels, len(mean))
+        self._samples = Samples(read, folder.paths, f"in {folder.root}", seed, strict, repeats)
 
     def batches(self, start_step: int, stop_step: int) -> Iterator[Batch]:
         """The batches of steps start_step ... stop_step - 1."""
-        if not 0 <= start_step <= stop_step:
-            raise ValueError(f"steps {start_step} to {stop_step} given: allowed is 0 <= start_step <= stop_step")
         if self._cache is not None and self.num_workers:
             self._cache.fill()
-        return run_in_order(Numbered(self.batch), range(start_step, stop_step), self.num_workers)
+        return batches_of_steps(self.batch, start_step, stop_step, self.num_workers)
 
     def batch(self, step: int) -> Batch:
         """The batch of one step, made in this process."""
@@ -100,11 +97,11 @@ class TrainingStream:
         images: list[list[Tensor]] = [[] for _ in sizes]
         labels, skipped = [], []
         for position in range(self.batch_size):
-            image, label, failed = self._sample(step * self.batch_size + position)
+            image, index, failed = self._samples.at(step * self.batch_size + position)
             for replica, transform in enumerate(transforms):
                 with seeded(key(self.seed, step, position, *_later(replica))):
                     images[replica].append(transform(image))
-            labels.append(label)
+            labels.append(self.folder.labels[index])
             skipped += failed
         views = [View(images=stacked_if_alike(found), keys=self._keys(step, i)) for i, found in enumerate(images)]
         return Batch(
@@ -122,23 +119,6 @@ class TrainingStream:
         """(B,) int64."""
         drawn = [key(self.seed, step, position, _JITTER, *_later(replica)) for position in range(self.batch_size)]
         return torch.tensor(drawn, dtype=torch.int64)
-
-    def _sample(self, entry: int) -> tuple[Image.Image, int, list[Unreadable]]:
-        """The image of an entry of the endless stream, its label, and what had to be passed over."""
-        count = len(self.folder)
-        epoch, place = divmod(entry, count)
-        first = permutation(self.seed, epoch, count)[place // self.repeats]
-        skipped: list[Unreadable] = []
-        for offset in range(count):
-            index = (first + offset) % count
-            try:
-                image = self._cache(index) if self._cache is not None else self._read(index)
-                return image, self.folder.labels[index], skipped
-            except UnreadableImageError as error:
-                if self.strict:
-                    raise
-                skipped.append(Unreadable.of(self.folder.paths[index], error))
-        raise ValueError(f"none of the {count} images in {self.folder.root} can be read; the first: {skipped[0]}")
 
 
 def _later(replica: int) -> tuple[int, ...]:

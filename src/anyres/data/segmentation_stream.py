@@ -11,12 +11,13 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from anyres.data.augment import SegmentAugment
+from anyres.data.samples import Samples, batches_of_steps
 from anyres.data.schedule import Schedule
 from anyres.data.segmentation import IGNORE, Labelled, SegmentationFolder
 from anyres.data.transforms import to_tensor
-from anyres.data.workers import Numbered, check_counts, run_in_order
-from anyres.errors import Unreadable, UnreadableImageError
-from anyres.seeds import key, permutation, seeded
+from anyres.data.workers import check_counts
+from anyres.errors import Unreadable
+from anyres.seeds import key, seeded
 from anyres.sizes import Size
 
 LONGEST = 4
@@ -62,20 +63,22 @@ class SegmentationStream:
         check_counts(batch_size, num_workers)
         self.folder, self.batch_size, self.schedule, self.augment = folder, batch_size, schedule, augment
         self.mean, self.std = tuple(mean), tuple(std)
-        self.seed, self.num_workers, self.strict = seed, num_workers, strict
+        self.seed, self.num_workers = seed, num_workers
+        self._samples = Samples(self._read, folder.paths, f"in {folder.root}", seed, strict)
+
+    def _read(self, index: int) -> Labelled:
+        return self.folder.read(index, len(self.mean))
 
     def batches(self, start_step: int, stop_step: int) -> Iterator[SegmentationBatch]:
         """The batches of steps start_step ... stop_step - 1."""
-        if not 0 <= start_step <= stop_step:
-            raise ValueError(f"steps {start_step} to {stop_step} given: allowed is 0 <= start_step <= stop_step")
-        return run_in_order(Numbered(self.batch), range(start_step, stop_step), self.num_workers)
+        return batches_of_steps(self.batch, start_step, stop_step, self.num_workers)
 
     def batch(self, step: int) -> SegmentationBatch:
         """The batch of one step, made in this process."""
         (size,) = self.schedule.sizes_at(step)
         images, labels, skipped = [], [], []
         for position in range(self.batch_size):
-            found, failed = self._sample(step * self.batch_size + position)
+            found, _, failed = self._samples.at(step * self.batch_size + position)
             with seeded(key(self.seed, step, position)):
                 image, mask = augmented(found, size, self.augment, self.mean, self.std)
             images.append(image)
@@ -84,22 +87,6 @@ class SegmentationStream:
         return SegmentationBatch(
             step=step, size=size, images=torch.stack(images), labels=torch.stack(labels), skipped=skipped
         )
-
-    def _sample(self, entry: int) -> tuple[Labelled, list[Unreadable]]:
-        """The image of an entry of the endless stream, and what had to be passed over."""
-        count = len(self.folder)
-        epoch, place = divmod(entry, count)
-        first = permutation(self.seed, epoch, count)[place]
-        skipped: list[Unreadable] = []
-        for offset in range(count):
-            index = (first + offset) % count
-            try:
-                return self.folder.read(index, len(self.mean)), skipped
-            except UnreadableImageError as error:
-                if self.strict:
-                    raise
-                skipped.append(Unreadable.of(self.folder.paths[index], error))
-        raise ValueError(f"none of the {count} images in {self.folder.root} can be used; the first: {skipped[0]}")
 
 
 def augmented(
