@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ from anyres.ablation.results import FORMAT
 from anyres.ablation.summary import cells, sets
 from anyres.evaluation.rows import NATIVE, protocol_text, si
 from anyres.files import read_json, write_bytes
+from anyres.report.page import render
 from anyres.report.paper import SOURCE
 from anyres.report.report import require_extra
 
@@ -32,7 +31,7 @@ def write_page(result: Path, out: Path) -> Path:
     for name, picture in pictures.items():
         write_bytes(out / f"{name}.png", picture)
     write_bytes(out / "results.md", markdown(data).encode())
-    write_bytes(out / "index.html", _html(data, pictures).encode())
+    write_bytes(out / "index.html", _html(data, pictures))
     return out / "index.html"
 
 
@@ -127,15 +126,12 @@ def how_trained(variant: Mapping[str, Any]) -> str:
     return text
 
 
-def _html(data: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
-    import jinja2
-
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"si": si, "protocol": protocol_text, "trained": how_trained}
-    text = (resources.files("anyres.ablation") / "templates" / "ablation.html").read_text(encoding="utf-8")
-    return environment.from_string(text).render(
+def _html(data: Mapping[str, Any], pictures: Mapping[str, bytes]) -> bytes:
+    return render(
+        "anyres.ablation",
+        "ablation.html",
+        pictures,
+        {"si": si, "protocol": protocol_text, "trained": how_trained},
         data=data,
         sets=[
             {
@@ -148,7 +144,6 @@ def _html(data: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
             for name in sets(data["summary"])
         ],
         source=SOURCE.rpartition(",")[0],
-        picture={name: base64.b64encode(content).decode("ascii") for name, content in pictures.items()},
     )
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +13,7 @@ from anyres.files import read_json, write_bytes
 from anyres.models.architectures import get_config
 from anyres.report.findings import findings
 from anyres.report.image_sets import ImageSet, merge
+from anyres.report.page import render
 from anyres.report.paper import SOURCE, TABLE_1
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ def report(json_paths: Sequence[Path | str], out_folder: Path | str, title: str 
     out.mkdir(parents=True, exist_ok=True)
     pictures = _pictures([group for group in sets if group.rows])
     files = {f"{name}.png": data for name, data in pictures.items()}
-    files["index.html"] = _html(title, sets, pictures).encode()
+    files["index.html"] = _html(title, sets, pictures)
     for name, data in files.items():
         write_bytes(out / name, data)
     return out / "index.html"
@@ -123,17 +122,17 @@ def _strips(group: ImageSet) -> list[list[dict[str, Any]]]:
     return [[column[i] for column in columns if i < len(column)] for i in range(count)]
 
 
-def _html(title: str, sets: Sequence[ImageSet], pictures: dict[str, bytes]) -> str:
-    import jinja2
-
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"size": size_label, "si": si, "bytes": bytes_text, "protocol": protocol_text, "side": side}
+def _html(title: str, sets: Sequence[ImageSet], pictures: dict[str, bytes]) -> bytes:
     drawn = [group for group in sets if group.rows]  # of the others the page lists what was left out, and why
     names = list(dict.fromkeys(name for group in drawn for row in group.rows for name in row.get("metrics", {})))
-    text = (resources.files("anyres.report") / "templates" / "report.html").read_text(encoding="utf-8")
-    return environment.from_string(text).render(
+    filters: dict[str, Callable[..., Any]] = {
+        "size": size_label, "si": si, "bytes": bytes_text, "protocol": protocol_text, "side": side
+    }  # fmt: skip
+    return render(
+        "anyres.report",
+        "report.html",
+        pictures,
+        filters,
         title=title,
         all_sets=sets,
         sets=drawn,
@@ -141,7 +140,6 @@ def _html(title: str, sets: Sequence[ImageSet], pictures: dict[str, bytes]) -> s
         strips={group.name: _strips(group) for group in drawn},
         metrics=names,
         metric_columns=[(name, 0) for name in names],
-        picture={name: base64.b64encode(data).decode("ascii") for name, data in pictures.items()},
         paper={"rows": _paper_rows(), "source": SOURCE},
     )
 
