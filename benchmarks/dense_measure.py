@@ -46,7 +46,7 @@ def measure(config: DetectionConfig | SegmentationConfig, scale: Scale) -> dict[
     ends = [0.0, *(row["seconds"] for row in rows)]
     return {
         "parameters": sum(each.numel() for each in model.parameters()),
-        "options": list(config.model_options),
+        "options": dict(config.model_options),
         "steps": len(rows),
         "seconds_per_step": statistics.median(late - early for early, late in zip(ends, ends[1:], strict=False)),
         "minutes": ends[-1] / 60,

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from dense_variants import VARIANTS, Task, Variant
+from dense_variants import GLOBAL_BLOCKS, PATCHES, VARIANTS, Task, Variant
 
 from anyres.costs.cost import cost
 from anyres.data.augment import ScaleJitter, SegmentAugment
 from anyres.data.dense_scenes import write_dense
 from anyres.models.architectures import create_model
 from anyres.recipes import fast_precision
-from anyres.training.config import parse_option
 from anyres.training.detection.config import DetectionConfig
 from anyres.training.segmentation.config import SegmentationConfig
 
@@ -86,65 +85,68 @@ def training(variant: Variant, scale: Scale, data: Path, out: Path, seed: int) -
     return SegmentationConfig(**shared, augmentation=augment, num_classes=len(GLYPHS) + 1)
 
 
-def model_options(variant: Variant, scale: Scale) -> tuple[str, ...]:
+def model_options(variant: Variant, scale: Scale) -> dict[str, Any]:
     """What differs from the named model: what all variants share, the variant's own, depth and width."""
     patches, depth = scale.size // PATCH, scale.depth
-    shared = [f"patch_size={PATCH}", f"stem={STEM}", f"heads={HEADS}", "drop_path_rate=0.0", *_head(variant, scale)]
+    shared = {"patch_size": PATCH, "stem": STEM, "heads": HEADS, "drop_path_rate": 0.0, **_head(variant, scale)}
     if variant.task != "unmerge":
-        shared.append(f"grid={patches}")
-    whole = _tuple(sorted({max(depth // 2 - 1, 0), depth - 1}))
-    own = [each.format(global_blocks=whole, patches=patches) for each in variant.options]
+        shared["grid"] = (patches, patches)
+    of_scale = {PATCHES: (patches, patches), GLOBAL_BLOCKS: tuple(sorted({max(depth // 2 - 1, 0), depth - 1}))}
+    own = {name: of_scale.get(value, value) for name, value in variant.options.items()}
     if variant.equal_to is None:
-        return (*shared, *own, f"depth={depth}", f"width={scale.width}")
+        return {**shared, **own, "depth": depth, "width": scale.width}
     other = next(each for each in VARIANTS if (each.task, each.name) == (variant.task, variant.equal_to))
     target = macs(model_options(other, scale), variant.task, scale.size)
-    return _equal_cost((*shared, *own), target, variant.task, scale)
+    return _equal_cost({**shared, **own}, target, variant.task, scale)
 
 
-def _head(variant: Variant, scale: Scale) -> list[str]:
+def _head(variant: Variant, scale: Scale) -> dict[str, Any]:
     if variant.task == "detection":
-        anchors = _tuple(scale.size * part // 32 for part in (2, 4, 8, 14, 20))
-        sampled = ["train_proposals=200", "test_proposals=100", "rpn_samples=64", "roi_samples=48", "detections=30"]
-        return [
-            f"channels={scale.channels}",
-            f"box_features={4 * scale.channels}",
-            f"anchor_sizes={anchors}",
-            *sampled,
-        ]
+        return {
+            "channels": scale.channels,
+            "box_features": 4 * scale.channels,
+            "anchor_sizes": tuple(scale.size * part // 32 for part in (2, 4, 8, 14, 20)),
+            "train_proposals": 200, "test_proposals": 100, "rpn_samples": 64, "roi_samples": 48, "detections": 30,
+        }  # fmt: skip
     if variant.task == "unmerge":
-        return [f"head_channels={scale.channels}"]
-    taps = _tuple(scale.depth * (i + 1) // 4 - 1 for i in range(4))
-    scales = _tuple(variant.cells * part for part in (2, 1, 0.5, 0.25))  # strides of 4 to 32 from any backbone
-    channels = [f"head_channels={scale.channels}", f"auxiliary_channels={scale.channels // 2}"]
-    return [f"taps={taps}", f"scales={scales}", *channels]
+        return {"head_channels": scale.channels}
+    return {
+        "taps": tuple(scale.depth * (i + 1) // 4 - 1 for i in range(4)),
+        "scales": tuple(variant.cells * part for part in (2, 1, 0.5, 0.25)),  # strides of 4 to 32 from any backbone
+        "head_channels": scale.channels,
+        "auxiliary_channels": scale.channels // 2,
+    }
 
 
-def _equal_cost(options: tuple[str, ...], target: int, task: Task, scale: Scale) -> tuple[str, ...]:
+def _equal_cost(options: Mapping[str, Any], target: int, task: Task, scale: Scale) -> dict[str, Any]:
     """Depth and width that cost as many multiply-accumulates as `target`: of those within 3 % the ones nearest to the
     proportions of the others, or if none is, the closest."""
     step = 4 * HEADS
     found = []
     for depth in range(1, scale.depth + 1):
         for width in range(step, scale.width + 1, step):
-            whole = (*options, f"depth={depth}", f"width={width}")
-            error = abs(macs(whole, task, scale.size) / target - 1)
+            error = abs(macs({**options, "depth": depth, "width": width}, task, scale.size) / target - 1)
             shape = abs(depth / width * scale.width / scale.depth - 1)
-            found.append((max(error, _CLOSE), shape, whole))
-    return min(found)[2]
+            found.append((max(error, _CLOSE), shape, depth, width))
+    *_, depth, width = min(found)
+    return {**options, "depth": depth, "width": width}
+
+
+def macs(options: Mapping[str, Any], task: Task, side: int) -> int:
+    """Multiply-accumulates of a model for one square image."""
+    return _macs(tuple(options.items()), task, side)
 
 
 @cache
-def macs(options: tuple[str, ...], task: Task, side: int) -> int:
-    """Multiply-accumulates of a model for one square image."""
-    return cost(empty_model(options, task), (side, side), memory=False).macs
+def _macs(options: tuple[tuple[str, Any], ...], task: Task, side: int) -> int:
+    return cost(empty_model(dict(options), task), (side, side), memory=False).macs
 
 
-def empty_model(options: Sequence[str], task: Task) -> Any:
+def empty_model(options: Mapping[str, Any], task: Task) -> Any:
     """A model with these options on the meta device."""
     classes = len(GLYPHS) + (task != "detection")
-    changes = dict(parse_option(option) for option in options)
     with torch.device("meta"):
-        return create_model(_PRESETS[task], num_classes=classes, **changes)
+        return create_model(_PRESETS[task], num_classes=classes, **options)
 
 
 def settings(scale: Scale) -> dict[str, Any]:
@@ -156,7 +158,3 @@ def settings(scale: Scale) -> dict[str, Any]:
         "lr": _RATES,
         "precision": fast_precision(),
     }
-
-
-def _tuple(values: Any) -> str:
-    return "(" + ",".join(map(str, values)) + ")"

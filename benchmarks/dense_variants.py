@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 Task = Literal["detection", "segmentation", "unmerge"]
 """The last is segmentation too, with a light head in place of UperNet."""
 
-_PLAIN = ("merger=none", "position=learned")
+_PLAIN = {"merger": "none", "position": "learned"}
+PATCHES, GLOBAL_BLOCKS = "(the patches of a side)", "(the blocks with global attention)"
+"""Values of options that follow from the scale."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,8 +22,8 @@ class Variant:
     name: str
     text: str
     """What it is, in a line."""
-    options: tuple[str, ...] = ()
-    """Changes to the model, key=value, beyond those that all variants of the task share."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Changes to the model beyond those that all variants of the task share."""
     cells: int = 1
     """Patches along one side of a cell that the trunk gets as one token."""
     equal_to: str | None = None
@@ -34,42 +37,39 @@ class Variant:
 def _backbones(task: Task) -> tuple[Variant, ...]:
     return (
         Variant(
-            task=task, name="vitar-1x1", text="ViTAR, cells of 1x1 patches: nothing is merged", options=("cells=1x1",)
+            task=task, name="vitar-1x1", text="ViTAR, cells of 1x1 patches: nothing is merged", options={"cells": "1x1"}
         ),
         Variant(
             task=task, name="vitar-2x2", text="ViTAR, cells of 2x2 patches: a quarter of the tokens", cells=2,
-            options=("cells=2x2",),
+            options={"cells": "2x2"},
         ),
         Variant(task=task, name="vit", text="an ordinary ViT, learned positions, global attention", options=_PLAIN),
         Variant(
             task=task, name="vitdet", text="the same, attention in windows of 6 tokens but for two blocks of six",
-            options=(*_PLAIN, "window=6", "global_blocks={global_blocks}"),
+            options={**_PLAIN, "window": 6, "global_blocks": GLOBAL_BLOCKS},
         ),
         Variant(
             task=task, name="resformer", text="ResFormer: global-local positions, global attention",
-            options=("merger=none", "position=global_local"),
+            options={"merger": "none", "position": "global_local"},
         ),
     )  # fmt: skip
 
 
 def _light(side: int) -> tuple[Variant, ...]:
-    def made(name: str, text: str, *options: str) -> Variant:
-        grid = f"grid={side}"
-        return Variant(
-            task="unmerge", name=f"{name}-{side}", text=f"{side}x{side} grid, {text}", options=(grid, *options)
-        )
+    def made(name: str, text: str, **options: Any) -> Variant:
+        changes = {"grid": (side, side), **options}
+        return Variant(task="unmerge", name=f"{name}-{side}", text=f"{side}x{side} grid, {text}", options=changes)
 
-    unmerge, bilinear = "decoder=unmerge", "decoder=bilinear"
     return (
-        made("unmerge", "its cell's output back to each patch, and a skip", unmerge),
-        made("unmerge-near", "the same, and the 3x3 nearest grid tokens", unmerge, "neighbours=True"),
-        made("unmerge-alone", "without the skip", unmerge, "skip=False"),
-        made("bilinear", "bilinear upsampling of the grid, and a skip", bilinear),
-        made("bilinear-alone", "without the skip", bilinear, "skip=False"),
+        made("unmerge", "its cell's output back to each patch, and a skip", decoder="unmerge"),
+        made("unmerge-near", "the same, and the 3x3 nearest grid tokens", decoder="unmerge", neighbours=True),
+        made("unmerge-alone", "without the skip", decoder="unmerge", skip=False),
+        made("bilinear", "bilinear upsampling of the grid, and a skip", decoder="bilinear"),
+        made("bilinear-alone", "without the skip", decoder="bilinear", skip=False),
         Variant(
             task="unmerge", name=f"plain-{side}", equal_to=f"unmerge-{side}",
             text=f"no merging, shallower and narrower: costs what unmerge-{side} does",
-            options=(*_PLAIN, "grid={patches}", bilinear),
+            options={**_PLAIN, "grid": PATCHES, "decoder": "bilinear"},
         ),
     )  # fmt: skip
 

@@ -21,11 +21,11 @@ from anyres.recipes import fast_precision
 from anyres.training import train
 from anyres.training.detection.config import DetectionConfig
 
-MODEL = (
-    "width=128", "heads=4", "depth=4", "stem=conv", "position=learned", "drop_path_rate=0.0", "channels=64",
-    "box_features=128", "anchor_sizes=(16,32,64,128,256)", "train_proposals=100", "test_proposals=100",
-    "rpn_samples=128", "roi_samples=64",
-)  # fmt: skip
+MODEL = {
+    "width": 128, "heads": 4, "depth": 4, "stem": "conv", "position": "learned", "drop_path_rate": 0.0,
+    "channels": 64, "box_features": 128, "anchor_sizes": (16, 32, 64, 128, 256), "train_proposals": 100,
+    "test_proposals": 100, "rpn_samples": 128, "roi_samples": 64,
+}  # fmt: skip
 
 
 def learn(data: Path, run: Path, steps: int, size: int, threads: int | None) -> None:

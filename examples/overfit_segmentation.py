@@ -23,10 +23,10 @@ from anyres.training import train
 from anyres.training.segmentation.config import SegmentationConfig
 
 CLASSES = 5  # background and four glyphs
-MODEL = (
-    "width=128", "heads=4", "depth=4", "position=learned", "drop_path_rate=0.0", "taps=(0,1,2,3)",
-    "head_channels=64", "auxiliary_channels=0",
-)  # fmt: skip
+MODEL = {
+    "width": 128, "heads": 4, "depth": 4, "position": "learned", "drop_path_rate": 0.0, "taps": (0, 1, 2, 3),
+    "head_channels": 64, "auxiliary_channels": 0,
+}  # fmt: skip
 UNCHANGED = SegmentAugment(scale=(1.0, 1.0), cat_max_ratio=1.0, hflip=0.0, photometric=False)
 
 

@@ -14,7 +14,7 @@ def test_the_two_models_differ_in_what_they_claim_to_differ_in():
     assert (vitar.steps, vitar.batch_size, vitar.lr, vitar.data) == (deit.steps, deit.batch_size, deit.lr, deit.data)
     assert vitar.augmentation == deit.augmentation and vitar.cache == deit.cache
     assert vitar.sizes[:1] == deit.sizes and len(vitar.sizes) > 1
-    assert vitar.overrides() | {"extra_passes": 0} == deit.overrides() | {"extra_passes": 0}
+    assert vitar.model_options | {"extra_passes": 0} == deit.model_options | {"extra_passes": 0}
     largest_trained, largest_measured = max(map(int, vitar.sizes)), max(map(int, SWEEP_SIZES))
     assert largest_measured == 4 * largest_trained
 

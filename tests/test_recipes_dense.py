@@ -20,7 +20,7 @@ from anyres.training.detection.config import DetectionConfig
 from anyres.training.pretraining.config import PretrainConfig
 from anyres.training.segmentation.config import SegmentationConfig
 
-TINY = ("patch_size=16", "grid=3x3", "width=16", "depth=12", "heads=2")
+TINY = {"patch_size": 16, "grid": (3, 3), "width": 16, "depth": 12, "heads": 2}
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def runs(tmp_path_factory):
 def settings(run):
     if isinstance(run, DetectionConfig):
         return DETECTOR.get_config(run.model, **run.detector_options())
-    return SEGMENTER.get_config(run.model, num_classes=run.num_classes, **run.overrides())
+    return SEGMENTER.get_config(run.model, num_classes=run.num_classes, **run.model_options)
 
 
 def told_hours():
@@ -76,7 +76,7 @@ def test_coco_is_vit_adapters_three_times_twelve_epochs(runs):
     assert (settings(run).min_size, settings(run).max_size) == (800, 1333)
     for name, other in runs.items():
         if name.startswith("mask_rcnn") and not name.endswith("lsj"):
-            assert replace(other, model=run.model, model_options=()) == run
+            assert replace(other, model=run.model, model_options={}) == run
             backbone = settings(other).backbone
             assert backbone.drop_path_rate == 0.1 and backbone.width == (384 if "small" in name else 768)
             assert settings(other).stride == (32 if name.endswith("2x2") else 16)
@@ -100,7 +100,7 @@ def test_ade20k_is_mmsegmentations(runs):
     assert (run.num_classes, run.reduce_zero_label, run.auxiliary_weight, run.accumulate) == (150, True, 0.4, 1)
     for name, other in runs.items():
         if name.startswith("upernet") and not name.endswith("mae"):
-            assert replace(other, model_options=()) == (run if "small" in name else base)
+            assert replace(other, model_options={}) == (run if "small" in name else base)
             assert settings(other).taps == (2, 5, 8, 11)
     deit = settings(runs["upernet_deit_base"])
     assert (deit.scales, deit.auxiliary_tap, deit.backbone.prefix_tokens) == ((1, 1, 1, 1), 3, 1)
@@ -114,14 +114,14 @@ def test_a_recipe_starts_from_the_run_that_is_named(runs, tmp_path, name):
     """A shrunken model of that recipe is saved; of the backbone nothing then starts fresh, but windows may differ."""
     before = RECIPES[STARTS[name]](tmp_path, tmp_path / "run")
     if isinstance(before, PretrainConfig):
-        model = create_model(before.model, **replace(before, model_options=TINY).overrides())
+        model = create_model(before.model, **replace(before, model_options=TINY).model_options)
         save(tmp_path, model, name=None, training_sizes=[(48, 48)])
     else:
-        before = replace(before, model_options=(*before.model_options, *TINY))
-        model = create_model(before.model, num_classes=2, **before.overrides())
+        before = replace(before, model_options={**before.model_options, **TINY})
+        model = create_model(before.model, num_classes=2, **before.model_options)
         save(tmp_path, model, name=None, classes=["a", "b"], training_sizes=[(48, 48)])
     run = runs[name]
-    found = read_initial(tmp_path, settings(replace(run, model_options=(*run.model_options, *TINY))).backbone)
+    found = read_initial(tmp_path, settings(replace(run, model_options={**run.model_options, **TINY})).backbone)
     assert found.fresh == () and set(found.differing) <= {"cells", "window"}
     without_class_token = isinstance(run, DetectionConfig) and STARTS[name].startswith("deit")
     assert found.left_out == (
@@ -131,27 +131,28 @@ def test_a_recipe_starts_from_the_run_that_is_named(runs, tmp_path, name):
 
 def test_macs_of_segmentation_are_those_of_the_model():
     run = SegmentationConfig(
-        data="data", out="out", num_classes=7, model_options=("width=16", "heads=2", "head_channels=8", "grid=3x3"),
+        data="data", out="out", num_classes=7, 
+        model_options={"width": 16, "heads": 2, "head_channels": 8, "grid": (3, 3)},
         sizes=("64", "48x96"), size_weights=(1, 3), steps=10, batch_size=2,
     )  # fmt: skip
-    model = create_model(run.model, num_classes=7, **run.overrides())
+    model = create_model(run.model, num_classes=7, **run.model_options)
     one, other = (cost(model, size, memory=False).macs for size in ((64, 64), (48, 96)))
     assert expected_macs(run) == pytest.approx((one + 3 * other) / 4)
     assert training_hours(run, 1e9) == pytest.approx(3 * (one + 3 * other) / 4 * 20 / 1e9 / 3600)
 
 
 def test_macs_of_detection_are_those_of_the_heads_in_training_at_the_sizes_of_coco():
-    options = ("width=16", "heads=2", "depth=1", "channels=8", "box_features=8", "grid=3x3", "roi_samples=12")
+    options = {"width": 16, "heads": 2, "depth": 1, "channels": 8, "box_features": 8, "grid": (3, 3), "roi_samples": 12}
     few = MultiScale(shortest=96, spacing=24, most=128)
     run = DetectionConfig(
         data="data", out="out", model_options=options, sizes=("144x170",), augmentation=few, steps=10, batch_size=2
     )
     sizes = [(96, 128), (120, 128), (128, 128)]  # of 96x128, 120x160 and, held by the longer side, 128x170
     assert list(drawn_sizes(run)) == [(pytest.approx(1 / 3), size) for size in sizes]
-    model = create_model(run.model, **run.overrides(), test_proposals=12, detections=3)
+    model = create_model(run.model, **run.model_options, test_proposals=12, detections=3)
     macs = [cost(model, size, memory=False).macs for size in sizes]
     assert expected_macs(run) == pytest.approx(sum(macs) / 3)
-    assert expected_macs(replace(run, model_options=(*options, "test_proposals=77"))) == expected_macs(run)
+    assert expected_macs(replace(run, model_options={**options, "test_proposals": 77})) == expected_macs(run)
     jitter = replace(run, augmentation=DetectionConfig(data="data", out="out").augmentation, sizes=("96",))
     assert expected_macs(jitter) == cost(model, (96, 96), memory=False).macs
 

@@ -18,22 +18,22 @@ from anyres.training import PretrainConfig, TrainConfig
 
 
 def config(**changes):
-    options = ("patch_size=8", "grid=2x3", "width=24", "depth=1", "heads=2")
+    options = {"patch_size": 8, "grid": (2, 3), "width": 24, "depth": 1, "heads": 2}
     given = {"data": "data", "out": "out", "model_options": options, "sizes": ("16", "40x56"), "steps": 100}
     return TrainConfig(**(given | {"warmup_steps": 5, "batch_size": 4} | changes))
 
 
-def pretraining(*options, **changes):
-    options = (
-        "patch_size=8",
-        "grid=2",
-        "width=24",
-        "depth=1",
-        "heads=2",
-        "decoder_width=16",
-        "decoder_heads=2",
-        *options,
-    )
+def pretraining(options={}, **changes):  # noqa: B006
+    options = {
+        "patch_size": 8,
+        "grid": (2, 2),
+        "width": 24,
+        "depth": 1,
+        "heads": 2,
+        "decoder_width": 16,
+        "decoder_heads": 2,
+        **options,
+    }
     given = {"data": "data", "out": "out", "model_options": options, "sizes": ("16", "40x56"), "steps": 100}
     return PretrainConfig(**(given | {"warmup_steps": 5, "batch_size": 4} | changes))
 
@@ -47,9 +47,9 @@ def counted(function, *arguments):
 @pytest.mark.parametrize("extra", [0, 1, 3])
 def test_expected_macs_is_the_mean_over_all_draws(extra):
     """Every size with its weight, every draw of extra passes, each counted by torch on the model itself."""
-    run = config(model_options=(*config().model_options, f"extra_passes={extra}"), size_weights=(1.0, 3.0))
+    run = config(model_options={**config().model_options, "extra_passes": extra}, size_weights=(1.0, 3.0))
     with torch.device("meta"):  # where attention is matrix products that torch can count
-        model = create_model(run.model, num_classes=7, **run.overrides()).eval()
+        model = create_model(run.model, num_classes=7, **run.model_options).eval()
     total = 0.0
     for weight, (height, width) in zip((0.25, 0.75), run.parsed_sizes(), strict=True):
         image, plan = torch.empty(1, 3, height, width, device="meta"), model.plan(height, width)
@@ -73,7 +73,7 @@ def test_expected_macs_is_the_mean_over_all_draws(extra):
 )
 def test_expected_macs_is_what_the_schedule_draws(changes):
     run = config(**changes)
-    schedule, model = run.schedule(), get_config(run.model, num_classes=7, **run.overrides())
+    schedule, model = run.schedule(), get_config(run.model, num_classes=7, **run.model_options)
     steps = 1 if isinstance(schedule, EverySize) else 4000
     sizes = [size for step in range(steps) for size in schedule.sizes_at(step)]
     costs = {size: sum(macs_by_part(model, size).values()) for size in set(sizes)}
@@ -83,7 +83,7 @@ def test_expected_macs_is_what_the_schedule_draws(changes):
 
 
 def test_hours_by_hand():
-    run = config(model="deit_tiny_patch16", model_options=(), sizes=("32x48",), steps=50, batch_size=10)
+    run = config(model="deit_tiny_patch16", model_options={}, sizes=("32x48",), steps=50, batch_size=10)
     macs = sum(macs_by_part(get_config("deit_tiny_patch16"), (32, 48)).values())  # with a head for 1000 classes
     assert expected_macs(run) == macs
     assert training_hours(run, 1e9) == pytest.approx(3 * macs * 500 / 1e9 / 3600)
@@ -94,7 +94,7 @@ def test_hours_by_hand():
 
 def test_pretraining_costs_the_mean_over_its_sizes_by_hand():
     run = pretraining(sizes=("16", "40x56", "33"), size_weights=(1.0, 3.0, 4.0), steps=50, batch_size=10)
-    model = AUTOENCODER.get_config(run.model, **run.overrides())
+    model = AUTOENCODER.get_config(run.model, **run.model_options)
     costs = [sum(mae_macs_by_part(model, size).values()) for size in ((16, 16), (40, 56), (33, 33))]
     mean = (costs[0] + 3 * costs[1] + 4 * costs[2]) / 8
     assert expected_macs(run) == expected_macs(run, classes=7) == pytest.approx(mean, rel=1e-12)
@@ -104,11 +104,11 @@ def test_pretraining_costs_the_mean_over_its_sizes_by_hand():
 
 
 @pytest.mark.parametrize("masking", ["cells", "patches"])
-@pytest.mark.parametrize("learned", [(), ("learned_levels=1",)])
+@pytest.mark.parametrize("learned", [{}, {"learned_levels": 1}])
 def test_extra_passes_of_pretraining_cost_the_mean_over_all_masks_and_draws(masking, learned):
     """16 patches in three levels, a quarter visible; masks with equally many cells at each level cost the same."""
-    run = pretraining(f"masking={masking}", *learned, "extra_passes=2", sizes=("64x16",))
-    model = create_model(run.model, **run.overrides()).eval()
+    run = pretraining({"masking": masking, "extra_passes": 2, **learned}, sizes=("64x16",))
+    model = create_model(run.model, **run.model_options).eval()
     plan, merger = model.backbone.plan(64, 16), model.backbone.merger
     rows, cols = plan.grid if masking == "cells" else plan.size
     sets = list(itertools.combinations(range(rows * cols), rows * cols // 4))

@@ -28,13 +28,13 @@ def test_the_papers_differ_as_they_say(tmp_path):
     runs = {name: function(tmp_path, tmp_path / "run") for name, function in RECIPES.items()}
     assert {run.batch_size for run in runs.values()} == {1024} and {run.repeats for run in runs.values()} == {3}
     assert {name: run.steps // 1251 for name, run in runs.items() if run.steps != 300 * 1251} == {"resformer_base": 200}
-    assert runs["resformer_base"].lr == 1.6e-3 and runs["resformer_base"].overrides() == {"drop_path_rate": 0.2}
+    assert runs["resformer_base"].lr == 1.6e-3 and runs["resformer_base"].model_options == {"drop_path_rate": 0.2}
     assert {name for name, run in runs.items() if run.replicas} == {"resformer_small", "resformer_base"}
     assert {run.lr for name, run in runs.items() if name != "resformer_base"} == {1e-3}
     assert runs["vitar_base"].parsed_sizes() == [(side, side) for side in (224, 448, 672, 896, 1120)]
     far = replace(runs["vitar_base"], sizes=runs["vitar_base_far"].sizes, size_weights=(1, 1, 1, 1, 1, 0.25))
     assert runs["vitar_base_far"].parsed_sizes()[-1] == (2976, 2976)
-    options = ("drop_path_rate=0.1", "position=conditional", "placement=trunk")
+    options = {"drop_path_rate": 0.1, "position": "conditional", "placement": "trunk"}
     assert runs["vitar_base_far"] == replace(far, model_options=options)
 
 

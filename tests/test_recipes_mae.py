@@ -20,8 +20,8 @@ from anyres.training import PretrainConfig, TrainConfig, engine
 from anyres.training.optim import make_optimizer
 
 SIDES = (224, 448, 672, 896, 1120)
-TINY = ("patch_size=4", "grid=3x3", "width=16", "depth=3", "heads=2")
-TINY_DECODER = ("decoder_width=16", "decoder_depth=1", "decoder_heads=2")
+TINY = {"patch_size": 4, "grid": (3, 3), "width": 16, "depth": 3, "heads": 2}
+TINY_DECODER = {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2}
 
 
 def runs(folder):
@@ -56,7 +56,7 @@ def test_pretraining_is_maes(tmp_path):
     assert (crop.scale, crop.hflip, crop.interpolation) == ((0.2, 1.0), 0.5, "bicubic")
     assert (crop.auto_augment, crop.erasing, crop.color_jitter) == (None, 0, 0)
     assert vitar.parsed_sizes() == [(side, side) for side in SIDES] and vitar.size_weights is None
-    assert (vitar.accumulate, vitar.overrides()) == (32, {})
+    assert (vitar.accumulate, vitar.model_options) == (32, {})
     assert AUTOENCODER.get_config(vitar.model).mask_ratio == AUTOENCODER.get_config(vit.model).mask_ratio == 0.75
     assert vit == replace(vitar, model="mae_vit_base_patch16", sizes=("224",), steps=800 * 312)
 
@@ -71,8 +71,8 @@ def test_fine_tuning_is_maes(tmp_path):
     assert (vitar.augmentation.auto_augment, vitar.augmentation.erasing) == ("rand-m9-mstd0.5-inc1", 0.25)
     assert vitar.init == tmp_path / "pretrained" and not vitar.linear_probe
     assert vitar.parsed_sizes() == runs(tmp_path)["mae_vitar_base"].parsed_sizes()
-    assert get_config(vitar.model, **vitar.overrides()).pool == "mean"
-    options = ("drop_path_rate=0.1", "position=sincos", "pool=mean")
+    assert get_config(vitar.model, **vitar.model_options).pool == "mean"
+    options = {"drop_path_rate": 0.1, "position": "sincos", "pool": "mean"}
     assert vit == replace(vitar, model="deit_base_patch16", model_options=options, sizes=("224",))
 
 
@@ -95,11 +95,11 @@ def test_hours_are_those_of_the_formula(tmp_path):
 def test_fine_tuning_starts_from_what_pretraining_leaves(tmp_path, before, after):
     """Nothing but the head starts fresh, nothing but the decoder is left out."""
     pretraining, fine_tuning = (runs(tmp_path)[name] for name in (before, after))
-    pretraining = replace(pretraining, model_options=(*pretraining.model_options, *TINY, *TINY_DECODER))
-    fine_tuning = replace(fine_tuning, model_options=(*fine_tuning.model_options, *TINY))
-    model = create_model(pretraining.model, **pretraining.overrides())
+    pretraining = replace(pretraining, model_options={**pretraining.model_options, **TINY, **TINY_DECODER})
+    fine_tuning = replace(fine_tuning, model_options={**fine_tuning.model_options, **TINY})
+    model = create_model(pretraining.model, **pretraining.model_options)
     save(tmp_path / "pretrained", model, name=pretraining.model, training_sizes=pretraining.parsed_sizes())
-    found = read_initial(fine_tuning.init, get_config(fine_tuning.model, **fine_tuning.overrides()))
+    found = read_initial(fine_tuning.init, get_config(fine_tuning.model, **fine_tuning.model_options))
     assert (found.fresh, found.left_out) == ((), ("decoder",))
 
 
@@ -107,8 +107,8 @@ def test_layers_learn_as_the_docstring_says(tmp_path):
     layers = {}
     for name in ("vitar_base_mae", "vit_base_mae"):
         run = runs(tmp_path)[name]
-        run = replace(run, model_options=(*run.model_options, *TINY))
-        model = create_model(run.model, num_classes=3, **run.overrides())
+        run = replace(run, model_options={**run.model_options, **TINY})
+        model = create_model(run.model, num_classes=3, **run.model_options)
         names = {id(parameter): key for key, parameter in model.named_parameters()}
         for group in make_optimizer(model, run).param_groups:
             layers |= {(name, names[id(parameter)]): math.log(group["lr_scale"], 0.65) for parameter in group["params"]}

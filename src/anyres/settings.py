@@ -1,10 +1,33 @@
-"""Two configurations in their form on disk, compared field by field."""
+"""Configurations as such: the defaults of their fields, their form on disk, and two of them compared."""
 
 from __future__ import annotations
 
+import json
 import reprlib
 from collections.abc import Mapping
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from typing import Any
+
+
+def defaults(kind: type[Any]) -> dict[str, Any]:
+    """The fields of a dataclass that may be left out, with what they are then."""
+    made = {each.name: each.default_factory for each in fields(kind) if each.default_factory is not MISSING}
+    given = {each.name: each.default for each in fields(kind) if each.default is not MISSING}
+    return {**given, **{name: make() for name, make in made.items()}}
+
+
+def default_of(name: str, kind: type[Any]) -> Any:
+    """The default of a field of a dataclass. KeyError if it has none."""
+    return defaults(kind)[name]
+
+
+def plain(settings: Any) -> Any:
+    """The same in lists, dictionaries, numbers and strings: the form that settings have in JSON."""
+    return json.loads(json.dumps(settings, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], ignore: frozenset[str] = frozenset()) -> list[str]:

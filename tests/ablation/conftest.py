@@ -1,6 +1,6 @@
 """A study of two tiny variants on a few generated images."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +9,15 @@ import pytest
 from anyres.ablation import AblateConfig, Study, Variant
 from anyres.report.paper import TABLE_7
 
-OPTIONS = ("width=24", "depth=1", "grid=2")
+OPTIONS = {"width": 24, "depth": 1, "grid": (2, 2)}
 TRAINING: dict[str, Any] = {
     "sizes": ("16", "24"), "size_weights": None, "batch_size": 4, "checkpoint_every": 2, "cache": False,
 }  # fmt: skip
 
 
-def make_variant(name: str, *options: str, paper: str | None = None, **training: Any) -> Variant:
-    return Variant(name=name, text=f"<{name}>", options=(*OPTIONS, *options), training=TRAINING | training, paper=paper)
+def make_variant(name: str, options: Mapping[str, Any] = {}, paper: str | None = None, **training: Any) -> Variant:
+    shown = {"name": name, "text": f"<{name}>", "paper": paper}
+    return Variant(**shown, options={**OPTIONS, **options}, training=TRAINING | training)
 
 
 def make_settings(out: Path, **changes: Any) -> AblateConfig:
@@ -30,7 +31,7 @@ def make_settings(out: Path, **changes: Any) -> AblateConfig:
 
 @pytest.fixture(scope="session")
 def variant() -> Callable[..., Variant]:
-    """`variant(name, *options, **training)`: a tiny one."""
+    """`variant(name, options, **training)`: a tiny one."""
     return make_variant
 
 
@@ -51,6 +52,6 @@ def tiny() -> Study:
         sizes=(16, 24),
         variants=(
             make_variant("grid", paper="adaptive token merger"),
-            make_variant("mean", "merger=average", paper="average pooling"),
+            make_variant("mean", {"merger": "average"}, paper="average pooling"),
         ),
     )

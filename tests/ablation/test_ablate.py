@@ -161,7 +161,7 @@ def test_stopped_in_the_middle_of_the_second_run_ends_alike(done, tiny, settings
     ("changes", "message"),
     [
         ({"steps": 7}, "steps: 6 there, 7 here"),
-        ({"stem": "conv"}, "model_options"),
+        ({"stem": "conv"}, "model_options.stem: 'patch' there, 'conv' here"),
         ({"precision": "bfloat16"}, "precision: 'float32' there, 'bfloat16' here"),
         ({"val_images": 11}, "val_images: 10 there, 11 here"),
         ({"train_images": 30}, "train_images: 20 there, 30 here"),
@@ -176,7 +176,7 @@ def test_another_configuration_is_refused_and_results_stay(done, tiny, settings,
 
 
 def test_a_changed_variant_is_refused_even_if_not_asked_for(done, tiny, settings, variant):
-    changed = replace(tiny, variants=(tiny.variants[0], variant("mean", "merger=average", lr=0.5)))
+    changed = replace(tiny, variants=(tiny.variants[0], variant("mean", {"merger": "average"}, lr=0.5)))
     with pytest.raises(
         ValueError, match=r"mean/seed0 was made by another configuration \(lr: 0.0012 there, 0.5 here\)"
     ):

@@ -12,7 +12,7 @@ from anyres.models.mae import MaskedAutoencoder
 from anyres.models.weights.files import load
 from anyres.training import PretrainConfig
 
-SHAPE = ("width=24", "depth=1", "grid=2")
+SHAPE = {"width": 24, "depth": 1, "grid": (2, 2)}
 
 
 @pytest.fixture
@@ -52,8 +52,8 @@ def test_one_pretraining_serves_all_variants_that_start_from_it(study, settings,
     written = (run / "model.safetensors").stat().st_mtime_ns
     ablate(settings(tmp_path), started(study))
     assert (run / "model.safetensors").stat().st_mtime_ns == written
-    other = replace(study.pretrainings["cells"], options=(*SHAPE, "mask_ratio=0.6"))
-    with pytest.raises(ValueError, match="another configuration .*mask_ratio=0.6"):
+    other = replace(study.pretrainings["cells"], options={**SHAPE, "mask_ratio": 0.6})
+    with pytest.raises(ValueError, match="another configuration .*model_options.mask_ratio: 0.5 there, 0.6 here"):
         ablate(settings(tmp_path), replace(started(study), pretrainings={"cells": other}))
 
 
@@ -76,7 +76,7 @@ def test_what_starts_from_a_failed_pretraining_fails_too_and_the_others_go_on(st
 
 
 def test_an_impossible_pretraining_is_refused_before_any_work(study, settings, tmp_path):
-    wrong = {"cells": replace(study.pretrainings["cells"], options=("stem=conv",))}
+    wrong = {"cells": replace(study.pretrainings["cells"], options={"stem": "conv"})}
     with pytest.raises(ValueError, match="pre-training cells of tiny: stem is"):
         ablate(settings(tmp_path), replace(started(study), pretrainings=wrong))
     assert not list(tmp_path.iterdir())

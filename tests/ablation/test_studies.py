@@ -26,7 +26,7 @@ def job_of(study, variant, folder, **changes):
 def test_every_variant_can_be_built(study, variant, tmp_path):
     training = job_of(study, variant, tmp_path).training
     training.check()
-    overrides = training.overrides()
+    overrides = training.model_options
     stem = "patch" if study == "mae" else "conv"  # pre-training hides cells, which convolutions would see
     assert (overrides["width"], overrides["depth"], overrides["patch_size"], overrides["stem"]) == (96, 4, 8, stem)
     with torch.device("meta"):
@@ -44,7 +44,10 @@ def test_each_study_is_named_by_what_it_holds(name):
     rows = {variant.paper for variant in study.variants if variant.paper}
     assert rows == ({"ViTAR-S"} if name == "extrapolation" else set(study.table.rows))
     assert set(study.landmarks) <= set(study.table.resolutions)
-    settings = {(v.model, v.options, v.start, v.step_share, repr(sorted(v.training.items()))) for v in study.variants}
+    settings = {
+        (v.model, repr(sorted(v.options.items())), v.start, v.step_share, repr(sorted(v.training.items())))
+        for v in study.variants
+    }
     assert len(settings) == len(names)  # no variant twice
 
 
@@ -76,7 +79,7 @@ def test_studies_at_equal_cost(tmp_path):
 
 def test_only_levels_of_training_are_learned(tmp_path):
     training = job_of("extrapolation", "learned-levels", tmp_path).training
-    model = get_config(training.model, **training.overrides())
+    model = get_config(training.model, **training.model_options)
     levels = [
         sum(not level.is_identity for level in model.plan((height // 8, width // 8)).levels)
         for height, width in training.parsed_sizes()
@@ -100,7 +103,7 @@ def test_rivals_are_trained_on_vitars_sizes_too(tmp_path):
 
 
 def config(**changes):
-    options = ("patch_size=8", "grid=2x3", "width=24", "depth=1", "heads=2")
+    options = {"patch_size": 8, "grid": (2, 3), "width": 24, "depth": 1, "heads": 2}
     given = {"data": "data", "out": "out", "model_options": options, "sizes": ("16", "40x56"), "steps": 100}
     return TrainConfig(**(given | {"warmup_steps": 5, "batch_size": 4} | changes))
 

@@ -11,7 +11,7 @@ from PIL import Image
 from anyres.data.augment import TrainAugment
 from anyres.training import TrainConfig
 
-MODEL_OPTIONS = ("patch_size=4", "grid=3x3", "width=16", "depth=2", "heads=2")
+MODEL_OPTIONS = {"patch_size": 4, "grid": (3, 3), "width": 16, "depth": 2, "heads": 2}
 
 
 def write_images(root: Path, train: int = 5, val: int = 3) -> Path:
@@ -47,7 +47,7 @@ def make_config(data: Path, tmp_path: Path) -> Callable[..., TrainConfig]:
         settings: dict[str, Any] = {
             "data": data,
             "out": tmp_path / "run",
-            "model_options": (*MODEL_OPTIONS, "drop_path_rate=0.2", "extra_passes=1"),
+            "model_options": {**MODEL_OPTIONS, "drop_path_rate": 0.2, "extra_passes": 1},
             "sizes": ("13", "16x23"),
             "steps": 6,
             "batch_size": 4,

@@ -12,7 +12,8 @@ import tyro
 from anyres.settings import differences
 from anyres.training.checks import check_config
 from anyres.training.classification.config import TrainConfig
-from anyres.training.config import OPERATIONAL, parse_option, with_defaults
+from anyres.training.config import OPERATIONAL, with_defaults
+from anyres.training.model_options import options_as_text, parse_options
 from anyres.training.pretraining.config import PretrainConfig
 
 
@@ -74,11 +75,10 @@ from anyres.training.pretraining.config import PretrainConfig
         ({"device": "gpu"}, "unknown device 'gpu'.*Allowed: auto, cpu"),
         ({"threads": 0}, "threads is 0"),
         ({"model": "vitar_tiny_patch61"}, "Did you mean 'vitar_tiny_patch16'"),
-        ({"model_options": ("widht=32",)}, "'widht'.*Did you mean 'width'"),
-        ({"model_options": ("width",)}, "has no '='"),
-        ({"model_options": ("width=32", "width=64")}, "'width' is given 2 times"),
-        ({"model_options": ("num_classes=5",)}, "num_classes.*data folder"),
-        ({"model_options": ("heads=5",)}, "heads is 5, which does not divide"),
+        ({"model_options": {"widht": 32}}, "'widht'.*Did you mean 'width'"),
+        ({"model_options": ("width=32",)}, r"model_options is \('width=32',\); allowed: a mapping"),
+        ({"model_options": {"num_classes": 5}}, "num_classes.*data folder"),
+        ({"model_options": {"heads": 5}}, "heads is 5, which does not divide"),
     ],
 )
 def test_impossible_settings_are_refused_by_name(make_config, changes, message):
@@ -108,18 +108,26 @@ def test_possible_settings_pass(make_config, changes):
 @pytest.mark.parametrize(
     ("option", "value"),
     [
-        ("grid=7x5", ("grid", (7, 5))),
-        ("grid=7", ("grid", (7, 7))),
-        ("width=96", ("width", 96)),
-        ("drop_path_rate=0.1", ("drop_path_rate", 0.1)),
-        ("cells=2x2", ("cells", "2x2")),
-        ("position=none", ("position", "none")),
-        ("last_pass=False", ("last_pass", False)),
-        ("mean=0.5,0.4,0.3", ("mean", (0.5, 0.4, 0.3))),
+        ("grid=7x5", {"grid": (7, 5)}),
+        ("grid=7", {"grid": (7, 7)}),
+        ("width=96", {"width": 96}),
+        ("drop_path_rate=0.1", {"drop_path_rate": 0.1}),
+        ("cells=2x2", {"cells": "2x2"}),
+        ("position=none", {"position": "none"}),
+        ("last_pass=False", {"last_pass": False}),
+        ("mean=0.5,0.4,0.3", {"mean": (0.5, 0.4, 0.3)}),
     ],
 )
-def test_model_options_are_read(option, value):
-    assert parse_option(option) == value
+def test_model_options_are_read_and_written(option, value):
+    assert parse_options([option]) == value
+    assert parse_options(options_as_text(value)) == value
+
+
+def test_text_that_is_no_model_option_is_refused():
+    with pytest.raises(ValueError, match="'width' has no '='"):
+        parse_options(["grid=3", "width"])
+    with pytest.raises(ValueError, match="'width' is given 2 times"):
+        parse_options(["width=32", "grid=3", "width=64"])
 
 
 def test_sizes_to_validate_are_those_of_training_and_the_ends_of_ranges(make_config):
@@ -150,6 +158,16 @@ def test_fields_that_an_older_version_did_not_know_are_at_their_defaults(make_co
     assert with_defaults(old, new, TrainConfig)["out"] == old["out"] and with_defaults(
         {}, {"lr": 0.5}, TrainConfig
     ) == {"lr": 0.001}
+
+
+def test_model_options_that_the_first_version_wrote_as_text_are_read(make_config):
+    new = make_config(model_options={"grid": (3, 3), "mean": (0.5, 0.5, 0.5), "cells": "balanced"}).to_json()
+    old = new | {"model_options": ["cells=balanced", "mean=0.5,0.5,0.5", "grid=3"]}
+    assert differences(with_defaults(old, new, TrainConfig), new) == []
+    old["model_options"] = ["cells=balanced", "grid=3x4", "width=8"]
+    assert differences(with_defaults(old, new, TrainConfig), new) == [
+        "model_options.cells",
+    ]
 
 
 def test_settings_survive_json(make_config):

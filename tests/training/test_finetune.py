@@ -165,10 +165,10 @@ def test_a_probe_leaves_the_rest_as_it_was(plain, mae, changes):
             "consistency is 1.0 .*head alone",
         ),
         (
-            {"linear_probe": True, "init": "mae", "model_options": ("drop_path_rate=0.1",)},
+            {"linear_probe": True, "init": "mae", "model_options": {"drop_path_rate": 0.1}},
             "model option drop_path_rate is 0.1 but has no effect.*head alone",
         ),
-        ({"linear_probe": True, "init": "mae", "model_options": ("jitter=0.25",)}, "model option jitter is 0.25"),
+        ({"linear_probe": True, "init": "mae", "model_options": {"jitter": 0.25}}, "model option jitter is 0.25"),
         ({"label_share": 0.0}, "label_share is 0.0; allowed: above 0 up to 1"),
         ({"label_share": 10}, "label_share is 10; allowed: above 0 up to 1"),
         ({"from_records": "r", "data": ".", "label_share": 0.5}, "no effect, because a head on records sees no images"),
@@ -180,7 +180,7 @@ def test_settings_without_effect_are_refused(make_config, changes, message):
 
 
 def test_another_grid_needs_the_word_resize(make_config, mae):
-    other = ("patch_size=4", "grid=2x5", "width=16", "depth=2", "heads=2")
+    other = {"patch_size": 4, "grid": (2, 5), "width": 16, "depth": 2, "heads": 2}
     with pytest.raises(ValueError, match="--model-options grid=3x3, or --init-resize"):
         ClassificationTask(make_config(init=mae, model_options=other))
     task = ClassificationTask(make_config(init=mae, model_options=other, init_resize=True))
@@ -210,7 +210,7 @@ def test_an_epoch_is_over_the_share(make_config, data, tmp_path):
         assert sorted(batch.labels.tolist()) == [0, 0, 1, 1, 2, 2]
     assert task.identity() != ClassificationTask(make_config(label_share=0.8)).identity()
     other = make_config(
-        label_share=0.4, sizes=("16",), batch_size=2, lr=0.1, model="deit_tiny_patch16", model_options=()
+        label_share=0.4, sizes=("16",), batch_size=2, lr=0.1, model="deit_tiny_patch16", model_options={}
     )
     assert ClassificationTask(other).folder.paths == task.folder.paths
 
@@ -219,17 +219,18 @@ def test_settings_that_no_tensor_tells_of_are_named(plain, tmp_path, capsys):
     theirs = SMALL | {"mean": (0.5,) * 3, "std": (0.5,) * 3, "cells": "balanced"}
     model = anyres.create_model("mae_vitar_tiny_patch16", **theirs, decoder_width=8, decoder_depth=1, decoder_heads=2)
     save(tmp_path / "mae", model, name=None, training_sizes=[(12, 12)])
-    alike = ("mean=0.5,0.5,0.5", "std=0.5,0.5,0.5", "cells=balanced")
+    alike = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "cells": "balanced"}
+    given = "--model-options mean=0.5,0.5,0.5 std=0.5,0.5,0.5 cells=balanced"
     told = (
         "mean is 0.5,0.5,0.5 there and 0.485,0.456,0.406 in the model; std is .*; cells is balanced there and halving"
     )
-    with pytest.raises(ValueError, match=f"{told} in the model. Give --model-options {' '.join(alike)}"):
+    with pytest.raises(ValueError, match=f"{told} in the model. Give {given}"):
         ClassificationTask(plain(init=tmp_path / "mae", linear_probe=True))
     capsys.readouterr()
     ClassificationTask(plain(init=tmp_path / "mae"))
     text = capsys.readouterr().err
-    assert "Not as there: mean is 0.5,0.5,0.5 there and" in text and f"--model-options {' '.join(alike)}." in text
+    assert "Not as there: mean is 0.5,0.5,0.5 there and" in text and f"{given}." in text
     config = plain(init=tmp_path / "mae", linear_probe=True)
-    config = dataclasses.replace(config, model_options=(*config.model_options, *alike))
+    config = dataclasses.replace(config, model_options={**config.model_options, **alike})
     assert below_head(ClassificationTask(config).model).keys() == encoder_of(tmp_path / "mae").keys()
     assert "Not as there" not in capsys.readouterr().err

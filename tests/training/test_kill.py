@@ -54,7 +54,8 @@ def kill_at_random(config, kills):
 
 @pytest.mark.slow
 def test_killed_runs_end_like_the_others(plain, tmp_path):
-    options = ("patch_size=4", "grid=3x3", "width=16", "depth=2", "heads=2", "drop_path_rate=0.2", "extra_passes=1")
+    options = {"patch_size": 4, "grid": (3, 3), "width": 16, "depth": 2, "heads": 2}
+    options |= {"drop_path_rate": 0.2, "extra_passes": 1}
     settings = {"model_options": options, "steps": 120, "warmup_steps": 5, "checkpoint_every": 3}
     config = plain(**settings)
     codes = list(kill_at_random(config, kills=5))

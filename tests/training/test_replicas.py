@@ -13,11 +13,11 @@ from anyres.training.runlog import STEPS, VALIDATIONS, read_rows
 CPU = torch.device("cpu")
 SIZES = ("9x17", "16x23", "13")
 MODELS = ["vitar_tiny_patch16", "deit_tiny_patch16", "resformer_tiny_patch16"]
-OPTIONS = ("patch_size=4", "width=16", "depth=2", "heads=2")
+OPTIONS = {"patch_size": 4, "width": 16, "depth": 2, "heads": 2}
 
 
 def options(model):
-    return OPTIONS if model.startswith("resformer") else (*OPTIONS, "grid=3x3")
+    return OPTIONS if model.startswith("resformer") else {**OPTIONS, "grid": (3, 3)}
 
 
 def replicated(make, **changes):
@@ -47,7 +47,7 @@ def test_loss_equals_a_plain_loop(plain, model):
 
 
 def test_jitter_follows_the_keys_of_each_replica(make_config):
-    task = ClassificationTask(replicated(make_config, model_options=(*OPTIONS, "grid=3x3")))
+    task = ClassificationTask(replicated(make_config, model_options={**OPTIONS, "grid": (3, 3)}))
     task.model.train()
     prepared = task.prepare(next(task.batches(0, 1)), CPU)
     one, other = task.loss(prepared, slice(0, 4)), task.loss(prepared, slice(0, 4))

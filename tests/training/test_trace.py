@@ -11,9 +11,9 @@ import pytest
 from anyres.training import train
 from anyres.training.runlog import STEPS, read_rows
 
-OPTIONS = ("patch_size=4", "grid=3x3", "width=16", "depth=2", "heads=2")
+OPTIONS = {"patch_size": 4, "grid": (3, 3), "width": 16, "depth": 2, "heads": 2}
 RUNS = {
-    "vitar": {"model_options": (*OPTIONS, "drop_path_rate=0.2")},
+    "vitar": {"model_options": {**OPTIONS, "drop_path_rate": 0.2}},
     "deit": {"model": "deit_tiny_patch16", "model_options": OPTIONS, "sizes": ("12",)},
 }
 

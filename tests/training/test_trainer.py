@@ -130,6 +130,8 @@ def test_torch_is_left_as_it_was_found(make_config):
 
 def test_weights_of_another_model_are_refused(make_config):
     state = make_trainer(make_config()).state_dict()
-    other = make_trainer(make_config(model_options=("patch_size=4", "grid=3x3", "width=16", "depth=1", "heads=2")))
+    other = make_trainer(
+        make_config(model_options={"patch_size": 4, "grid": (3, 3), "width": 16, "depth": 1, "heads": 2})
+    )
     with pytest.raises(ValueError, match="does not fit this model"):
         other.load_state_dict(state)

@@ -121,7 +121,7 @@ def _pretraining(config: AblateConfig, study: Study, base: TrainConfig, name: st
     settings = shared | {
         "data": data_folder(config, set_name), "out": config.folder / "pretraining" / set_name / name / f"seed{seed}",
         "seed": seed, "model": chosen.model, "steps": steps, "warmup_steps": steps // 20, "draw_images": 4,
-        "model_options": model_options((*_shared_options(config, study), *_SMALL_MAE), chosen.options),
+        "model_options": {**_shared_options(config, study), **_SMALL_MAE, **chosen.options},
         "lr": 2e-3, "augmentation": replace(base.augmentation, scale=(0.5, 1.0)), "validate_every": max(steps // 4, 1),
     }  # fmt: skip
     training = PretrainConfig(**(settings | dict(chosen.training)))
@@ -134,7 +134,7 @@ def _pretraining(config: AblateConfig, study: Study, base: TrainConfig, name: st
 
 # A quarter of 36 cells shows too little of a glyph to restore the rest, and where the background is nearly flat,
 # normalised targets are mostly its faint shading (docs/log.md).
-_SMALL_MAE = ("decoder_width=64", "decoder_heads=4", "decoder_depth=2", "mask_ratio=0.5", "norm_target=False")
+_SMALL_MAE = {"decoder_width": 64, "decoder_heads": 4, "decoder_depth": 2, "mask_ratio": 0.5, "norm_target": False}
 _OWN_OF_PRETRAINING = ("betas", "min_lr")  # MAE's
 
 
@@ -149,7 +149,7 @@ def variant_training(base: TrainConfig, config: AblateConfig, study: Study, vari
     """The training of a variant: seed, data and run folder are still to be set. ValueError if it cannot be."""
 
     def training(variant: Variant, steps: int) -> TrainConfig:
-        options = model_options(_shared_options(config, study), variant.options)
+        options = {**_shared_options(config, study), **variant.options}
         changes: Mapping[str, Any] = {"steps": steps, "warmup_steps": steps // 20, **variant.training}
         return replace(base, model=variant.model, model_options=options, **changes)
 
@@ -163,13 +163,8 @@ def variant_training(base: TrainConfig, config: AblateConfig, study: Study, vari
         raise ValueError(f"variant {variant.name} of {study.name}: {error}") from error
 
 
-def _shared_options(config: AblateConfig, study: Study) -> tuple[str, ...]:
-    return (*SMALL_MODEL, "grid=4", f"stem={config.stem_of_models}", *study.options)
-
-
-def model_options(shared: Sequence[str], own: Sequence[str]) -> tuple[str, ...]:
-    """Options key=value, of which the variant's own replace those of the same key that all variants share."""
-    return tuple({option.partition("=")[0]: option for option in (*shared, *own)}.values())
+def _shared_options(config: AblateConfig, study: Study) -> dict[str, Any]:
+    return {**SMALL_MODEL, "grid": (4, 4), "stem": config.stem_of_models, **study.options}
 
 
 def study_sizes(study: Study, trainings: Sequence[TrainConfig]) -> tuple[int, ...]:

@@ -96,7 +96,7 @@ def _describe(
     return {
         "name": variant.name, "text": variant.text, "placement": variant.placement, "panel": variant.panel,
         "model": variant.model,
-        "options": list(variant.options), "sizes": list(training.sizes), "training": _shown(training),
+        "options": dict(variant.options), "sizes": list(training.sizes), "training": _shown(training),
         "steps": training.steps, "largest": largest, "far": 4 * largest,
         "trained_at": [side for side in measured if is_trained(training, side)],
         "parameters": next(iter(model.values()))["parameters"] if model else None,
@@ -109,7 +109,7 @@ def _describe(
 
 
 def _macs(training: TrainConfig, side: int) -> int:
-    model = VITAR.get_config(training.model, num_classes=CLASSES, **training.overrides())
+    model = VITAR.get_config(training.model, num_classes=CLASSES, **training.model_options)
     return sum(macs_by_part(model, (side, side)).values())
 
 

@@ -20,7 +20,7 @@ VITAR, DEIT, RESFORMER = "vitar_tiny_patch16", "deit_tiny_patch16", "resformer_t
 _AS_TRAINED = {224: 32, 448: 64, 1120: 96, 2240: 192, 4032: 384}
 _ONE_SIZE = {"sizes": ("32",), "size_weights": None}
 _REPLICAS = {"size_weights": None, "replicas": True, "consistency": 1.0}
-_CONDITIONAL = ("position=conditional", "placement=trunk")
+_CONDITIONAL = {"position": "conditional", "placement": "trunk"}
 _HEAVY_RANGE = {"sizes": ("32", "64", "96", "96-256"), "size_weights": (1.0, 1.0, 2.0, 0.2)}
 _HEAVY_TAIL = {"sizes": ("32", "64", "96", "256"), "size_weights": (1.0, 1.0, 2.0, 0.2)}
 
@@ -37,8 +37,8 @@ class Variant:
     """Where the part that is studied acts, if that is a question."""
     model: str = VITAR
     """The named model that it starts from."""
-    options: tuple[str, ...] = ()
-    """Changes to the model, key=value, beyond those that all variants share."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Changes to the model beyond those that all variants share, which they replace."""
     training: Mapping[str, Any] = field(default_factory=dict)
     """Fields of `TrainConfig` beyond `TRAINING`."""
     paper: str | None = None
@@ -57,8 +57,8 @@ class Pretraining:
 
     model: str
     """The named model."""
-    options: tuple[str, ...] = ()
-    """Changes to the model, key=value, beyond those that all runs of the study share."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Changes to the model beyond those that all runs of the study share, which they replace."""
     training: Mapping[str, Any] = field(default_factory=dict)
     """Fields of `PretrainConfig`."""
 
@@ -79,7 +79,7 @@ class Study:
     """Sides to measure at; four times the largest size of every variant comes on top."""
     pretrainings: Mapping[str, Pretraining] = field(default_factory=dict)
     """What variants start from, by name."""
-    options: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
     """Changes to the model that all variants and pre-trainings share, beyond those of all studies."""
     training: Mapping[str, Any] = field(default_factory=dict)
     """Fields of `TrainConfig` that all variants share, beyond `TRAINING`."""
@@ -113,48 +113,49 @@ POSITIONS = Study(
         ),
         Variant(
             name="learned", text="the same table without jitter", placement="before the merger, on every patch",
-            options=("position=learned",),
+            options={"position": "learned"},
         ),
         Variant(
             name="sincos", text="MAE's fixed sines and cosines", placement="before the merger, on every patch",
-            options=("position=sincos",), paper="sin-cos absolute (APE)",
+            options={"position": "sincos"}, paper="sin-cos absolute (APE)",
         ),
         Variant(
             name="conditional-before", text="PEG, a depthwise 3x3 convolution of the tokens",
-            placement="before the merger; sees one patch around", options=("position=conditional", "placement=before"),
+            placement="before the merger; sees one patch around",
+            options={"position": "conditional", "placement": "before"},
             paper="conditional (CPE)",
         ),
         Variant(
             name="conditional-trunk", text="PEG, a depthwise 3x3 convolution of the tokens",
-            placement="in the trunk, on a constant grid", options=("position=conditional", "placement=trunk"),
+            placement="in the trunk, on a constant grid", options={"position": "conditional", "placement": "trunk"},
             paper="conditional (CPE)",
         ),
         Variant(
             name="global-local-trunk",
             text="ResFormer's: convolved sines and cosines, and a convolution of the values",
             placement="global part before the merger, local part in every trunk block, on a constant grid",
-            options=("position=global_local", "placement=trunk"), paper="global-local (GLPE)",
+            options={"position": "global_local", "placement": "trunk"}, paper="global-local (GLPE)",
         ),
         Variant(
             name="global-local-before",
             text="ResFormer's: convolved sines and cosines, and a convolution of the tokens",
             placement="both parts before the merger; the local one sees one patch around",
-            options=("position=global_local", "placement=before"), paper="global-local (GLPE)",
+            options={"position": "global_local", "placement": "before"}, paper="global-local (GLPE)",
         ),
         Variant(
             name="relative-bias", text="Swin's table of biases on the attention logits",
-            placement="in every trunk block, on a constant grid", options=("position=relative_bias",),
+            placement="in every trunk block, on a constant grid", options={"position": "relative_bias"},
             paper="relative bias (RPB)",
         ),
         Variant(
             name="rotary", text="DINOv3's axial rotation of queries and keys",
-            placement="in every trunk block, on a constant grid", options=("position=rotary",),
+            placement="in every trunk block, on a constant grid", options={"position": "rotary"},
         ),
         Variant(
             name="rotary-rescale", text="the same with its box scaled by up to 2 while training",
-            placement="in every trunk block, on a constant grid", options=("position=rotary", "rescale=2.0"),
+            placement="in every trunk block, on a constant grid", options={"position": "rotary", "rescale": 2.0},
         ),
-        Variant(name="none", text="no positional encoding at all", placement="nowhere", options=("position=none",)),
+        Variant(name="none", text="no positional encoding at all", placement="nowhere", options={"position": "none"}),
         *_RIVALS,
     ),
 )  # fmt: skip
@@ -172,23 +173,23 @@ MERGERS = Study(
         ),
         Variant(
             name="balanced-cells", text="grid attention on cells that differ by at most one patch",
-            options=("cells=balanced",),
+            options={"cells": "balanced"},
         ),
         Variant(
-            name="average", text="the mean of each cell in one go, balanced cells", options=("merger=average",),
+            name="average", text="the mean of each cell in one go, balanced cells", options={"merger": "average"},
             paper="average pooling",
         ),
         Variant(
             name="concat", text="2x2 cells concatenated and projected, level by level (Swin's patch merging)",
-            options=("merger=concat",),
+            options={"merger": "concat"},
         ),
         Variant(
             name="none", text="no merger: a plain ViT with learned positions, trained at all the sizes",
-            options=("merger=none", "position=learned"),
+            options={"merger": "none", "position": "learned"},
         ),
         Variant(
             name="tome", text="no merger; every block merges 30 % of the tokens that are most alike (ToMe)",
-            placement="in every trunk block", options=("merger=none", "position=learned", "tome=0.3"),
+            placement="in every trunk block", options={"merger": "none", "position": "learned", "tome": 0.3},
         ),
         *_RIVALS,
     ),
@@ -249,11 +250,11 @@ EXTRAPOLATION = Study(
         Variant(name="paper", text="the paper's recipe", paper="ViTAR-S"),
         Variant(
             name="extra-1", text="while training, random 1x1 passes of the shared block, up to 1 at the end",
-            options=("extra_passes=1",),
+            options={"extra_passes": 1},
         ),
         Variant(
             name="extra-2", text="while training, random 1x1 passes of the shared block, up to 2 at the end",
-            options=("extra_passes=2",),
+            options={"extra_passes": 2},
         ),
         Variant(name="heavy-tail", text="one step in twenty at 256 pixels", training=_HEAVY_TAIL),
         Variant(
@@ -261,15 +262,15 @@ EXTRAPOLATION = Study(
             training={"sizes": ("32-96",), "size_weights": None, "aspect": (0.5, 2.0)},
         ),
         Variant(
-            name="balanced-cells", text="cells that differ by at most one patch", options=("cells=balanced",),
+            name="balanced-cells", text="cells that differ by at most one patch", options={"cells": "balanced"},
         ),
-        Variant(name="mean-start", text="grid attention that starts as the mean", options=("start=mean",)),
+        Variant(name="mean-start", text="grid attention that starts as the mean", options={"start": "mean"}),
         Variant(
-            name="scale-query", text="the query is told how many patches a cell holds", options=("scale_query=True",),
+            name="scale-query", text="the query is told how many patches a cell holds", options={"scale_query": True},
         ),
         Variant(
             name="learned-levels", text="plain means at the levels beyond the deepest trained one",
-            options=("learned_levels=2",),
+            options={"learned_levels": 2},
         ),
         Variant(
             name="conditional-trunk", text="PEG in the trunk, where it meets a constant grid; no fuzzy positions",
@@ -285,17 +286,17 @@ EXTRAPOLATION = Study(
         ),
         Variant(
             name="conditional-trunk+extra-1+heavy-tail", text="three together",
-            placement="in the trunk, on a constant grid", options=(*_CONDITIONAL, "extra_passes=1"),
+            placement="in the trunk, on a constant grid", options={**_CONDITIONAL, "extra_passes": 1},
             training=_HEAVY_TAIL,
         ),
         Variant(
-            name="extra-1+heavy-tail", text="two together", options=("extra_passes=1",), training=_HEAVY_TAIL,
+            name="extra-1+heavy-tail", text="two together", options={"extra_passes": 1}, training=_HEAVY_TAIL,
         ),
     ),
 )  # fmt: skip
 
-_SINCOS = ("position=sincos",)
-_MAE_VIT = (*_SINCOS, "pool=mean")
+_SINCOS = {"position": "sincos"}
+_MAE_VIT = {**_SINCOS, "pool": "mean"}
 _ONE_SIZE_48 = {"sizes": ("48",), "size_weights": None}
 
 
@@ -336,12 +337,12 @@ MAE = Study(
     "with few labels?",
     table=TABLE_6,
     landmarks={224: 48, 448: 96, 2240: 192, 4032: 384},
-    options=("grid=6",),
+    options={"grid": (6, 6)},
     training={"sizes": ("48", "64", "96"), "size_weights": None},
     pretrainings={
         "vitar": Pretraining(model="mae_vitar_tiny_patch16"),
         "vitar-sincos": Pretraining(model="mae_vitar_tiny_patch16", options=_SINCOS),
-        "vitar-patches": Pretraining(model="mae_vitar_tiny_patch16", options=("masking=patches",)),
+        "vitar-patches": Pretraining(model="mae_vitar_tiny_patch16", options={"masking": "patches"}),
         "vit": Pretraining(model="mae_vit_tiny_patch16", training=_ONE_SIZE_48),
     },
     variants=(

@@ -33,7 +33,7 @@ def hold_beyond(config: TrainConfig) -> TrainConfig:
     far = 32 * round(largest * FAR / 32)
     return replace(
         config,
-        model_options=(*config.model_options, "position=conditional", "placement=trunk"),
+        model_options={**config.model_options, "position": "conditional", "placement": "trunk"},
         sizes=(*config.sizes, str(far)),
         size_weights=(*weights, SHARE * sum(weights)),
     )

@@ -1,7 +1,7 @@
 """The demo and the study of the set *detail*: whole runs on generated images."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +26,7 @@ Kind = Literal["vitar", "deit"]
 TRAINING_SIZES = ("32", "64", "96")
 SWEEP_SIZES = ("24", "32", "48", "64", "96", "128", "192", "256", "384")
 STORED_SIDE = 440  # pixels of a stored short side: what an evaluation at 384 with a centre crop starts from
-SMALL_MODEL = ("width=96", "heads=3", "depth=4", "patch_size=8", "stem=conv")
+SMALL_MODEL: Mapping[str, Any] = {"width": 96, "heads": 3, "depth": 4, "patch_size": 8, "stem": "conv"}
 
 # Both models learn from the set *detail*, whose training images show glyphs of all heights. They are measured on large
 # glyphs, where resizing every image to one size is a good answer, and on its small ones, which only many pixels show.
@@ -94,9 +94,9 @@ def demo_training(config: DemoConfig, kind: Kind) -> TrainConfig:
     )  # fmt: skip
     if kind == "deit":
         return replace(
-            common, model="deit_tiny_patch16", model_options=(*SMALL_MODEL, "grid=4"), sizes=TRAINING_SIZES[:1]
+            common, model="deit_tiny_patch16", model_options={**SMALL_MODEL, "grid": (4, 4)}, sizes=TRAINING_SIZES[:1]
         )
-    options = (*SMALL_MODEL, "grid=4", "extra_passes=1")
+    options = {**SMALL_MODEL, "grid": (4, 4), "extra_passes": 1}
     return replace(
         common, model="vitar_tiny_patch16", model_options=options, sizes=TRAINING_SIZES, size_weights=(1, 1, 3)
     )
@@ -127,7 +127,7 @@ def learn_detail(out: Path, steps: int = 4000) -> Path:
     demo_config = demo_training(DemoConfig(out=out), "vitar")
     config = replace(
         demo_config, data=data, out=out / "detail", steps=steps, warmup_steps=100, size_weights=(1, 1, 6),
-        model_options=(*SMALL_MODEL, "grid=4"), progress=True,
+        model_options={**SMALL_MODEL, "grid": (4, 4)}, progress=True,
     )  # fmt: skip
     train(config)
     measured = SweepConfig(

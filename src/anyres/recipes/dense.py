@@ -22,10 +22,11 @@ Where these runs differ from the authors':
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from anyres.data.augment import MultiScale
 from anyres.training.detection.config import DetectionConfig
@@ -33,19 +34,19 @@ from anyres.training.segmentation.config import SegmentationConfig
 
 STEPS_PER_EPOCH = 7330  # of 16 images: the 117 266 of train2017 that have objects
 
-_VIT = ("merger=none", "position=learned", "interpolation=bicubic")
-_RESFORMER = ("merger=none", "position=global_local", "prefix_tokens=1")
-_OF_DETECTION = {
-    "vitar_{}": (), "vitar_{}_2x2": ("cells=2x2",), "vit_{}": _VIT, "vitdet_{}": (*_VIT, "window=14"),
+_VIT: Mapping[str, Any] = {"merger": "none", "position": "learned", "interpolation": "bicubic"}
+_RESFORMER: Mapping[str, Any] = {"merger": "none", "position": "global_local", "prefix_tokens": 1}
+_OF_DETECTION: Mapping[str, Mapping[str, Any]] = {
+    "vitar_{}": {}, "vitar_{}_2x2": {"cells": "2x2"}, "vit_{}": _VIT, "vitdet_{}": {**_VIT, "window": 14},
     "resformer_{}": _RESFORMER,
 }  # fmt: skip
-_OF_SEGMENTATION = {
-    "vitar_{}": (), "vitar_{}_2x2": ("cells=2x2",), "resformer_{}": _RESFORMER,
-    "deit_{}": (*_VIT, "prefix_tokens=1", "scales=(1,1,1,1)", "auxiliary_tap=3"),
+_OF_SEGMENTATION: Mapping[str, Mapping[str, Any]] = {
+    "vitar_{}": {}, "vitar_{}_2x2": {"cells": "2x2"}, "resformer_{}": _RESFORMER,
+    "deit_{}": {**_VIT, "prefix_tokens": 1, "scales": (1, 1, 1, 1), "auxiliary_tap": 3},
 }  # fmt: skip
 
 
-def coco_multi_scale(data: Path, out: Path, init: Path, *, size: str, options: tuple[str, ...]) -> DetectionConfig:
+def coco_multi_scale(data: Path, out: Path, init: Path, *, size: str, options: Mapping[str, Any]) -> DetectionConfig:
     """Mask R-CNN on COCO 2017, 36 epochs at many scales ("3x"), from a backbone trained on ImageNet-1k.
 
     Batches of 16, AdamW at 1e-4, a tenth after epochs 27 and 33, weight decay 0.05, warm-up of 500 steps, drop path
@@ -104,7 +105,7 @@ def coco_large_jitter(data: Path, out: Path, init: Path) -> DetectionConfig:
     )  # fmt: skip
 
 
-def ade20k(data: Path, out: Path, init: Path, *, size: str, options: tuple[str, ...]) -> SegmentationConfig:
+def ade20k(data: Path, out: Path, init: Path, *, size: str, options: Mapping[str, Any]) -> SegmentationConfig:
     """UperNet on ADE20K at 512 pixels, 80 000 steps (small) or 160 000 (base), from a backbone trained on ImageNet-1k.
 
     Batches of 16, AdamW at 6e-5 falling to 0 on a straight line ("poly", power 1) after 1500 steps of warm-up, weight
@@ -148,12 +149,14 @@ def ade20k_mae(data: Path, out: Path, init: Path) -> SegmentationConfig:
 
     Open: positions stay sin-cos and fixed here; the authors' learn, with a relative bias in every block.
     """
-    options = ("merger=none", "position=sincos", "prefix_tokens=1", "taps=(3,5,7,11)", "head_channels=768")
+    options = {"merger": "none", "position": "sincos", "prefix_tokens": 1, "taps": (3, 5, 7, 11), "head_channels": 768}
     run = _ade20k(data, out, init, "upernet_vitar_base_patch16", options, 160_000)
     return replace(run, lr=1e-4, weight_decay=0.05, layer_decay=0.65)
 
 
-def _ade20k(data: Path, out: Path, init: Path, model: str, options: tuple[str, ...], steps: int) -> SegmentationConfig:
+def _ade20k(
+    data: Path, out: Path, init: Path, model: str, options: Mapping[str, Any], steps: int
+) -> SegmentationConfig:
     """What both share. SegmentationConfig's own defaults are mmsegmentation's: decay, augmentation, auxiliary loss."""
     return SegmentationConfig(
         data=data, out=out, init=init, model=model, model_options=options, num_classes=150, reduce_zero_label=True,

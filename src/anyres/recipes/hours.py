@@ -71,14 +71,14 @@ def expected_macs(config: RunConfig, classes: int = 1000, convention: Convention
 
 def _model(config: RunConfig, classes: int) -> Model:
     if isinstance(config, PretrainConfig):
-        return AUTOENCODER.get_config(config.model, **config.overrides())
+        return AUTOENCODER.get_config(config.model, **config.model_options)
     if isinstance(config, SegmentationConfig):
-        return SEGMENTER.get_config(config.model, num_classes=config.num_classes, **config.overrides())
+        return SEGMENTER.get_config(config.model, num_classes=config.num_classes, **config.model_options)
     if isinstance(config, DetectionConfig):
         model = DETECTOR.get_config(config.model, **config.detector_options())
         positive = max(1, model.roi_samples // 4)  # torchvision's share of boxes that hold something
         return replace(model, test_proposals=model.roi_samples, detections=positive)
-    return VITAR.get_config(config.model, num_classes=classes, **config.overrides())
+    return VITAR.get_config(config.model, num_classes=classes, **config.model_options)
 
 
 def drawn_sizes(config: RunConfig) -> Iterator[tuple[float, Size]]:

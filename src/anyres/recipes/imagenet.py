@@ -143,7 +143,7 @@ def _deit_recipe(
 ) -> TrainConfig:
     """What all share. TrainConfig's own defaults are DeiT's too: weight decay, betas, augmentation, mixing."""
     return TrainConfig(
-        data=data, out=out, model=model, model_options=(f"drop_path_rate={drop_path}",), sizes=("224",),
+        data=data, out=out, model=model, model_options={"drop_path_rate": drop_path}, sizes=("224",),
         steps=epochs * STEPS_PER_EPOCH, warmup_steps=warmup_epochs * STEPS_PER_EPOCH, batch_size=1024, accumulate=8,
         lr=1e-3, min_lr=1e-5, repeats=3, precision="bfloat16", num_workers=16, checkpoint_every=STEPS_PER_EPOCH,
         log_every=50,

@@ -30,6 +30,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from anyres.recipes.imagenet import STEPS_PER_EPOCH, VITAR_SIZES
 from anyres.training.classification.config import TrainConfig
@@ -82,7 +83,7 @@ def vit_base_mae(data: Path, out: Path, init: Path) -> TrainConfig:
     Paper: 83.6 % top-1 at 224 (MAE; 83.46 to 83.66 in four runs of its code), 81.0 at 384, 77.5 at 448, 66.1 at 640,
     38.6 at 1120, 13.4 at 1792 (ViTAR, table 6), all after 1600 epochs of pre-training. Open: the same after 800.
     """
-    return _fine_tuning(data, out, init, "deit_base_patch16", ("224",), "position=sincos", "pool=mean")
+    return _fine_tuning(data, out, init, "deit_base_patch16", ("224",), position="sincos", pool="mean")
 
 
 def _pretraining(data: Path, out: Path, model: str, sizes: tuple[str, ...], *, epochs: int) -> PretrainConfig:
@@ -95,10 +96,10 @@ def _pretraining(data: Path, out: Path, model: str, sizes: tuple[str, ...], *, e
     )  # fmt: skip
 
 
-def _fine_tuning(data: Path, out: Path, init: Path, model: str, sizes: tuple[str, ...], *options: str) -> TrainConfig:
+def _fine_tuning(data: Path, out: Path, init: Path, model: str, sizes: tuple[str, ...], **options: Any) -> TrainConfig:
     """What both share. TrainConfig's own defaults are MAE's too: weight decay, betas, augmentation, mixing."""
     return TrainConfig(
-        data=data, out=out, init=init, model=model, model_options=("drop_path_rate=0.1", *options), sizes=sizes,
+        data=data, out=out, init=init, model=model, model_options={"drop_path_rate": 0.1, **options}, sizes=sizes,
         steps=100 * STEPS_PER_EPOCH, warmup_steps=5 * STEPS_PER_EPOCH, batch_size=1024, accumulate=8, lr=2e-3,
         min_lr=1e-6, layer_decay=0.65, precision="bfloat16", num_workers=16, checkpoint_every=STEPS_PER_EPOCH,
         log_every=50,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from anyres.data.transforms import train_transform
@@ -13,9 +13,10 @@ from anyres.layers.merge_plan import token_grid
 from anyres.models.architectures import AUTOENCODER, VITAR
 from anyres.models.config import ViTARConfig
 from anyres.models.presets import AUTOENCODERS, CLASSIFIERS
+from anyres.settings import default_of
 from anyres.sizes import MOST_ASPECT, SideRange, Size, stretched, whole_patch_size
 from anyres.training.classification.config import TrainConfig
-from anyres.training.config import RunConfig, default_of
+from anyres.training.config import RunConfig
 from anyres.training.optim import check_schedule, idle_in_schedule
 from anyres.training.pretraining.config import PretrainConfig
 
@@ -68,7 +69,7 @@ def check_config(config: TrainConfig) -> None:
             f"model is {config.model!r}, a masked auto-encoder; allowed: `anyres pretrain` with it, or to train "
             f"another from what that wrote, with init; nearest: {nearest!r}"
         )
-    model = VITAR.get_config(config.model, **config.overrides())
+    model = VITAR.get_config(config.model, **config.model_options)
     if config.linear_probe:
         _check_probe(config, model)
     if config.grad_pieces and model.merger == "none":
@@ -87,7 +88,7 @@ def _check_probe(config: TrainConfig, model: ViTARConfig) -> None:
     usual = VITAR.get_config(config.model)
     for name in _WHILE_LEARNING:
         given, default = getattr(model, name), getattr(usual, name)
-        if name in config.overrides() and given != default:
+        if name in config.model_options and given != default:
             raise ValueError(
                 f"model option {name} is {given} but has no effect, because linear_probe trains the head alone; "
                 "leave it out"
@@ -104,7 +105,7 @@ def check_pretraining(config: PretrainConfig) -> None:
             f"model is {config.model!r}, which is no masked auto-encoder; allowed: {', '.join(AUTOENCODERS)}; "
             f"nearest: {nearest!r}"
         )
-    model = AUTOENCODER.get_config(config.model, **config.overrides())
+    model = AUTOENCODER.get_config(config.model, **config.model_options)
     sizes = list(_extreme_sizes(config, model.backbone.patch_size))
     for size in sizes:
         model.visible(*size)
@@ -133,9 +134,18 @@ def check_run(config: RunConfig) -> None:
         _check_number(config, "betas", beta, 0.0, 1.0, "[)")
     check_choice("precision", config.precision, ("float32", "bfloat16"))
     config.torch_device()
+    _check_options(config)
     _check_sizes(config)
     check_schedule(config)
     _check_pieces(config)
+
+
+def _check_options(config: RunConfig) -> None:
+    if not isinstance(config.model_options, Mapping):
+        raise ValueError(f'model_options is {config.model_options!r}; allowed: a mapping, such as {{"width": 96}}')
+    if "num_classes" in config.model_options:
+        classes = "the number of classes is that of the data folder, and pre-training has none"
+        raise ValueError(f"model option 'num_classes' is not allowed: {classes}")
 
 
 def _check_augmentation(config: RunConfig, model: ViTARConfig) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ast
-import dataclasses
-import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,7 +14,9 @@ from anyres.data.cache import DEFAULT_BYTES
 from anyres.data.decode import MAX_PIXELS
 from anyres.data.schedule import EverySize, ResolutionSchedule
 from anyres.devices import resolve_device
-from anyres.sizes import SideRange, Size, parse_entry, parse_size
+from anyres.settings import defaults, plain
+from anyres.sizes import SideRange, Size, parse_entry
+from anyres.training.model_options import parse_options
 
 if TYPE_CHECKING:
     from anyres.training.task import Task
@@ -40,8 +40,9 @@ class RunConfig:
     """Run folder. A run that is already there with the same settings goes on where it stopped."""
     model: str
     """Name of the model; `anyres models` lists them."""
-    model_options: tuple[str, ...] = ()
-    """Changes to the model, written key=value: grid=7x7 width=96 position=learned drop_path_rate=0.1"""
+    model_options: Mapping[str, Any] = field(default_factory=dict)
+    """Changes to the model: keyword arguments of `create_model`, on the command line written key=value, such as
+    grid=7x7 width=96 position=learned drop_path_rate=0.1"""
     sizes: tuple[str, ...] = ("224",)
     """Training sizes in pixels; every step draws one. "224", "224x320" (height x width), or a range of squares "32-96",
     log-uniform over every whole number in it."""
@@ -135,15 +136,6 @@ class RunConfig:
         """Which size each step has."""
         return ResolutionSchedule(self.size_entries(), self.seed, self.size_weights, self.aspect)
 
-    def overrides(self) -> dict[str, Any]:
-        """`model_options` as keyword arguments of `create_model`. ValueError for one that is given twice or not so."""
-        pairs = [parse_option(option) for option in self.model_options]
-        names = [name for name, _ in pairs]
-        repeated = [name for name in names if names.count(name) > 1]
-        if repeated:
-            raise ValueError(f"model option {repeated[0]!r} is given {names.count(repeated[0])} times; allowed: once")
-        return dict(pairs)
-
     def torch_device(self) -> torch.device:
         """The device meant by `device`. ValueError if this machine lacks it."""
         return resolve_device(self.device)
@@ -165,32 +157,12 @@ class RunConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Plain lists, numbers and strings, as written to train.json."""
-        plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self), default=str))
-        return plain
-
-
-def default_of(name: str, kind: type[RunConfig]) -> Any:
-    """The default of a field of a configuration."""
-    return next(field.default for field in dataclasses.fields(kind) if field.name == name)
+        settings: dict[str, Any] = plain(self)
+        return settings
 
 
 def with_defaults(old: dict[str, Any], new: dict[str, Any], kind: type[RunConfig]) -> dict[str, Any]:
     """Settings of a run (`to_json`), with the fields at their defaults that only `new` has: a later version's."""
-    known = kind(data=Path(), out=Path(), model=default_of("model", kind)).to_json()
-    return {**{name: value for name, value in known.items() if name in new and name != "out"}, **old}
-
-
-def parse_option(option: str) -> tuple[str, Any]:
-    """Turns "grid=7x7" into ("grid", (7, 7)); values are numbers, tuples (0.5,0.5), True, False, None, else strings."""
-    name, equals, text = option.partition("=")
-    if not equals:
-        raise ValueError(f"model option {option!r} has no '='; write it as key=value, for example grid=7x7")
-    if name == "num_classes":
-        classes = "the number of classes is that of the data folder, and pre-training has none"
-        raise ValueError(f"model option 'num_classes' is not allowed: {classes}")
-    if name == "grid":
-        return name, parse_size(text)
-    try:
-        return name, ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return name, text
+    if isinstance(old.get("model_options"), list):  # the first version's
+        old = old | {"model_options": plain(parse_options(old["model_options"]))}
+    return {**{name: value for name, value in plain(defaults(kind)).items() if name in new}, **old}

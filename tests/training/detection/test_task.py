@@ -15,7 +15,6 @@ from anyres.models.architectures import backbone_of, create_model
 from anyres.models.detector import Detector
 from anyres.models.weights.files import load, save
 from anyres.predict.objects import detect, write_results
-from anyres.sizes import parse_size
 from anyres.training.checkpoint import NAME, load_checkpoint
 from anyres.training.detection.config import DetectionConfig
 from anyres.training.detection.task import DetectionTask
@@ -24,10 +23,11 @@ from anyres.training.runlog import STEPS, VALIDATIONS, read_rows
 from anyres.training.trainer import Trainer
 
 COLOURS = {3: (220, 40, 40), 17: (40, 60, 230)}  # red boxes and blue discs
-SMALL = (
-    "width=32", "depth=2", "heads=2", "grid=4x4", "channels=16", "box_features=32", "anchor_sizes=(8,16,32,64,128)",
-    "train_proposals=60", "test_proposals=30", "rpn_samples=64", "roi_samples=32",
-)  # fmt: skip
+SMALL = {
+    "width": 32, "depth": 2, "heads": 2, "grid": (4, 4), "channels": 16, "box_features": 32,
+    "anchor_sizes": (8, 16, 32, 64, 128), "train_proposals": 60, "test_proposals": 30, "rpn_samples": 64,
+    "roi_samples": 32,
+}  # fmt: skip
 MILD = ScaleJitter(scale=(0.9, 1.1))
 MANY = MultiScale(shortest=32, spacing=8, before=(40, 50), crop=(30, 60), most=70)
 
@@ -148,7 +148,7 @@ def test_a_run_learns_and_what_it_finds_is_on_disk(make, shapes, capsys):
 def test_shapes_are_learned_by_heart(make, tmp_path):
     for split in ("train", "val"):
         write_shapes(tmp_path / "same", split, 6, 0)
-    options = (*SMALL[:3], *SMALL[4:], "patch_size=8", "grid=8x8")
+    options = {**SMALL, "patch_size": 8, "grid": (8, 8)}
     config = make(
         data=tmp_path / "same", steps=300, sizes=("64",), batch_size=4, lr=3e-3, augmentation=MILD,
         model_options=options, weight_decay=0.01, clip_grad=1.0,
@@ -170,21 +170,20 @@ def test_a_step_does_not_depend_on_the_generator(make):
     "changes",
     [
         {"precision": "bfloat16"},
-        {"model_options": (*SMALL, "masks=False"), "accumulate": 2},
-        {"model_options": (*SMALL, "cells=2x2"), "grad_checkpointing": True},
-        {"model_options": (*SMALL, "merger=none", "min_size=40")},
+        {"model_options": {**SMALL, "masks": False}, "accumulate": 2},
+        {"model_options": {**SMALL, "cells": "2x2"}, "grad_checkpointing": True},
+        {"model_options": {**SMALL, "merger": "none", "min_size": 40}},
         {"augmentation": MANY, "sizes": ("56x80",), "accumulate": 2, "lr_schedule": "poly"},
     ],
 )
 def test_other_kinds_of_runs_finish(make, changes):
     result = train(make(steps=2, **changes))
     assert result.finished and np.isfinite(result.loss)
-    assert ("mask_ap" in result.validation[0]) == ("masks=False" not in changes.get("model_options", ()))
+    assert ("mask_ap" in result.validation[0]) == changes.get("model_options", {}).get("masks", True)
 
 
 def test_a_backbone_starts_from_weights(make, tmp_path, capsys):
-    options = dict(pair.split("=") for pair in SMALL[:4])
-    options = {k: int(v) if v.isdigit() else parse_size(v) for k, v in options.items()}
+    options = {name: SMALL[name] for name in ("width", "depth", "heads", "grid")}
     classifier = create_model("vitar_tiny_patch16", num_classes=4, **options)
     save(tmp_path / "model", classifier, name=None, classes=list("abcd"), training_sizes=[(64, 64)])
     task = DetectionTask(make(init=tmp_path / "model"))
@@ -226,7 +225,7 @@ def test_a_run_of_before_schedules_and_layer_decay_goes_on(make):
 def test_a_detector_starts_from_a_run_of_detection_at_another_grid(make, tmp_path, capsys):
     before = train(make(steps=1, warmup_steps=0, out=tmp_path / "before", ema=None)).run
     trained, _ = load(before, Detector)
-    options = (*SMALL[:3], "grid=3x5", *SMALL[4:], "cells=2x2")
+    options = {**SMALL, "grid": (3, 5), "cells": "2x2"}
     task = DetectionTask(make(init=before, init_resize=True, model_options=options))
     assert backbone_of(task.model).position.table.shape == (3, 5, 32)
     for name, value in backbone_of(trained).state_dict().items():
@@ -269,8 +268,8 @@ def test_findings_are_said_and_unreadable_images_listed(make, tmp_path, capsys):
     ("changes", "message"),
     [
         ({"model": "vitar_tiny_patch16"}, "unknown detector 'vitar_tiny_patch16'"),
-        ({"model_options": ("num_classes=5",)}, "num_classes"),
-        ({"model_options": ("anchor_sizes=(1,2)",)}, r"anchor_sizes is \(1, 2\)"),
+        ({"model_options": {"num_classes": 5}}, "num_classes"),
+        ({"model_options": {"anchor_sizes": (1, 2)}}, r"anchor_sizes is \(1, 2\)"),
         ({"cache": True}, "cache is True but has no effect, because detection reads"),
         ({"repeats": 2}, "repeats is 2 but has no effect"),
         ({"init_resize": True}, "init_resize is True but has no effect, because there is no init"),

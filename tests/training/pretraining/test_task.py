@@ -17,16 +17,15 @@ from anyres.models.weights.files import load
 from anyres.seeds import key
 from anyres.training import PretrainConfig, TrainConfig, train
 from anyres.training.checkpoint import NAME, load_checkpoint
+from anyres.training.model_options import options_as_text
 from anyres.training.pretraining.task import PretrainTask
 from anyres.training.runlog import STEPS, VALIDATIONS, describe, read_rows
 from anyres.training.trainer import Trainer
 
 CPU = torch.device("cpu")
-SMALL = (
-    "patch_size=4", "grid=3x3", "width=16", "depth=2", "heads=2", "decoder_width=16", "decoder_depth=1",
-    "decoder_heads=2",
-)  # fmt: skip
-RANDOM = ("drop_path_rate=0.2", "extra_passes=1")
+VITAR = {"patch_size": 4, "grid": (3, 3), "width": 16, "depth": 2, "heads": 2}
+SMALL = VITAR | {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2}  # fmt: skip
+RANDOM = {"drop_path_rate": 0.2, "extra_passes": 1}
 
 
 @pytest.fixture
@@ -35,7 +34,7 @@ def make(data, tmp_path):
 
     def made(**changes):
         settings = {
-            "data": data, "out": tmp_path / "run", "model_options": (*SMALL, *RANDOM), "sizes": ("13", "16x23"),
+            "data": data, "out": tmp_path / "run", "model_options": SMALL | RANDOM, "sizes": ("13", "16x23"),
             "steps": 5, "batch_size": 4, "warmup_steps": 1, "ema": 0.9, "checkpoint_every": 2, "draw_images": 2,
             "threads": 1, "device": "cpu", "tensorboard": False, "progress": False,
         }  # fmt: skip
@@ -123,10 +122,10 @@ def test_a_step_does_not_depend_on_the_generator_nor_on_recomputing(make):
     "changes",
     [
         {"precision": "bfloat16"},
-        {"model_options": (*SMALL, "in_channels=1")},
+        {"model_options": {**SMALL, "in_channels": 1}},
         {"model": "mae_vit_tiny_patch16", "own_aspect": True, "sizes": ("13-20",)},
         {
-            "model_options": (*SMALL, "masking=patches", "large_target=True"),
+            "model_options": {**SMALL, "masking": "patches", "large_target": True},
             "sizes": ("13", "30"),
             "aspect": (0.7, 1.4),
             "repeats": 2,
@@ -179,7 +178,7 @@ def test_validation_is_the_mean_of_each_image_alone_with_its_own_mask(make, own_
 
 def test_a_run_learns_and_what_it_learned_is_on_disk(make, capsys):
     mild = TrainAugment(scale=(0.8, 1.0), auto_augment=None, erasing=0.0)
-    options = (*SMALL, "norm_target=False")
+    options = {**SMALL, "norm_target": False}
     config = make(model_options=options, augmentation=mild, steps=60, batch_size=8, lr=5e-3, ema=None)
     result = train(config)
     losses = [row["loss"] for row in read_rows(config.out / STEPS)]
@@ -192,7 +191,7 @@ def test_a_run_learns_and_what_it_learned_is_on_disk(make, capsys):
     assert f"step 60: loss at 13x13 {row['loss']:.3f}" in capsys.readouterr().err
     tuned = train(
         TrainConfig(
-            data=config.data, out=config.out.with_name("tuned"), init=config.out, model_options=SMALL[:5],
+            data=config.data, out=config.out.with_name("tuned"), init=config.out, model_options=VITAR,
             sizes=("13",), steps=2, warmup_steps=1, batch_size=4, tensorboard=False, progress=False,
         )
     )  # fmt: skip
@@ -248,22 +247,22 @@ def test_unreadable_images_are_neither_drawn_nor_fatal(make, unlabelled):
         ({"model": "vitar_tiny_patch16"}, "no masked auto-encoder; .*nearest: 'mae_vitar_tiny_patch16'"),
         ({"model": "deit_small_patch16"}, "no masked auto-encoder; .*nearest: 'mae_vit_small_patch16'"),
         ({"model": "mae_vitar_tiny"}, "unknown model.*Did you mean 'mae_vitar_tiny_patch16'"),
-        ({"model_options": (*SMALL, "mask_ratio=0.95")}, "at 13x13 pixels .*mask_ratio is 0.95.*none is visible"),
-        ({"model_options": (*SMALL, "mask_ratio=0")}, "mask_ratio is 0"),
-        ({"model_options": (*SMALL, "mask_ratio=1.5")}, "mask_ratio is 1.5"),
+        ({"model_options": {**SMALL, "mask_ratio": 0.95}}, "at 13x13 pixels .*mask_ratio is 0.95.*none is visible"),
+        ({"model_options": {**SMALL, "mask_ratio": 0}}, "mask_ratio is 0"),
+        ({"model_options": {**SMALL, "mask_ratio": 1.5}}, "mask_ratio is 1.5"),
         ({"sizes": ("40", "4x12")}, "at 4x12 pixels the grid has 1x3 cells; masking needs at least 4"),
         ({"sizes": ("4-40",)}, "at 4x4 pixels the grid has 1x1 cells"),
         ({"sizes": ("12",), "aspect": (1.0, 9.0)}, "at 4x36 pixels the grid has 1x3 cells"),
         (
-            {"sizes": ("8",), "own_aspect": True, "model_options": (*SMALL[1:], "patch_size=5")},
+            {"sizes": ("8",), "own_aspect": True, "model_options": {**SMALL, "patch_size": 5}},
             "5x15 pixels the grid has 1x3",
         ),
-        ({"model_options": ("stem=conv",)}, 'stem is "conv".*leak.*stem="patch"'),
-        ({"model_options": ("position=conditional",)}, 'position is "conditional".*leak'),
-        ({"model_options": ("position=global_local",)}, 'position is "global_local".*leak'),
-        ({"model_options": ("masking=rows",)}, "unknown masking 'rows'"),
-        ({"model_options": ("num_classes=5",)}, "num_classes.*pre-training has none"),
-        ({"model_options": ("mask_raito=0.5",)}, "mask_raito.*Did you mean 'mask_ratio'"),
+        ({"model_options": {"stem": "conv"}}, 'stem is "conv".*leak.*stem="patch"'),
+        ({"model_options": {"position": "conditional"}}, 'position is "conditional".*leak'),
+        ({"model_options": {"position": "global_local"}}, 'position is "global_local".*leak'),
+        ({"model_options": {"masking": "rows"}}, "unknown masking 'rows'"),
+        ({"model_options": {"num_classes": 5}}, "num_classes.*pre-training has none"),
+        ({"model_options": {"mask_raito": 0.5}}, "mask_raito.*Did you mean 'mask_ratio'"),
         ({"own_aspect": True}, "sizes names 16x23, but with own_aspect a size is an area.*nearest: 19"),
         ({"own_aspect": True, "sizes": ("13",), "aspect": (0.5, 2.0)}, "aspect is .* no effect, because images keep"),
         ({"draw_images": -1}, "draw_images is -1; allowed: whole numbers from 0"),
@@ -326,7 +325,8 @@ def test_fields_that_an_older_version_did_not_know_are_at_their_defaults(make):
 
 
 def test_the_command(data, tmp_path, capsys):
-    arguments = ["pretrain", "--data", str(data), "--out", str(tmp_path / "run"), "--model-options", *SMALL]
+    arguments = ["pretrain", "--data", str(data), "--out", str(tmp_path / "run"), "--model-options"]
+    arguments += options_as_text(SMALL)
     arguments += ["--sizes", "13", "20", "--own-aspect", "--steps", "2", "--warmup-steps", "1", "--batch-size", "3"]
     assert main([*arguments, "--no-progress"]) == 0
     assert load(tmp_path / "run", MaskedAutoencoder)[0].config.backbone.width == 16

@@ -169,7 +169,7 @@ def test_other_records_are_another_run(encoder, data, config, tmp_path):
     ("name", "value"),
     [
         ("model", "vitar_small_patch16"),
-        ("model_options", ("width=8",)),
+        ("model_options", {"width": 8}),
         ("sizes", ("32",)),
         ("mixup", 0.2),
         ("cutmix", 0.0),

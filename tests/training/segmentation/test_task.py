@@ -22,10 +22,8 @@ from anyres.training.segmentation.task import SegmentationTask
 from anyres.training.trainer import Trainer
 
 CPU = torch.device("cpu")
-SMALL = (
-    "patch_size=4", "grid=6x6", "width=32", "depth=4", "heads=2", "taps=(0,1,2,3)", "head_channels=16",
-    "auxiliary_channels=16", "drop_path_rate=0.0",
-)  # fmt: skip
+VITAR = {"patch_size": 4, "grid": (6, 6), "width": 32, "depth": 4, "heads": 2}
+SMALL = VITAR | {"taps": (0, 1, 2, 3), "head_channels": 16, "auxiliary_channels": 16, "drop_path_rate": 0.0}
 STILL = SegmentAugment(scale=(1.0, 1.0), cat_max_ratio=1.0, hflip=0.0, photometric=False)
 COLOURS = ((90, 90, 90), (220, 60, 50), (60, 80, 220))
 
@@ -109,7 +107,7 @@ def end_of(config):
 
 @pytest.mark.parametrize("step", [2, 4])
 def test_resumed_equals_uninterrupted(make, tmp_path, monkeypatch, step):
-    common = {"model_options": (*SMALL[:-1], "drop_path_rate=0.3"), "ema": 0.9, "validate_every": 3}
+    common = {"model_options": {**SMALL, "drop_path_rate": 0.3}, "ema": 0.9, "validate_every": 3}
     reference = make(out=tmp_path / "uninterrupted", **common)
     assert train(reference).finished
     config, update = make(num_workers=1, checkpoint_every=1, **common), Trainer.update
@@ -163,7 +161,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch_but_for_its_statisti
     monkeypatch.setattr(torch.nn.BatchNorm2d, "forward", lambda self, x: F.batch_norm(  # fixed ones for all pieces
         x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.1, self.eps
     ))  # fmt: skip
-    options = (*SMALL, "jitter=0.0")
+    options = {**SMALL, "jitter": 0.0}
     configs = make(model_options=options), make(model_options=options, accumulate=2)
     whole, parts = (Trainer(config, SegmentationTask(config), CPU) for config in configs)
     batch = whole.task.stream.batch(0)
@@ -187,7 +185,7 @@ def test_a_run_starts_from_a_backbone(make, tmp_path, capsys):
     assert "Fresh: heads. Left out: head." in capsys.readouterr().err
     assert "init" in started.identity() and "init" not in task.identity()
     with pytest.raises(ValueError, match="width is 32 there and 16 in the model"):
-        SegmentationTask(make(init=tmp_path / "start", model_options=(*SMALL[:2], "width=16", *SMALL[3:])))
+        SegmentationTask(make(init=tmp_path / "start", model_options={**SMALL, "width": 16}))
 
 
 def test_a_segmenter_starts_from_a_run_of_segmentation_and_decays_by_layers(make, tmp_path, capsys):
@@ -242,7 +240,15 @@ def test_masks_that_cannot_be_used_are_named_and_the_run_goes_on(make, tmp_path,
 
 @pytest.mark.parametrize("decoder", ["unmerge", "bilinear"])
 def test_light_heads_learn_from_single_images(make, decoder):
-    options = ("patch_size=4", "grid=4x4", "width=32", "depth=2", "heads=2", "head_channels=16", f"decoder={decoder}")
+    options = {
+        "patch_size": 4,
+        "grid": (4, 4),
+        "width": 32,
+        "depth": 2,
+        "heads": 2,
+        "head_channels": 16,
+        "decoder": decoder,
+    }
     model = "unmerge_vitar_small_patch16"
     assert train(make(model=model, model_options=options, accumulate=4)).finished
 
@@ -256,15 +262,18 @@ def test_light_heads_learn_from_single_images(make, decoder):
         ({"batch_size": 1}, "needs two images: nearest: batch_size=2$"),
         ({"auxiliary_weight": 0.0}, "auxiliary_channels=0"),
         (
-            {"model_options": (*SMALL[:-2], "auxiliary_channels=0"), "auxiliary_weight": 0.1},
+            {"model_options": {**SMALL, "auxiliary_channels": 0}, "auxiliary_weight": 0.1},
             "auxiliary_weight .*effect",
         ),
         ({"cache": True}, "cache is True but has no effect, because segmentation reads"),
         ({"repeats": 2}, "repeats is 2 but has no effect"),
         ({"init_resize": True}, "init_resize is True but has no effect, because there is no init"),
         ({"model": "vitar_small_patch16"}, "unknown model to segment with .*upernet_vitar_small_patch16"),
-        ({"model_options": ("num_classes=4",)}, "num_classes.*not allowed"),
-        ({"model_options": SMALL[:5]}, r"taps are .*usual: \(0, 1, 2, 3\)"),
+        ({"model_options": {"num_classes": 4}}, "num_classes.*not allowed"),
+        (
+            {"model_options": VITAR},
+            r"taps are .*usual: \(0, 1, 2, 3\)",
+        ),
         ({"lr": -1.0}, "lr is -1.0"),
         ({"layer_decay": 1.5}, "layer_decay is 1.5; allowed: above 0 up to 1"),
         ({"lr_power": 0.9}, "lr_power is 0.9 but has no effect, because lr_schedule is 'cosine'"),

@@ -19,11 +19,11 @@ from anyres.models.architectures import create_model
 from anyres.models.vitar import Features, ViTAR
 from anyres.models.weights.files import save
 from anyres.seeds import key, seeded
+from anyres.settings import default_of
 from anyres.sizes import Size
 from anyres.training.classification.config import TrainConfig
 from anyres.training.classification.consistency import replica_loss
 from anyres.training.classification.mixing import make_mixup
-from anyres.training.config import default_of
 from anyres.training.finetune import freeze_below_head, identity_of_init, start_from
 
 _INIT, _MIX = 0x494E4954, 0x4D495855  # keep the draws of initialisation and mixing apart from all others
@@ -63,7 +63,7 @@ class ClassificationTask:
             )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(key(config.seed, _INIT))
-            self.model: ViTAR = create_model(config.model, num_classes=len(self.folder.classes), **config.overrides())
+            self.model: ViTAR = create_model(config.model, num_classes=len(self.folder.classes), **config.model_options)
         if config.init is not None:
             start_from(config, self.model)
         if config.linear_probe:

@@ -63,7 +63,7 @@ class DetectionConfig(DenseConfig):
     def detector_options(self) -> dict[str, Any]:
         """`overrides` with the size to work at in evaluation, which is by default the largest training size."""
         largest = max(self.parsed_sizes(), key=lambda size: (size[0] * size[1], size))
-        return {"min_size": min(largest), "max_size": max(largest), **self.overrides()}
+        return {"min_size": min(largest), "max_size": max(largest), **self.model_options}
 
     def make_task(self) -> Task:
         from anyres.training.detection.task import DetectionTask

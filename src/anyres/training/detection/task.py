@@ -24,9 +24,9 @@ from anyres.models.detector import Detector
 from anyres.models.weights.files import save
 from anyres.predict.objects import detect, draw_detections
 from anyres.seeds import key
+from anyres.settings import default_of
 from anyres.sizes import Size
 from anyres.spacing import evenly_spaced
-from anyres.training.config import default_of
 from anyres.training.detection.config import DetectionConfig
 from anyres.training.finetune import identity_of_init, start_backbone
 from anyres.training.pretraining.reconstructions import write_picture

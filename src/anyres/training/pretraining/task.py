@@ -25,8 +25,8 @@ from anyres.models.architectures import AUTOENCODER
 from anyres.models.mae import MaskedAutoencoder
 from anyres.models.weights.files import save
 from anyres.seeds import key, permutation
+from anyres.settings import default_of
 from anyres.sizes import Size
-from anyres.training.config import default_of
 from anyres.training.pretraining.config import PretrainConfig
 from anyres.training.pretraining.reconstructions import Block, Row, draw_blocks, write_picture
 
@@ -53,7 +53,7 @@ class PretrainTask:
         self.folder, self.validation = _folders(config)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(key(config.seed, _INIT))
-            self.model = MaskedAutoencoder(AUTOENCODER.get_config(config.model, **config.overrides()))
+            self.model = MaskedAutoencoder(AUTOENCODER.get_config(config.model, **config.model_options))
         self.settings = self.model.config.backbone
         self.stream = TrainingStream(
             self.folder,

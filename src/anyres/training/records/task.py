@@ -17,10 +17,10 @@ from anyres.errors import Unreadable
 from anyres.models.vitar import ViTAR
 from anyres.models.weights.files import ModelInfo, load, model_digest, save
 from anyres.seeds import key, permutation
+from anyres.settings import default_of
 from anyres.sizes import Size
 from anyres.streaming.records import INDEX, Records
 from anyres.training.classification.config import TrainConfig
-from anyres.training.config import default_of
 
 _HEAD = 0x48454144  # keeps the draws of initialisation apart from all others
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from anyres.data.augment import SegmentAugment
 from anyres.data.segmentation import IGNORE
 from anyres.models.architectures import SEGMENTER
+from anyres.settings import default_of
 from anyres.training.checks import check_idle, check_run
-from anyres.training.config import default_of
 from anyres.training.dense_config import DenseConfig, idle_in_dense_runs
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class SegmentationConfig(DenseConfig):
                 f"auxiliary_weight is {self.auxiliary_weight}; allowed: above 0; to leave the head out, "
                 "--model-options auxiliary_channels=0"
             )
-        model = SEGMENTER.get_config(self.model, num_classes=self.num_classes, **self.overrides())
+        model = SEGMENTER.get_config(self.model, num_classes=self.num_classes, **self.model_options)
         if model.decoder == "upernet" and self.batch_size // self.accumulate < 2:
             fewer = f", or accumulate={self.batch_size // 2}" if self.batch_size > 1 else ""
             raise ValueError(

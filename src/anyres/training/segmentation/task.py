@@ -20,7 +20,7 @@ from anyres.models.architectures import SEGMENTER
 from anyres.models.segmenter import Segmenter
 from anyres.models.weights.files import save
 from anyres.seeds import key
-from anyres.training.config import default_of
+from anyres.settings import default_of
 from anyres.training.finetune import identity_of_init, start_backbone
 from anyres.training.segmentation.config import SegmentationConfig
 
@@ -55,7 +55,7 @@ class SegmentationTask:
         self.classes = class_names(config.data, config.num_classes, reduce_zero_label=config.reduce_zero_label)
         self.folder = _folder(config, "train")
         self.validation = _validation_folder(config)
-        settings = SEGMENTER.get_config(config.model, num_classes=config.num_classes, **config.overrides())
+        settings = SEGMENTER.get_config(config.model, num_classes=config.num_classes, **config.model_options)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(key(config.seed, _INIT))
             self.model = Segmenter(settings)
