@@ -23,17 +23,9 @@ def config(**changes):
     return TrainConfig(**(given | {"warmup_steps": 5, "batch_size": 4} | changes))
 
 
-def pretraining(options={}, **changes):  # noqa: B006
-    options = {
-        "patch_size": 8,
-        "grid": (2, 2),
-        "width": 24,
-        "depth": 1,
-        "heads": 2,
-        "decoder_width": 16,
-        "decoder_heads": 2,
-        **options,
-    }
+def pretraining(changed=None, **changes):
+    options = {"patch_size": 8, "grid": (2, 2), "width": 24, "depth": 1, "heads": 2}
+    options |= {"decoder_width": 16, "decoder_heads": 2, **(changed or {})}
     given = {"data": "data", "out": "out", "model_options": options, "sizes": ("16", "40x56"), "steps": 100}
     return PretrainConfig(**(given | {"warmup_steps": 5, "batch_size": 4} | changes))
 
@@ -129,5 +121,5 @@ def test_extra_passes_of_pretraining_cost_the_mean_over_all_masks_and_draws(mask
         extra = sum(costs) / len(costs) - counted(merge_visible, merger, tokens, mask, plan)
         total += extra * (number == kind).float().mean().item()
     assert len(kinds) == (1 if masking == "cells" else 7)
-    without = pretraining(f"masking={masking}", *learned, sizes=("64x16",))
+    without = pretraining({"masking": masking, **learned}, sizes=("64x16",))
     assert expected_macs(run) - expected_macs(without) == pytest.approx(total, rel=1e-4)

@@ -1,6 +1,6 @@
 """A study of two tiny variants on a few generated images."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ TRAINING: dict[str, Any] = {
 }  # fmt: skip
 
 
-def make_variant(name: str, options: Mapping[str, Any] = {}, paper: str | None = None, **training: Any) -> Variant:
+def make_variant(name: str, options: dict[str, Any] | None = None, paper: str | None = None, **training: Any) -> Variant:
     shown = {"name": name, "text": f"<{name}>", "paper": paper}
-    return Variant(**shown, options={**OPTIONS, **options}, training=TRAINING | training)
+    return Variant(**shown, options=OPTIONS | (options or {}), training=TRAINING | training)
 
 
 def make_settings(out: Path, **changes: Any) -> AblateConfig:

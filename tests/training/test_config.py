@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import tyro
 
+from anyres.cli.model_options import REGISTRY
 from anyres.settings import differences
 from anyres.training.checks import check_config
 from anyres.training.classification.config import TrainConfig
@@ -166,7 +167,9 @@ def test_model_options_that_the_first_version_wrote_as_text_are_read(make_config
     assert differences(with_defaults(old, new, TrainConfig), new) == []
     old["model_options"] = ["cells=balanced", "grid=3x4", "width=8"]
     assert differences(with_defaults(old, new, TrainConfig), new) == [
-        "model_options.cells",
+        "model_options.grid: [3, 4] there, [3, 3] here",
+        "model_options.width: 8 there, 'not set' here",
+        "model_options.mean: 'not set' there, [0.5, 0.5, 0.5] here",
     ]
 
 
@@ -184,7 +187,7 @@ def test_operational_fields_exist():
 @pytest.mark.parametrize("kind", [TrainConfig, PretrainConfig])
 def test_every_field_is_explained_on_the_command_line(kind, capsys):
     with pytest.raises(SystemExit):
-        tyro.cli(kind, args=["--help"])
+        tyro.cli(kind, registry=REGISTRY, args=["--help"])
     text = re.sub(r"\s+", " ", capsys.readouterr().out)
     source = "".join(inspect.getsource(each) for each in kind.__mro__ if dataclasses.is_dataclass(each))
     for field in dataclasses.fields(kind):
@@ -193,13 +196,27 @@ def test_every_field_is_explained_on_the_command_line(kind, capsys):
             assert f"--{field.name.replace('_', '-')}" in text
 
 
+def parsed(*arguments):
+    return tyro.cli(TrainConfig, registry=REGISTRY, args=["--data", "data", "--out", "out", *arguments])
+
+
+def test_model_options_on_the_command_line(capsys):
+    assert parsed("--model-options", "patch_size=8", "grid=7", "--seed", "3").model_options == {
+        "patch_size": 8, "grid": (7, 7),
+    }  # fmt: skip
+    assert parsed("--model-options").model_options == parsed().model_options == {}
+    for given, message in ((["width"], "'width' has no '='"), (["width=3", "width=4"], "'width' is given 2 times")):
+        with pytest.raises(SystemExit):
+            parsed("--model-options", *given)
+        assert message in re.sub(r"[\s│]+", " ", capsys.readouterr().err)
+
+
 def test_the_command_line_gives_the_same_settings(make_config):
-    config = make_config(sizes=("13", "16x23"), betas=(0.8, 0.9), layer_decay=0.5)
-    args = ["--data", str(config.data), "--out", str(config.out), "--sizes", "13", "16x23", "--betas", "0.8", "0.9"]
-    found = tyro.cli(TrainConfig, args=[*args, "--layer-decay", "0.5", "--augmentation.hflip", "0.25", "--no-progress"])
+    config = make_config(sizes=("13", "16x23"), betas=(0.8, 0.9), layer_decay=0.5, data=Path("data"), out=Path("out"))
+    given = ["--sizes", "13", "16x23", "--betas", "0.8", "0.9", "--layer-decay", "0.5", "--no-progress"]
+    found = parsed(*given, "--augmentation.hflip", "0.25")
     assert (found.sizes, found.betas, found.layer_decay) == (config.sizes, config.betas, config.layer_decay)
-    many = ["--sizes", "32-96", "200", "--aspect", "0.5", "2.0"]
-    found_range = tyro.cli(TrainConfig, args=[*args[:4], *many])
-    assert (found_range.sizes, found_range.aspect) == (("32-96", "200"), (0.5, 2.0))
-    assert tyro.cli(TrainConfig, args=[*args[:7], "--replicas", "--consistency", "1"]).consistency == 1.0
     assert (found.augmentation.hflip, found.progress, found.out) == (0.25, False, config.out)
+    found = parsed("--sizes", "32-96", "200", "--aspect", "0.5", "2.0")
+    assert (found.sizes, found.aspect) == (("32-96", "200"), (0.5, 2.0))
+    assert parsed("--sizes", "13", "16x23", "--replicas", "--consistency", "1").consistency == 1.0

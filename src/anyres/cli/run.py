@@ -48,5 +48,9 @@ def _run(name: str, arguments: list[str]) -> int:
     command, rest = choose(name, arguments)
     import tyro  # a tenth of a second, which the overview does without
 
-    options: Any = tyro.cli(command.options_class, prog=f"anyres {name}", args=rest, description=command.about)
+    from anyres.cli.model_options import REGISTRY
+
+    options: Any = tyro.cli(
+        command.options_class, prog=f"anyres {name}", args=rest, description=command.about, registry=REGISTRY
+    )
     return command.run(options)
