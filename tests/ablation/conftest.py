@@ -15,7 +15,9 @@ TRAINING: dict[str, Any] = {
 }  # fmt: skip
 
 
-def make_variant(name: str, options: dict[str, Any] | None = None, paper: str | None = None, **training: Any) -> Variant:
+def make_variant(
+    name: str, options: dict[str, Any] | None = None, paper: str | None = None, **training: Any
+) -> Variant:
     shown = {"name": name, "text": f"<{name}>", "paper": paper}
     return Variant(**shown, options=OPTIONS | (options or {}), training=TRAINING | training)
 
