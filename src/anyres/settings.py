@@ -11,9 +11,13 @@ from typing import Any
 
 def defaults(kind: type[Any]) -> dict[str, Any]:
     """The fields of a dataclass that may be left out, with what they are then."""
-    made = {each.name: each.default_factory for each in fields(kind) if each.default_factory is not MISSING}
-    given = {each.name: each.default for each in fields(kind) if each.default is not MISSING}
-    return {**given, **{name: make() for name, make in made.items()}}
+    found: dict[str, Any] = {}
+    for field in fields(kind):
+        if field.default is not MISSING:
+            found[field.name] = field.default
+        elif field.default_factory is not MISSING:
+            found[field.name] = field.default_factory()
+    return found
 
 
 def default_of(name: str, kind: type[Any]) -> Any:
