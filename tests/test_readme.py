@@ -2,11 +2,14 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from anyres.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -40,11 +43,12 @@ def test_commands(tmp_path):
     assert (tmp_path / "plan.png").is_file()
 
 
-def test_commands_within_sentences(tmp_path):
+def test_commands_within_sentences(capsys):
     commands = re.findall(r"`(anyres \w+ [^`]*--show)`", README)
     assert commands
     for command in commands:
-        assert " hours" in run(["sh", "-ec", command], tmp_path)
+        assert main(shlex.split(command)[1:]) == 0
+        assert " hours" in capsys.readouterr().out
 
 
 def test_links_and_pictures_are_there():
@@ -67,4 +71,5 @@ def test_costs_in_the_table_are_those_of_the_library():
     sides = [int(side) for side in re.findall(r"\d+", row.split("|")[1])]
     for name, cell in zip(("vitar_base_patch16", "deit_base_patch16"), row.split("|")[2:4], strict=True):
         printed = [float(number.replace(",", "")) for number in cell.split("/")]
-        assert printed == [pytest.approx(cost(name, (side, side)).macs / 1e9, rel=0.005) for side in sides]
+        counted = [cost(name, (side, side), memory=False).macs / 1e9 for side in sides]
+        assert printed == [pytest.approx(macs, rel=0.005) for macs in counted]
