@@ -14,8 +14,8 @@ from dense_variants import GLOBAL_BLOCKS, PATCHES, VARIANTS, Task, Variant
 from anyres.costs.cost import cost
 from anyres.data.augment import ScaleJitter, SegmentAugment
 from anyres.data.dense_scenes import write_dense
+from anyres.devices import fast_precision
 from anyres.models.architectures import create_model
-from anyres.recipes import fast_precision
 from anyres.training.detection.config import DetectionConfig
 from anyres.training.segmentation.config import SegmentationConfig
 

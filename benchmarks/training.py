@@ -32,9 +32,8 @@ import anyres
 from anyres.costs.cost import macs_by_part
 from anyres.data.loader import Batch, View
 from anyres.data.schedule import EverySize
-from anyres.devices import resolve_device
+from anyres.devices import fast_precision, resolve_device
 from anyres.models.architectures import get_config
-from anyres.recipes import fast_precision
 from anyres.training import TrainConfig
 from anyres.training.classification.task import ClassificationTask, Prepared
 from anyres.training.trainer import Trainer

@@ -13,11 +13,11 @@ from pathlib import Path
 from anyres.data.augment import ScaleJitter
 from anyres.data.coco import CocoImages
 from anyres.data.dense_scenes import write_dense
+from anyres.devices import fast_precision
 from anyres.metrics.detection import evaluate_detector
 from anyres.models.detector import Detector
 from anyres.models.weights.files import load
 from anyres.predict.detect import DetectConfig, find_objects
-from anyres.recipes import fast_precision
 from anyres.training import train
 from anyres.training.detection.config import DetectionConfig
 

@@ -14,11 +14,11 @@ from pathlib import Path
 from anyres.data.augment import SegmentAugment
 from anyres.data.dense_scenes import write_dense
 from anyres.data.segmentation import SegmentationFolder
+from anyres.devices import fast_precision
 from anyres.metrics.segmentation import evaluate_segmenter
 from anyres.models.segmenter import Segmenter
 from anyres.models.weights.files import load
 from anyres.predict.segment import SegmentConfig, segment
-from anyres.recipes import fast_precision
 from anyres.training import train
 from anyres.training.segmentation.config import SegmentationConfig
 

@@ -1,8 +1,8 @@
-"""Names of devices: one vocabulary for training, evaluation and prediction."""
+"""Names of devices: one vocabulary for training, evaluation and prediction; and what the processor is fast in."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from anyres.errors import unknown
 
@@ -35,3 +35,10 @@ def resolve_device(text: str) -> torch.device:
     if text not in allowed:
         raise unknown("device", text, allowed)
     return torch.device(text)
+
+
+def fast_precision() -> Literal["bfloat16", "float32"]:
+    """bfloat16 where the processor computes in it, else float32."""
+    import torch
+
+    return "bfloat16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "float32"

@@ -5,7 +5,7 @@ import pytest
 from anyres.ablation import STUDIES, AblateConfig
 from anyres.ablation.plan import plan_jobs
 from anyres.cli import main
-from anyres.recipes import fast_precision
+from anyres.devices import fast_precision
 
 
 def test_quick_and_full(tmp_path):

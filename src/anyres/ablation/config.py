@@ -9,9 +9,9 @@ from typing import Literal, get_args
 
 from tyro.conf import Positional
 
+from anyres.devices import fast_precision
 from anyres.errors import check_choice
 from anyres.evaluation.sweep_config import Precision
-from anyres.recipes import fast_precision
 
 StudyName = Literal["positions", "mergers", "training-sizes", "table1", "extrapolation", "mae"]
 SetName = Literal["ordinary", "detail"]

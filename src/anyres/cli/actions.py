@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from anyres.predict.detect import DetectConfig
     from anyres.predict.encode import EncodeConfig
     from anyres.predict.segment import SegmentConfig
-    from anyres.recipes.demo import DemoConfig
+    from anyres.recipes.demo_config import DemoConfig
     from anyres.recipes.table import RecipeConfig
     from anyres.training.config import RunConfig
 

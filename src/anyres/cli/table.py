@@ -110,5 +110,5 @@ COMMANDS = {
         "anyres.recipes.table:RecipeConfig",
         "recipe",
     ),
-    "demo": Command("Data, training, sweep and report in minutes.", "anyres.recipes.demo:DemoConfig", "demo"),
+    "demo": Command("Data, training, sweep and report in minutes.", "anyres.recipes.demo_config:DemoConfig", "demo"),
 }

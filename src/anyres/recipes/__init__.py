@@ -10,11 +10,10 @@ if TYPE_CHECKING:
         SMALL_MODEL as SMALL_MODEL,
         SWEEP_SIZES as SWEEP_SIZES,
         TRAINING_SIZES as TRAINING_SIZES,
-        DemoConfig as DemoConfig,
         demo_training as demo_training,
-        fast_precision as fast_precision,
         learn_detail as learn_detail,
     )
+    from anyres.recipes.demo_config import DemoConfig as DemoConfig
     from anyres.recipes.hours import expected_macs as expected_macs, training_hours as training_hours
     from anyres.recipes.table import (
         RECIPES as RECIPES,
@@ -27,15 +26,8 @@ else:
         __name__,
         {
             "anyres.recipes.beyond": ("hold_beyond",),
-            "anyres.recipes.demo": (
-                "SMALL_MODEL",
-                "SWEEP_SIZES",
-                "TRAINING_SIZES",
-                "DemoConfig",
-                "demo_training",
-                "fast_precision",
-                "learn_detail",
-            ),
+            "anyres.recipes.demo": ("SMALL_MODEL", "SWEEP_SIZES", "TRAINING_SIZES", "demo_training", "learn_detail"),
+            "anyres.recipes.demo_config": ("DemoConfig",),
             "anyres.recipes.hours": ("expected_macs", "training_hours"),
             "anyres.recipes.table": ("RECIPES", "RecipeConfig", "describe", "recipe"),
         },

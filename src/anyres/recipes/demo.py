@@ -3,19 +3,20 @@
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from tqdm import tqdm
 
 from anyres.data.augment import TrainAugment
 from anyres.data.synthetic import write_detail, write_glyphs
+from anyres.devices import fast_precision
 from anyres.evaluation.journal import sizes_done
 from anyres.evaluation.rows import size_label
 from anyres.evaluation.sweep import SweepConfig, sweep
 from anyres.processes import run_side_by_side
+from anyres.recipes.demo_config import DemoConfig
 from anyres.sizes import Size, size_text
 from anyres.training.classification.config import TrainConfig
 from anyres.training.engine import train
@@ -38,20 +39,6 @@ _MILD = TrainAugment(  # digits must be neither mirrored nor cut off
 )
 
 _REMEDY = "The same command goes on where it was"
-
-
-@dataclass(frozen=True, kw_only=True)
-class DemoConfig:
-    """Write data, train a ViTAR on several sizes and an ordinary ViT on one, measure both far beyond, draw a page."""
-
-    out: Path = Path("demo")
-    """Folder for data, runs and report. A demo that was stopped goes on where it was."""
-    short: bool = False
-    """A few steps on a few images, to see that everything runs; the models learn nothing."""
-
-    def __post_init__(self) -> None:
-        if self.out.exists() and not self.out.is_dir():
-            raise ValueError(f"out is {self.out}, which is a file; give a folder.")
 
 
 def demo(config: DemoConfig) -> Path:
@@ -100,11 +87,6 @@ def demo_training(config: DemoConfig, kind: Kind) -> TrainConfig:
     return replace(
         common, model="vitar_tiny_patch16", model_options=options, sizes=TRAINING_SIZES, size_weights=(1, 1, 3)
     )
-
-
-def fast_precision() -> Literal["bfloat16", "float32"]:
-    """bfloat16 where the processor computes in it, else float32."""
-    return "bfloat16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "float32"
 
 
 def _sweeping(config: DemoConfig, name: str, runs: Sequence[Path]) -> SweepConfig:

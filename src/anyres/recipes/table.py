@@ -13,7 +13,6 @@ from tyro.conf import Positional
 
 from anyres.errors import check_choice
 from anyres.recipes import dense, imagenet, mae
-from anyres.recipes.hours import expected_macs, training_hours
 from anyres.training.config import RunConfig
 
 Name = Literal[
@@ -94,6 +93,8 @@ def recipe(config: RecipeConfig) -> RunConfig:
 
 def describe(config: RecipeConfig) -> str:
     """What a recipe does, and the hours it takes with the numbers they come from."""
+    from anyres.recipes.hours import expected_macs, training_hours  # counts on models, which take torch along
+
     run = recipe(config)
     rate = config.macs_per_second
     if rate is None:
