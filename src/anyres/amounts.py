@@ -16,7 +16,7 @@ def parse_bytes(text: str) -> int:
     amount = float(match[1]) * unit if match and unit else 0.0
     if amount < 1:
         near = f"; nearest: {match[1]}GB" if match and not match[2] and float(match[1]) else ""
-        raise ValueError(f"cannot read {text!r} as memory: allowed is a number with a unit, such as 2GB or 800MB{near}")
+        raise ValueError(f"cannot read {text!r} as memory; allowed: a number with a unit, such as 2GB or 800MB{near}")
     return int(amount)
 
 

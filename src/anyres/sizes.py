@@ -42,7 +42,7 @@ def size_text(size: Sequence[int]) -> str:
 
 def _size_message(given: object) -> str:
     return (
-        f"cannot read {given!r} as a size: allowed are one positive whole number, such as 224, "
+        f"cannot read {given!r} as a size; allowed: one positive whole number, such as 224, "
         "or height x width in pixels, such as 224x320"
     )
 
@@ -83,7 +83,7 @@ def parse_entry(text: str | int | Sequence[int]) -> Size | SideRange:
 
 
 def _range_message(given: str) -> str:
-    return f"cannot read {given!r} as a range of sizes: allowed are two whole numbers, the smaller first, such as 32-96"
+    return f"cannot read {given!r} as a range of sizes; allowed: two whole numbers, the smaller first, such as 32-96"
 
 
 def rounded_up(size: Size, multiple: int) -> Size:

@@ -204,7 +204,7 @@ def test_too_large_is_refused_before_decoding(tmp_path, monkeypatch):
     picture().save(tmp_path / "a.png")
     assert read_image(tmp_path / "a.png", max_pixels=HEIGHT * WIDTH).size == (WIDTH, HEIGHT)
     monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", lambda image: pytest.fail("decoded"))
-    with pytest.raises(UnreadableImageError, match=r"a\.png.*23x37 pixels are 851, allowed are 850"):
+    with pytest.raises(UnreadableImageError, match=r"a\.png.*23x37 pixels are 851; allowed: 850"):
         read_image(tmp_path / "a.png", max_pixels=HEIGHT * WIDTH - 1)
 
 
@@ -218,7 +218,7 @@ def test_headers_around_pillows_limits(tmp_path, side, refused):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         if refused:
-            with pytest.raises(UnreadableImageError, match=r"a\.bmp.*allowed are"):
+            with pytest.raises(UnreadableImageError, match=r"a\.bmp.*allowed: "):
                 read_image(tmp_path / "a.bmp")
         else:
             assert stored_size(tmp_path / "a.bmp") == (side, side)
@@ -227,6 +227,6 @@ def test_headers_around_pillows_limits(tmp_path, side, refused):
 @pytest.mark.parametrize("options", [{"max_pixels": 0}, {"max_pixels": MAX_PIXELS + 1}, {"channels": 4}])
 def test_bad_settings(tmp_path, options):
     picture().save(tmp_path / "a.png")
-    with pytest.raises(ValueError, match="given") as caught:
+    with pytest.raises(ValueError, match=" is .*allowed") as caught:
         read_image(tmp_path / "a.png", **options)
     assert not isinstance(caught.value, UnreadableImageError)

@@ -68,7 +68,7 @@ def test_images_without_labels_are_found_at_any_depth(tmp_path):
     touch(tmp_path / "same", "c.png")
     assert ImageFiles(tmp_path / "same").digest() != before
     (tmp_path / "none").mkdir()
-    with pytest.raises(ValueError, match="no images below .*none: allowed are files ending in"):
+    with pytest.raises(ValueError, match="no images below .*none; allowed: files ending in"):
         ImageFiles(tmp_path / "none")
     with pytest.raises(ValueError, match="no such folder.*Did you mean 'same'"):
         ImageFiles(tmp_path / "sane")

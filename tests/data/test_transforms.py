@@ -87,7 +87,7 @@ def test_eval_transforms_can_be_sent_to_processes():
 def test_bad_protocols(options):
     with pytest.raises(ValueError, match="allowed"):
         eval_transform((8, 8), MEAN, STD, **options)
-    with pytest.raises(ValueError, match="2 means"):
+    with pytest.raises(ValueError, match="2 and 2 entries; allowed"):
         eval_transform((8, 8), (0.5, 0.5), (0.5, 0.5))
 
 
@@ -126,7 +126,7 @@ def test_training_transforms_are_made_once_per_size():
     ],
 )  # fmt: skip
 def test_bad_augmentation(options):
-    with pytest.raises(ValueError, match="given|no effect"):
+    with pytest.raises(ValueError, match="; allowed|no effect"):
         TrainAugment(**options)
 
 

@@ -106,7 +106,7 @@ def test_auto_looks_at_small_images_whole_and_at_large_ones_by_windows(labeller,
     large, small = segment(SegmentConfig(**settings), progress=False)
     assert large["window"] == [24, 24] and "window" not in small
     large, small = segment(SegmentConfig(**settings, window="none"), progress=False)
-    assert "1643, allowed are 1000" in large["error"] and "labels" in small
+    assert "1643; allowed: 1000" in large["error"] and "labels" in small
     large, small = segment(SegmentConfig(**settings, flip=True), progress=False)
     assert "flip needs whole images" in large["error"] and "labels" in small
     with pytest.raises(ValueError, match="flip needs whole"):
@@ -344,7 +344,7 @@ def test_memory_is_read(text, count):
 
 @pytest.mark.parametrize("text", ["", "GB", "-1GB", "2", "2 XB", "0GB", "nanGB"])
 def test_what_is_no_memory_is_refused(text):
-    with pytest.raises(ValueError, match="allowed is a number with a unit"):
+    with pytest.raises(ValueError, match="allowed: a number with a unit"):
         parse_bytes(text)
 
 

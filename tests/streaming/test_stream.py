@@ -158,7 +158,7 @@ def test_unfinished_work_of_another_kind_is_refused(tmp_path):
 
 def test_bad_settings():
     model, pixels = make_model(), picture(40, 50)
-    with pytest.raises(ValueError, match=r"allowed is bool of the patches' grid, \(5, 7\)"):
+    with pytest.raises(ValueError, match=r"allowed: bool of the patches' grid, \(5, 7\)"):
         stream(model, pixels, skip=np.zeros((7, 5), bool), progress=False)
     with pytest.raises(ValueError, match="above 0 and at most 1"):
         bright_background(1.5)
@@ -183,7 +183,7 @@ def test_gradients_of_an_image_on_disk_equal_ordinary_ones(tmp_path):
     model.forward_head(found).square().sum().backward()
     for name, p in model.named_parameters():
         assert (p.grad - expected[name]).norm() <= 1e-4 * expected[name].norm() + 1e-7, name
-    with pytest.raises(ValueError, match="with gradients"):
+    with pytest.raises(ValueError, match="while gradients are recorded"):
         stream(model, pixels, resume=tmp_path / "state", progress=False)
 
 
@@ -221,7 +221,7 @@ def test_a_trunk_that_fails_does_not_cost_the_pieces(tmp_path, monkeypatch):
 
 
 def test_a_function_that_gives_no_mask():
-    with pytest.raises(ValueError, match="allowed is a bool tensor"):
+    with pytest.raises(ValueError, match="allowed: a bool tensor"):
         stream(make_model(), picture(99, 99), skip=lambda patches: patches.mean((-3, -2, -1)), progress=False)
-    with pytest.raises(ValueError, match='allowed is padding="masked"'):
+    with pytest.raises(ValueError, match='allowed: padding="masked"'):
         stream(make_model(padding="zeros"), picture(99, 99), skip=bright_background(), progress=False)

@@ -36,7 +36,7 @@ from anyres.training.pretraining.config import PretrainConfig
         ({"consistency": 1.0}, "consistency is 1.0 but has no effect, because there are no replicas; leave it at 0.0"),
         ({"replicas": True, "consistency": -1.0}, "consistency is -1.0; allowed: from 0"),
         ({"repeats": 0}, "repeats is 0; allowed: whole numbers from 1 up"),
-        ({"size_weights": (1.0,)}, "1 weights given for 2 sizes"),
+        ({"size_weights": (1.0,)}, "weights has 1 entries for 2 sizes"),
         ({"steps": 0}, "steps is 0; allowed: whole numbers from 1 up; nearest: 1"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"batch_size": 7}, "batch_size is 7.*even.*nearest: 8"),

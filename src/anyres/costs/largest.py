@@ -183,7 +183,7 @@ def largest_size(
     """
     limits = Limits.of(milliseconds, memory_budget)
     if sizes is not None and (aspect != 1.0 or multiple is not None):
-        raise ValueError("sizes are given, and aspect or multiple, which have no effect on them; allowed: one of both")
+        raise ValueError("sizes is set, and aspect or multiple, which has no effect on it; allowed: one of both")
     check_shape(aspect, 1 if multiple is None else multiple)
     found = sizer(model, limits, device=device, batch=batch, recalibrate=recalibrate, progress=progress)
     if sizes is not None:

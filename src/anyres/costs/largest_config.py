@@ -26,7 +26,7 @@ class Limits:
             raise ValueError("no budget given; allowed: milliseconds, memory_budget, or both")
         for name, value in given.items():
             if value is not None and not (value > 0 and math.isfinite(value)):
-                raise ValueError(f"{name}={value} given; allowed: a finite number above 0")
+                raise ValueError(f"{name} is {value}; allowed: a finite number above 0")
 
     @classmethod
     def of(cls, milliseconds: float | None, memory_budget: str | None) -> "Limits":
@@ -46,15 +46,15 @@ class Limits:
 def check_shape(aspect: float, multiple: int) -> None:
     """ValueError unless they are a width / height and a number of pixels."""
     if not (aspect > 0 and math.isfinite(aspect)):
-        raise ValueError(f"aspect={aspect} given; allowed: width / height, a finite number above 0")
+        raise ValueError(f"aspect is {aspect}; allowed: width / height, a finite number above 0")
     if not 1 <= multiple <= MOST:
-        raise ValueError(f"multiple={multiple} given; allowed: 1 to {MOST} pixels")
+        raise ValueError(f"multiple is {multiple}; allowed: 1 to {MOST} pixels")
 
 
 def check_batch(batch: int) -> None:
     """ValueError unless it is a number of images."""
     if batch < 1:
-        raise ValueError(f"batch={batch} given; allowed: 1 or more")
+        raise ValueError(f"batch is {batch}; allowed: 1 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ class LargestSizeConfig:
         if (self.model is None) == (self.run is None):
             raise ValueError("give a model's name or the folder of a run; allowed: one of both")
         if self.threads is not None and self.threads < 1:
-            raise ValueError(f"threads={self.threads} given; allowed: 1 or more")
+            raise ValueError(f"threads is {self.threads}; allowed: 1 or more")
         self.limits()
         check_shape(self.aspect, 1 if self.multiple is None else self.multiple)
         check_batch(self.batch)

@@ -34,18 +34,18 @@ class TrainAugment:
         for name, most in (("scale", 1.0), ("ratio", float("inf"))):
             low, high = getattr(self, name)
             if not 0 < low <= high <= most:
-                raise ValueError(f"{name}=({low}, {high}) given: allowed is 0 < low <= high <= {most}")
+                raise ValueError(f"{name} is ({low}, {high}); allowed: 0 < low <= high <= {most}")
         for name in ("hflip", "vflip", "erasing"):
             _check_probability(name, getattr(self, name))
         if self.color_jitter < 0:
-            raise ValueError(f"color_jitter={self.color_jitter} given: allowed is 0 and more")
+            raise ValueError(f"color_jitter is {self.color_jitter}; allowed: 0 and more")
         if self.color_jitter and self.auto_augment and "3a" not in self.auto_augment:  # timm switches it off
             raise ValueError(
                 f"color_jitter={self.color_jitter} has no effect beside auto_augment={self.auto_augment!r}: "
-                "allowed is one of them, the other 0 or None"
+                "allowed: one of them, the other 0 or None"
             )
         if self.interpolation not in ("bicubic", "bilinear", "random"):
-            raise ValueError(f"interpolation={self.interpolation!r} given: allowed are bicubic, bilinear and random")
+            raise ValueError(f"interpolation is {self.interpolation!r}; allowed: bicubic, bilinear and random")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,9 +64,9 @@ class SegmentAugment:
     def __post_init__(self) -> None:
         low, high = self.scale
         if not 0 < low <= high < float("inf"):
-            raise ValueError(f"scale=({low}, {high}) given: allowed is 0 < low <= high")
+            raise ValueError(f"scale is ({low}, {high}); allowed: 0 < low <= high")
         if not 0 < self.cat_max_ratio <= 1:
-            raise ValueError(f"cat_max_ratio={self.cat_max_ratio} given: allowed is above 0 up to 1")
+            raise ValueError(f"cat_max_ratio is {self.cat_max_ratio}; allowed: above 0 up to 1")
         _check_probability("hflip", self.hflip)
 
 
@@ -83,7 +83,7 @@ class ScaleJitter:
     def __post_init__(self) -> None:
         low, high = self.scale
         if not 0 < low <= high < float("inf"):
-            raise ValueError(f"scale=({low}, {high}) given: allowed is 0 < low <= high, such as (0.1, 2.0)")
+            raise ValueError(f"scale is ({low}, {high}); allowed: 0 < low <= high, such as (0.1, 2.0)")
         _check_probability("hflip", self.hflip)
 
 
@@ -118,14 +118,14 @@ class MultiScale:
         _check_probability("hflip", self.hflip)
         for name in ("shortest", "spacing", "most"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} given: allowed are whole numbers of pixels from 1 up")
+                raise ValueError(f"{name} is {getattr(self, name)}; allowed: whole numbers of pixels from 1 up")
         if not self.before or min(self.before) < 1:
-            raise ValueError(f"before={self.before} given: allowed are one or more short sides in pixels from 1 up")
+            raise ValueError(f"before is {self.before}; allowed: one or more short sides in pixels from 1 up")
         if not 1 <= self.crop[0] <= self.crop[1]:
-            raise ValueError(f"crop={self.crop} given: allowed is 1 <= low <= high, such as (384, 600)")
+            raise ValueError(f"crop is {self.crop}; allowed: 1 <= low <= high, such as (384, 600)")
         for name in ("before", "crop"):
             if not self.crop_prob and getattr(self, name) != getattr(MultiScale, name):
-                raise ValueError(f"{name}={getattr(self, name)} given, but it has no effect because crop_prob is 0")
+                raise ValueError(f"{name} is {getattr(self, name)}, but it has no effect because crop_prob is 0")
 
     def sides(self, size: Size) -> range:
         """The short sides that are drawn at a step of this size, all alike."""
@@ -135,13 +135,13 @@ class MultiScale:
         """ValueError for a step's size that leaves no side to draw, or that makes a setting idle."""
         if min(size) < self.shortest:
             raise ValueError(
-                f"size {size_text(size)} given: the short sides of multi-scale training begin at {self.shortest}; "
+                f"size is {size_text(size)}, but the short sides of multi-scale training begin at {self.shortest}; "
                 f"allowed: sizes from there up, such as 800x1333; or shortest={min(size)}"
             )
         if self.most != MultiScale.most and self.most >= max(size):
-            raise ValueError(f"most={self.most} given, but it has no effect because no side exceeds {max(size)}")
+            raise ValueError(f"most is {self.most}, but it has no effect because no side exceeds {max(size)}")
 
 
 def _check_probability(name: str, given: float) -> None:
     if not 0 <= given <= 1:
-        raise ValueError(f"{name}={given} given: allowed is a probability, 0 to 1")
+        raise ValueError(f"{name} is {given}; allowed: a probability, 0 to 1")

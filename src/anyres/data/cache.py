@@ -35,7 +35,7 @@ class ImageCache:
         if self.bytes_needed > budget:
             raise ValueError(
                 f"the cache would need {self.bytes_needed / 2**20:.0f} MiB for {len(paths)} images of short side "
-                f"{short_side}, allowed are {budget / 2**20:.0f} MiB (cache_bytes): allow more, or train without cache"
+                f"{short_side}; allowed: {budget / 2**20:.0f} MiB (cache_bytes): allow more, or train without cache"
             )
 
     def __call__(self, index: int) -> Image.Image:

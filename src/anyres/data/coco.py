@@ -230,7 +230,7 @@ def find_coco_split(root: Path, split: str) -> tuple[Path, Path] | None:
     files = next((found for pattern in patterns if (found := sorted(root.glob(pattern)))), [])
     if len(files) > 1:
         listed = ", ".join(file.name for file in files)
-        raise ValueError(f"{root} has several annotation files for {split}: {listed}; allowed is one")
+        raise ValueError(f"{root} has several annotation files for {split}: {listed}; allowed: one")
     if not files:
         return None
     names = dict.fromkeys((files[0].stem.removeprefix("instances_"), split))

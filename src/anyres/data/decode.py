@@ -32,7 +32,7 @@ def check_max_pixels(max_pixels: int) -> None:
     """Raises ValueError unless the limit is between one pixel and Pillow's own."""
     if not 1 <= max_pixels <= MAX_PIXELS:
         raise ValueError(
-            f"max_pixels={max_pixels} given: allowed is 1 to {MAX_PIXELS}, beyond which an image is not decoded whole"
+            f"max_pixels is {max_pixels}; allowed: 1 to {MAX_PIXELS}, beyond which an image is not decoded whole"
         )
 
 
@@ -56,7 +56,7 @@ def read_image(path: Path | str, *, max_pixels: int = MAX_PIXELS, channels: int 
     """
     check_max_pixels(max_pixels)
     if channels not in (1, 3):
-        raise ValueError(f"channels={channels} given: image files are read with 1 (greyscale) or 3 (RGB)")
+        raise ValueError(f"channels is {channels}; allowed for image files: 1 (greyscale) or 3 (RGB)")
     try:
         with _open(path) as image:
             _check_size(path, image.size, max_pixels)
@@ -94,13 +94,13 @@ def _check_size(path: Path | str, size: tuple[int, int], max_pixels: int) -> Non
     width, height = size
     if height * width > max_pixels:
         raise UnreadableImageError(
-            path, f"{height}x{width} pixels are {height * width}, allowed are {max_pixels} (max_pixels)"
+            path, f"{height}x{width} pixels are {height * width}; allowed: {max_pixels} (max_pixels)"
         )
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombError):
-        return f"too large, allowed are {MAX_PIXELS} pixels ({error})"
+        return f"too large; allowed: {MAX_PIXELS} pixels ({error})"
     if isinstance(error, Image.UnidentifiedImageError):
         return "not a JPEG, PNG, WebP, TIFF, BMP or GIF image, or cut off in its header"
     if isinstance(error, OSError) and error.strerror:

@@ -22,7 +22,7 @@ from anyres.seeds import key
 
 _LEAST_PIXELS = 12  # of an object that counts; what is hidden more than that is taken out of the picture's annotations
 
-_REMEDY = "allowed is a new or empty folder"
+_REMEDY = "allowed: a new or empty folder"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -67,7 +67,7 @@ class ImageFolder(ImageFiles):
             raise _missing(self.root, "no such folder")
         found = sorted(entry.name for entry in self.root.iterdir() if _may_be_class(entry))
         if not found:
-            raise ValueError(f"{self.root} holds no class folders: allowed is {self.root}/<class name>/<image files>")
+            raise ValueError(f"{self.root} holds no class folders; allowed: {self.root}/<class name>/<image files>")
         if set(found) <= _SPLITS and any(entry.is_dir() for name in found for entry in (self.root / name).iterdir()):
             raise ValueError(f"{self.root} holds {', '.join(found)} instead of classes: give {self.root / found[0]}")
         if classes is not None:
@@ -84,8 +84,8 @@ class ImageFolder(ImageFiles):
                 empty.append(name)
         if empty:
             raise ValueError(
-                f"no images in class folder {', '.join(repr(name) for name in empty)} of {self.root}: "
-                f"allowed are files ending in {_suffixes()}"
+                f"no images in class folder {', '.join(repr(name) for name in empty)} of {self.root}; "
+                f"allowed: files ending in {_suffixes()}"
             )
 
     def share(self, fraction: float, seed: int) -> "ImageFolder":
@@ -98,7 +98,7 @@ class ImageFolder(ImageFiles):
             ValueError: a fraction that is not above 0, or above 1.
         """
         if not 0 < fraction <= 1:
-            raise ValueError(f"fraction={fraction} given: allowed is above 0 up to 1")
+            raise ValueError(f"fraction is {fraction}; allowed: above 0 up to 1")
         import torch  # here, so that a list of files is made without it
 
         chosen: list[int] = []
@@ -126,7 +126,7 @@ def find_images(paths: Iterable[Path | str]) -> list[Path]:
         if path.is_dir():
             below = sorted(_images_below(path))
             if not below:
-                raise ValueError(f"no images below {path}: allowed are files ending in {_suffixes()}")
+                raise ValueError(f"no images below {path}; allowed: files ending in {_suffixes()}")
             found.update(dict.fromkeys(below))
         elif path.exists():
             found[path] = None
@@ -167,7 +167,7 @@ def _length(path: Path) -> int:
 
 def _check_classes(root: Path, found: Sequence[str], wanted: Sequence[str]) -> None:
     if len(set(wanted)) != len(wanted):
-        raise ValueError(f"classes {tuple(wanted)} given: each may appear once")
+        raise ValueError(f"classes is {tuple(wanted)}; allowed: each once")
     missing, extra = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
     if missing or extra:
         named = (("missing", missing), ("extra", extra))

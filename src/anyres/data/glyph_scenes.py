@@ -51,29 +51,29 @@ class SceneConfig:
     def __post_init__(self) -> None:
         for name, least in (("train", 0), ("val", 0), ("size", 8)):
             if getattr(self, name) < least:
-                raise ValueError(f"{name}={getattr(self, name)} given: allowed is {least} and more")
+                raise ValueError(f"{name} is {getattr(self, name)}; allowed: {least} and more")
         if len(self.classes) < 2 or len({c.casefold() for c in self.classes}) != len(self.classes):
-            raise ValueError(f"classes {self.classes!r} given: allowed are two or more different characters")
+            raise ValueError(f"classes is {self.classes!r}; allowed: two or more different characters")
         if not all(character.isalnum() for character in self.classes):
-            raise ValueError(f"classes {self.classes!r} given: allowed are letters and digits, which name the folders")
+            raise ValueError(f"classes is {self.classes!r}; allowed: letters and digits, which name the folders")
         if self.polarity not in ("any", "dark"):
-            raise ValueError(f"polarity {self.polarity!r} given: allowed are 'any' and 'dark'")
+            raise ValueError(f"polarity is {self.polarity!r}; allowed: 'any' and 'dark'")
         if self.sizes not in ("mixed", "fixed"):
-            raise ValueError(f"sizes {self.sizes!r} given: allowed are 'mixed' and 'fixed'")
+            raise ValueError(f"sizes is {self.sizes!r}; allowed: 'mixed' and 'fixed'")
         if not self.fonts:
-            raise ValueError("no fonts given: allowed is one or more of those that matplotlib ships")
+            raise ValueError("fonts is empty; allowed: one or more of those that matplotlib ships")
         ranges = [("glyph_height", self.glyph_height, 0.01, 1.0), ("aspect", self.aspect, 0.1, 10.0)]
         ranges += [("distractors", self.distractors, 0, 50)]
         ranges += [("training_heights", heights, 0.01, 1.0) for heights in self.training_heights]
         for name, (first, last), low, high in ranges:
             if not low <= first <= last <= high:
-                raise ValueError(f"{name}=({first}, {last}) given: allowed is low <= high, both from {low} to {high}")
+                raise ValueError(f"{name} is ({first}, {last}); allowed: low <= high, both from {low} to {high}")
         for name, least_part in (("margin", 0.0), ("frame", 0.1)):
             if not least_part <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)} given: allowed is {least_part} to 1")
+                raise ValueError(f"{name} is {getattr(self, name)}; allowed: {least_part} to 1")
         shares = self.formats.values()
         if set(self.formats) - set(SUFFIXES) or not sum(shares) > 0 or min(shares) < 0:
-            raise ValueError(f"formats {self.formats} given: allowed are positive shares of {', '.join(SUFFIXES)}")
+            raise ValueError(f"formats is {self.formats}; allowed: positive shares of {', '.join(SUFFIXES)}")
 
     def count(self, split: Split) -> int:
         return self.train if split == "train" else self.val

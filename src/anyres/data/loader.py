@@ -15,7 +15,7 @@ from anyres.data.folder import ImageFiles
 from anyres.data.own_aspect import OwnAspectCrop
 from anyres.data.samples import Samples, batches_of_steps
 from anyres.data.schedule import Schedule
-from anyres.data.transforms import Transform, train_transform
+from anyres.data.transforms import Transform, check_statistics, train_transform
 from anyres.data.workers import ImageReader, Numbered, check_counts, run_in_order
 from anyres.errors import Unreadable, UnreadableImageError
 from anyres.seeds import key, seeded
@@ -63,10 +63,9 @@ class TrainingStream:
     ) -> None:
         check_counts(batch_size, num_workers)
         if repeats < 1:
-            raise ValueError(f"repeats={repeats} given: allowed is 1 and more")
+            raise ValueError(f"repeats is {repeats}; allowed: 1 and more")
         check_max_pixels(max_pixels)
-        if len(mean) not in (1, 3) or len(std) != len(mean):
-            raise ValueError(f"{len(mean)} means and {len(std)} deviations given: image files have 1 or 3 channels")
+        check_statistics(mean, std)
         self.folder = folder
         self.batch_size = batch_size
         self.schedule = schedule
@@ -148,7 +147,7 @@ def evaluation_batches(
     check_counts(batch_size, num_workers)
     check_max_pixels(max_pixels)
     if limit is not None and limit < 1:
-        raise ValueError(f"limit={limit} given: allowed is 1 and more, or None for all images")
+        raise ValueError(f"limit is {limit}; allowed: 1 and more, or None for all images")
     chosen = evenly_spaced(len(folder), limit)
     groups = [chosen[first : first + batch_size] for first in range(0, len(chosen), batch_size)]
     read = ImageReader(folder.paths, max_pixels, 3)

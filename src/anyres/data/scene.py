@@ -64,7 +64,7 @@ class Scene:
     def draw(self, height: int, width: int) -> Image.Image:
         """An RGB image of height x width pixels. Twice as large and averaged 2x2, it is nearly the same."""
         if height < 1 or width < 1:
-            raise ValueError(f"cannot draw {height}x{width} pixels: allowed are sides from 1 pixel up")
+            raise ValueError(f"cannot draw {height}x{width} pixels; allowed: sides from 1 pixel up")
         canvas = gradient(height, width, self.background, self.gradient_angle)
         for shape in self.shapes:
             fill(canvas, [shape.outline()], [True], shape.colour)
@@ -118,7 +118,7 @@ def glyph_outline(font: str, character: str) -> tuple[list[np.ndarray], list[boo
     text = TextPath((0, 0), character, size=1000, prop=FontProperties(fname=str(path)))
     polygons = [np.asarray(points)[:, :2] for points in text.to_polygons(closed_only=True)]
     if not polygons:
-        raise ValueError(f"character {character!r} has no ink in {font}: allowed are printable characters")
+        raise ValueError(f"character {character!r} has no ink in {font}; allowed: printable characters")
     polygons.sort(key=lambda points: -abs(_area(points)))
     ink = _area(polygons[0]) > 0  # holes run the other way round
     every = np.concatenate(polygons)

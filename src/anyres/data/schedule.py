@@ -43,15 +43,17 @@ class ResolutionSchedule:
         aspect: tuple[float, float] = (1.0, 1.0),
     ) -> None:
         if not sizes:
-            raise ValueError("no sizes given: a schedule needs at least one (height, width), such as (224, 224)")
+            raise ValueError("sizes is empty; allowed: one (height, width) or more, such as (224, 224)")
         self.entries = tuple(size if isinstance(size, SideRange) else parse_size(size) for size in sizes)
         self.seed = seed
         self.weights = tuple(weights) if weights is not None else (1.0,) * len(self.entries)
         if len(self.weights) != len(self.entries):
-            raise ValueError(f"{len(self.weights)} weights given for {len(self.entries)} sizes: allowed is one each")
+            raise ValueError(
+                f"weights has {len(self.weights)} entries for {len(self.entries)} sizes; allowed: one each"
+            )
         bad = [weight for weight in self.weights if not 0 <= weight < math.inf]
         if bad or not sum(self.weights):
-            raise ValueError(f"weights {self.weights} given: allowed are finite numbers from 0 up, not all of them 0")
+            raise ValueError(f"weights is {self.weights}; allowed: finite numbers from 0 up, not all of them 0")
         self.aspect = _checked_aspect(aspect)
         self._ends = list(accumulate(self.weights))
 
@@ -89,7 +91,7 @@ class EverySize:
 
     def __init__(self, sizes: Sequence[Size]) -> None:
         if len(set(sizes)) < 2 or len(set(sizes)) < len(sizes):
-            raise ValueError(f"sizes {tuple(sizes)} given: replicas need at least two sizes, each given once")
+            raise ValueError(f"sizes is {tuple(sizes)}; allowed with replicas: at least two sizes, each once")
         self.sizes = tuple(sorted(map(parse_size, sizes), key=lambda size: (size[0] * size[1], size), reverse=True))
 
     def size_at(self, step: int) -> Size:

@@ -59,9 +59,7 @@ class SegmentationFolder:
     ) -> None:
         most = IGNORE - reduce_zero_label
         if not 2 <= num_classes <= most:
-            raise ValueError(
-                f"num_classes={num_classes} given: allowed is 2 to {most}, since label {IGNORE} is ignored"
-            )
+            raise ValueError(f"num_classes is {num_classes}; allowed: 2 to {most}, since label {IGNORE} is ignored")
         check_max_pixels(max_pixels)
         self.num_classes, self.reduce_zero_label, self.max_pixels = num_classes, reduce_zero_label, max_pixels
         self.root, masks = (split_folder(root, kind, split) for kind in ("images", "annotations"))
@@ -150,7 +148,7 @@ def split_folder(root: Path | str, kind: str, split: str) -> Path:
     if len(found) == 1:
         return found[0]
     if found:
-        raise ValueError(f"{found[0]} and {found[1]} exist; allowed is one of them")
+        raise ValueError(f"{found[0]} and {found[1]} exist; allowed: one of them")
     where = ", ".join(str(Path(root, each, names[0])) for each in ("images", "annotations"))
     raise ValueError(f"no folder {Path(root, kind, names[0])}; expected are {where} (or {names[1]} for {names[0]})")
 

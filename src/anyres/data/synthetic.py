@@ -75,7 +75,7 @@ def write_detail(
 def write_scenes(root: Path, config: SceneConfig, *, workers: int = 1, progress: bool = True) -> Path:
     """Write root/<split>/<class>/<index>.<suffix> for every image, and root/data.json. Returns root."""
     if workers < 1:
-        raise ValueError(f"workers={workers} given: allowed is 1 and more")
+        raise ValueError(f"workers is {workers}; allowed: 1 and more")
     if _already_written(root, config):
         return root
     for font in config.fonts:
@@ -113,13 +113,13 @@ def _already_written(root: Path, config: SceneConfig) -> bool:
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
     if not root.is_dir():
-        raise ValueError(f"{root} is a file: allowed is a new or empty folder")
+        raise ValueError(f"{root} is a file; allowed: a new or empty folder")
     try:
         found = read_json(root / "data.json", "the record of a synthetic set", keys=("complete",), remedy="")
         complete = found.pop("complete")
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"{root} is not empty and was not written by this generator: allowed is a new or empty folder"
+            f"{root} is not empty and was not written by this generator; allowed: a new or empty folder"
         ) from error
     wanted = _record(config)
     if found != wanted:

@@ -54,10 +54,15 @@ def _posterize(image: Image.Image, bits_to_keep: int, **_: object) -> Image.Imag
     return auto_augment.posterize(image, max(bits_to_keep, 1))
 
 
+def check_statistics(mean: Sequence[float], std: Sequence[float]) -> None:
+    """Raises ValueError unless there are a mean and a deviation for each channel that image files are read with."""
+    if len(mean) not in _MODES or len(std) != len(mean):
+        raise ValueError(f"mean and std have {len(mean)} and {len(std)} entries; allowed: 1 and 1 (grey), or 3 and 3")
+
+
 def to_tensor(image: Image.Image, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """A Pillow image -> (C, H, W) float32, (value / 255 - mean) / std; greyscale for one mean, RGB for three."""
-    if len(mean) not in _MODES or len(std) != len(mean):
-        raise ValueError(f"{len(mean)} means and {len(std)} deviations given: allowed are 1 and 1, or 3 and 3")
+    check_statistics(mean, std)
     pixels = np.array(image.convert(_MODES[len(mean)]), dtype=np.float32)  # (H, W, C), a copy of its own
     values = torch.from_numpy(pixels.reshape(image.height, image.width, len(mean))).permute(2, 0, 1)  # (C, H, W)
     scale = 255 * torch.tensor(std, dtype=torch.float32)[:, None, None]
@@ -107,12 +112,11 @@ def eval_transform(
     Raises:
         ValueError: for sizes, ratios and combinations that are not allowed.
     """
-    if len(mean) not in _MODES or len(std) != len(mean):
-        raise ValueError(f"{len(mean)} means and {len(std)} deviations given: allowed are 1 and 1, or 3 and 3")
+    check_statistics(mean, std)
     if not 0 < crop_ratio <= 1:
-        raise ValueError(f"crop_ratio={crop_ratio} given: allowed is more than 0 and at most 1, which is no crop")
+        raise ValueError(f"crop_ratio is {crop_ratio}; allowed: more than 0 and at most 1, which is no crop")
     if keep_aspect and squash:
-        raise ValueError("keep_aspect and squash given: allowed is one of them")
+        raise ValueError("keep_aspect and squash are both set; allowed: one of them")
     return EvalTransform(
         size=parse_size(size), mean=tuple(mean), std=tuple(std), crop_ratio=crop_ratio, keep_aspect=keep_aspect,
         squash=squash,

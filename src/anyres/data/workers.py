@@ -54,6 +54,6 @@ def run_in_order(items: Numbered, numbers: range, num_workers: int) -> Iterator:
 
 def check_counts(batch_size: int, num_workers: int) -> None:
     if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size} given: allowed is 1 and more")
+        raise ValueError(f"batch_size is {batch_size}; allowed: 1 and more")
     if num_workers < 0:
-        raise ValueError(f"num_workers={num_workers} given: allowed is 0 and more, 0 for none")
+        raise ValueError(f"num_workers is {num_workers}; allowed: 0 and more, 0 for none")

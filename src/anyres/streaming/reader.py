@@ -33,11 +33,13 @@ class RegionReader:
         self, source: Source, *, mean: Sequence[float], std: Sequence[float], channels: int, retries: int = 2
     ) -> None:
         if channels < 1 or len(mean) != channels or len(std) != channels:
-            raise ValueError(f"{len(mean)} means and {len(std)} deviations given for {channels} channels")
+            raise ValueError(
+                f"mean and std have {len(mean)} and {len(std)} entries; allowed for {channels} channels: as many"
+            )
         if min(std) <= 0:
-            raise ValueError(f"std={tuple(std)} given; allowed are deviations above 0")
+            raise ValueError(f"std is {tuple(std)}; allowed: deviations above 0")
         if retries < 0:
-            raise ValueError(f"retries={retries} given; allowed is 0 and more")
+            raise ValueError(f"retries is {retries}; allowed: 0 and more")
         self.name = name_of(source)
         self.size = source.size
         self._source = source
@@ -85,7 +87,7 @@ class RegionReader:
         if pixels.ndim not in (2, 3) or pixels.shape[:2] != (height, width):
             raise SourceError(
                 self.name,
-                f"{where}: the source gave shape {pixels.shape}; allowed are ({height}, {width}, channels) and "
+                f"{where}: the source gave shape {pixels.shape}; allowed: ({height}, {width}, channels) and "
                 f"({height}, {width}). Its size is {size_text(self.size)}, does it have that many pixels?",
             )
         given = (pixels.dtype, 1 if pixels.ndim == 2 else pixels.shape[2])
@@ -107,7 +109,7 @@ class RegionReader:
         if channels != self._channels and {channels, self._channels} != {1, 3}:
             raise SourceError(
                 self.name,
-                f"{where}: the source has {channels} channels, the model takes {self._channels}; allowed are as many, "
+                f"{where}: the source has {channels} channels, the model takes {self._channels}; allowed: as many, "
                 "1 for 3 and 3 for 1. Arrays are (height, width, channels)",
             )
 

@@ -188,7 +188,7 @@ class Records:
 
     def _record(self, index: int, *, check: bool) -> Record:
         if not 0 <= index < self._count:
-            raise IndexError(f"record {index} of {self._count} given; allowed: 0 to {self._count - 1}")
+            raise IndexError(f"index is {index} in {self._count} records; allowed: 0 to {self._count - 1}")
         number, place = divmod(index, self.settings["shard_records"])
         return self._shard(number).record(place, check=check)
 

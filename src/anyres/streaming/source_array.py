@@ -17,7 +17,7 @@ class ArraySource(OpenSource):
         self.name = name or f"array {array.shape} {array.dtype}"
         if array.ndim not in (2, 3) or 0 in array.shape:
             raise ValueError(
-                f"{self.name}: the shape is {array.shape}; allowed are (height, width, channels) and (height, width), "
+                f"{self.name}: the shape is {array.shape}; allowed: (height, width, channels) and (height, width), "
                 "each at least 1"
             )
         check_dtype(self.name, array.dtype)
@@ -60,7 +60,7 @@ class GivenSource(OpenSource):
             and len(size) == 2
             and all(isinstance(side, int | np.integer) and side >= 1 for side in size)
         ):
-            raise ValueError(f"{self.name}: size is {size!r}; allowed is (height, width) in pixels, each at least 1")
+            raise ValueError(f"{self.name}: size is {size!r}; allowed: (height, width) in pixels, each at least 1")
         self.size = (int(size[0]), int(size[1]))
         self._source = source
 

@@ -64,7 +64,7 @@ def check_region(name: str, size: tuple[int, int], region: tuple[int, int, int, 
     y, x, height, width = region
     if y < 0 or x < 0 or height < 1 or width < 1 or y + height > size[0] or x + width > size[1]:
         raise ValueError(
-            f"{name}: {describe_region(*region)} asked for; allowed are at least one row and one column within "
+            f"{name}: {describe_region(*region)} asked for; allowed: at least one row and one column within "
             f"{describe_region(0, 0, *size)}"
         )
 
@@ -76,14 +76,14 @@ def check_dtype(name: str, dtype: np.dtype) -> None:
             f"{name}: pixels are {dtype}, surely not their full range; convert them, to uint8 for instance"
         )
     if dtype.kind not in "iuf":
-        raise ValueError(f"{name}: pixels are {dtype}; allowed are integers of 8, 16 and 32 bits, and floats")
+        raise ValueError(f"{name}: pixels are {dtype}; allowed: integers of 8, 16 and 32 bits, and floats")
 
 
 def check_level(name: str, level: int, sizes: Sequence[tuple[int, int]]) -> None:
     """Raises ValueError unless `level` counts one of the sizes, of which 0 is the largest."""
     if not 0 <= level < len(sizes):
         listed = ", ".join(f"{index} ({height}x{width})" for index, (height, width) in enumerate(sizes))
-        raise ValueError(f"{name}: level={level} given; allowed are {listed}")
+        raise ValueError(f"{name}: level is {level}; allowed: {listed}")
 
 
 def import_extra(package: str, extra: str, purpose: str) -> ModuleType:

@@ -72,7 +72,7 @@ class TiffSource(OpenSource):
         tiff = tifffile.TiffFile(self._file)
         series = tiff.series[0]
         if "C" in series.axes.upper() and len(series.pages) > 1:
-            raise ValueError(f"its channels are on several pages ({series.axes}, {series.shape}), allowed is one")
+            raise ValueError(f"its channels are on several pages ({series.axes}, {series.shape}); allowed: one")
         levels = [level.pages[0] for level in series.levels]
         if any(page is None or page.parent is not tiff for page in levels):
             raise ValueError("its pixels are in another file")
@@ -129,7 +129,7 @@ class TiffSource(OpenSource):
         elif decoded > MAX_SEGMENT_BYTES:
             raise ValueError(
                 f"a segment of {grid.segment_height}x{grid.segment_width} pixels is {decoded} bytes when "
-                f"decoded, allowed are {MAX_SEGMENT_BYTES}"
+                f"decoded; allowed: {MAX_SEGMENT_BYTES}"
             )
 
     def _read(self, y: int, x: int, height: int, width: int) -> np.ndarray:
@@ -204,7 +204,7 @@ def _check_own_size(data: bytes, most_pixels: int) -> None:
     except Exception:  # not for Pillow, which need not know every kind; the decoder judges
         return
     if pixels > most_pixels:
-        raise OSError(f"a tile states {pixels} pixels of its own, allowed are {most_pixels}")
+        raise OSError(f"a tile states {pixels} pixels of its own; allowed: {most_pixels}")
 
 
 @contextlib.contextmanager

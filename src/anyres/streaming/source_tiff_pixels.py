@@ -31,7 +31,7 @@ def pixels_of(page: Any) -> Convert:
     )  # the decoder turns it to RGB
     if colours not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE) and not jpeg_colour:
         raise ValueError(
-            f"its colours are {getattr(colours, 'name', colours)}; allowed are MINISWHITE, MINISBLACK, RGB, PALETTE, "
+            f"its colours are {getattr(colours, 'name', colours)}; allowed: MINISWHITE, MINISBLACK, RGB, PALETTE, "
             "and YCBCR in JPEG tiles"
         )
     steps: list[Convert] = []

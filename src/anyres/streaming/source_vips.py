@@ -27,7 +27,7 @@ class VipsSource(OpenSource):
                 raise UnreadableImageError(
                     path,
                     f"its colours are {image.interpretation}, coding {image.get('coding')}; "
-                    f"allowed are {', '.join(_COLOURS)}, not coded",
+                    f"allowed: {', '.join(_COLOURS)}, not coded",
                 )
             if image.hasalpha():
                 image = image.flatten(background=_WHITE.get(image.interpretation, 255.0))

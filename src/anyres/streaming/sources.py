@@ -54,7 +54,7 @@ def open_source(
         ImportError: a package is missing, naming the extra that brings it.
     """
     if cache_bytes is not None and cache_bytes < 0:
-        raise ValueError(f"cache_bytes={cache_bytes} given; allowed is 0 and more")
+        raise ValueError(f"cache_bytes is {cache_bytes}; allowed: 0 and more")
     if not isinstance(source, str | os.PathLike):
         check_idle(type(source).__name__, level, cache_bytes)
         return _open_object(source)
@@ -82,7 +82,7 @@ def _open_object(source: Any) -> OpenSource:
     if isinstance(source, Source) and callable(source.read_region):
         return source if isinstance(source, OpenSource) else GivenSource(source)
     raise ValueError(
-        f"a source is given as {type(source).__name__}; allowed are a path, a numpy array (height, width, channels), "
+        f"a source is given as {type(source).__name__}; allowed: a path, a numpy array (height, width, channels), "
         "and an object with size and read_region(y, x, height, width)"
     )
 
@@ -90,7 +90,7 @@ def _open_object(source: Any) -> OpenSource:
 def check_idle(name: str, level: int, cache_bytes: int | None) -> None:
     for setting, idle in (("level", level == 0), ("cache_bytes", cache_bytes is None)):
         if not idle:
-            raise ValueError(f"{name}: {setting} given, which has an effect on TIFF files and slides only")
+            raise ValueError(f"{name}: {setting} is set, which has an effect on TIFF files and slides only")
 
 
 def _start(path: Path) -> bytes:

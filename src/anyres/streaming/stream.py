@@ -75,9 +75,9 @@ def stream(
     """
     config, with_graph = model.config, model.training and torch.is_grad_enabled()
     if with_graph and (skip is not None or resume is not None):
-        raise ValueError("skip or resume given with gradients; allowed is either in evaluation mode only")
+        raise ValueError("skip or resume is set while gradients are recorded; allowed: either in evaluation mode only")
     if skip is not None and config.merger == "grid_attention" and config.padding == "zeros":
-        raise ValueError('skip is given to a model with padding="zeros"; allowed is padding="masked"')
+        raise ValueError('skip is set for a model with padding="zeros"; allowed: padding="masked"')
     with ExitStack() as stack:
         opened = open_source(source, level=level)
         if opened is not source:  # what the caller has opened stays open
@@ -122,7 +122,7 @@ def bright_background(threshold: float = 0.9) -> IsBackground:
         threshold: from which mean of a patch's darkest channel on, between 0 and 1.
     """
     if not 0 < threshold <= 1:
-        raise ValueError(f"a background of brightness {threshold} given; allowed is above 0 and at most 1")
+        raise ValueError(f"threshold is {threshold}; allowed: above 0 and at most 1")
     return lambda patches: patches.amin(-1).mean((-2, -1)) >= threshold
 
 
@@ -146,7 +146,7 @@ class _Work:
             is_skipped = self.is_background(self._patches(piece, pixels))
             given = (is_skipped.dtype, is_skipped.shape) if isinstance(is_skipped, Tensor) else None
             if given != (torch.bool, piece.region.size):
-                raise ValueError(f"skip gave {is_skipped!r:.80}; allowed is a bool tensor of shape {piece.region.size}")
+                raise ValueError(f"skip gave {is_skipped!r:.80}; allowed: a bool tensor of shape {piece.region.size}")
             if is_skipped.all() and self.merging.skips_cheaply(piece):
                 y, x, _, _ = self.merging.pixels(piece)
                 regions = [(r[0] - y, r[1] - x, r[2], r[3]) for r in self.merging.empty_pixels(piece)]
@@ -177,7 +177,7 @@ def _prepared(pixels: Tensor, model: ViTAR) -> Tensor:
 def _check_mask(skip: np.ndarray, grid: tuple[int, int]) -> Tensor:
     mask = np.asarray(skip)
     if mask.shape != grid or mask.dtype != bool:
-        raise ValueError(f"skip is {mask.dtype} of shape {mask.shape}; allowed is bool of the patches' grid, {grid}")
+        raise ValueError(f"skip is {mask.dtype} of shape {mask.shape}; allowed: bool of the patches' grid, {grid}")
     return torch.from_numpy(mask.copy())
 
 

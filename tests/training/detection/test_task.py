@@ -275,9 +275,9 @@ def test_findings_are_said_and_unreadable_images_listed(make, tmp_path, capsys):
         ({"init_resize": True}, "init_resize is True but has no effect, because there is no init"),
         ({"layer_decay": 0.0}, "layer_decay is 0.0; allowed: above 0 up to 1"),
         ({"lr_schedule": "step"}, "usual: 3 4"),
-        ({"augmentation": MultiScale()}, "size 64x64 given: .*begin at 480"),
-        ({"augmentation": MANY, "sizes": ("56x80", "24x80")}, "size 24x80 given: .*shortest=24"),
-        ({"augmentation": MANY, "sizes": ("56x64",)}, "most=70 given, but it has no effect because no side exceeds 64"),
+        ({"augmentation": MultiScale()}, "size is 64x64.*begin at 480"),
+        ({"augmentation": MANY, "sizes": ("56x80", "24x80")}, "size is 24x80.*shortest=24"),
+        ({"augmentation": MANY, "sizes": ("56x64",)}, "most is 70, but it has no effect because no side exceeds 64"),
         (
             {"augmentation": MANY, "sizes": ("56x80",), "aspect": (0.5, 2.0)},
             "aspect is .* in multi-scale training images keep their own",
