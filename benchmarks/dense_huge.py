@@ -26,8 +26,9 @@ from anyres.models.architectures import DETECTOR, SEGMENTER
 from anyres.models.detector import Detector
 from anyres.models.segmenter import Segmenter
 from anyres.models.weights.files import save
-from anyres.predict.detect import DetectConfig, find_objects
-from anyres.predict.segment import SegmentConfig, segment
+from anyres.predict.config import DetectConfig, SegmentConfig
+from anyres.predict.detect import find_objects
+from anyres.predict.segment import segment
 
 TILE, WINDOW = 256, 512
 SMALL = {"width": 64, "heads": 4, "patch_size": 32, "grid": 8, "cells": "1x1"}

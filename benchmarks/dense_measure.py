@@ -139,7 +139,7 @@ def _segmentation(model: Segmenter, data: Path, side: int) -> dict[str, Any]:
     for index, path in enumerate(folder.paths):
         read = folder.read(index)
         labels = torch.from_numpy(np.array(read.labels))  # (H, W)
-        predicted = label_map(model, read.image, Inference(), (side, side))
+        predicted = label_map(model, read.image, Inference(), side)
         whole.add(predicted, labels)
         target = images.target(places[path.name])
         for number, part in enumerate(parts):

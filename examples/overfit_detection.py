@@ -17,7 +17,8 @@ from anyres.devices import fast_precision
 from anyres.metrics.detection import evaluate_detector
 from anyres.models.detector import Detector
 from anyres.models.weights.files import load
-from anyres.predict.detect import DetectConfig, find_objects
+from anyres.predict.config import DetectConfig
+from anyres.predict.detect import find_objects
 from anyres.training import train
 from anyres.training.detection.config import DetectionConfig
 

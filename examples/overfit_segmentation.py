@@ -18,7 +18,8 @@ from anyres.devices import fast_precision
 from anyres.metrics.segmentation import evaluate_segmenter
 from anyres.models.segmenter import Segmenter
 from anyres.models.weights.files import load
-from anyres.predict.segment import SegmentConfig, segment
+from anyres.predict.config import SegmentConfig
+from anyres.predict.segment import segment
 from anyres.training import train
 from anyres.training.segmentation.config import SegmentationConfig
 
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> float:
 
     model, info = load(run, Segmenter)
     images = SegmentationFolder(data, "train", num_classes=CLASSES)
-    confusion, _, _ = evaluate_segmenter(model, images, (options.size, options.size))
+    confusion, _, _ = evaluate_segmenter(model, images, options.size)
     segment(SegmentConfig(run=run, inputs=(images.root,), out=options.out / "predictions", draw=True, device="cpu"))
     for kind, share in zip(info.classes, confusion.iou().tolist(), strict=True):
         print(f"{kind}: {share:.3f}")

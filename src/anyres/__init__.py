@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from anyres.models.mae_config import MAEConfig as MAEConfig
     from anyres.models.vitar import Features as Features, ViTAR as ViTAR, ViTARConfig as ViTARConfig
     from anyres.models.weights.files import load as load, save as save
+    from anyres.predict.predictor import Predictor as Predictor
     from anyres.streaming.stream import bright_background as bright_background, stream as stream
 else:
     __getattr__, __dir__, __all__ = attach(
@@ -24,6 +25,7 @@ else:
             "anyres.models.architectures": ("create_model", "list_models"),
             "anyres.models.vitar": ("Features", "ViTAR", "ViTARConfig"),
             "anyres.models.weights.files": ("load", "save"),
+            "anyres.predict.predictor": ("Predictor",),
             "anyres.streaming.stream": ("bright_background", "stream"),
         },
     )

@@ -17,6 +17,10 @@ class Unreadable(NamedTuple):
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}"
 
+    def to_dict(self) -> dict[str, str]:
+        """As JSON has it in every room."""
+        return {"path": str(self.path), "reason": self.reason}
+
     @classmethod
     def of(cls, path: Path | str, error: Exception) -> "Unreadable":
         """What an error says of the image at `path`."""

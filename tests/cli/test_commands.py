@@ -94,9 +94,7 @@ def test_train_sweep_report_predict(run, capsys):
     assert set(found["models"]) == {"trained", "run"}  # the folders' names
     assert main(["report", str(sweep), "--out", str(run / "page")]) == 0
     assert (run / "page" / "index.html").is_file()
-    assert (
-        main(["predict", "--run", str(trained), "--inputs", str(run / "data"), "--output", str(run / "out.csv")]) == 0
-    )
+    assert main(["predict", "--run", str(trained), "--inputs", str(run / "data"), "--out", str(run / "out.csv")]) == 0
     assert len((run / "out.csv").read_text().splitlines()) == 17
     (run / "data" / "broken.png").write_bytes(b"no image")
     assert main(["predict", "--run", str(trained), "--inputs", str(run / "data")]) == 1

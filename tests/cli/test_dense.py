@@ -158,9 +158,9 @@ def test_masks_that_cannot_be_used_are_counted_and_named(broken):
     assert "1 of 3 images cannot be used" in found.err and "a mask of 3x3 pixels for an image of" in found.err
     found = broken.evaluated("segmentation")
     measured = json.loads(found.out)
-    assert found.status == 1 and measured["images"] == 1 and "labels 5; allowed" in measured["skipped"][0][1]
+    assert found.status == 1 and measured["images"] == 1 and "labels 5; allowed" in measured["skipped"][0]["reason"]
     (masks / "val/00000.png").unlink()
-    assert "no mask" in json.loads(broken.evaluated("segmentation").out)["skipped"][0][1]
+    assert "no mask" in json.loads(broken.evaluated("segmentation").out)["skipped"][0]["reason"]
     found = broken.trained("segmentation", "--strict")
     assert found.status == 2 and "cannot be used" in found.err
 
@@ -194,7 +194,7 @@ def test_pictures_that_cannot_be_read_are_listed_by_predict(whole, tmp_path, cap
     torch.manual_seed(0)
     assert main(["predict", "--run", run, "--inputs", str(tmp_path), "--out", str(out)]) == 1
     entries = json.loads(capsys.readouterr().out)
-    assert ["error" in entry for entry in entries] == [False, True] and "torn.png" in entries[1]["error"]
+    assert ["reason" in entry for entry in entries] == [False, True] and entries[1]["path"].endswith("torn.png")
 
 
 def test_the_run_says_its_task(whole, tmp_path, capsys):

@@ -175,7 +175,7 @@ def test_what_an_image_lacks_is_padding_without_a_class():
 
 def test_sizes_keep_the_aspect():
     def size_of(height, width, *size, factor=1.0):
-        return bounded_aspect_size(Image.new("L", (width, height)), size, factor)
+        return bounded_aspect_size((height, width), min(size), factor)
 
     assert size_of(10, 30, 20, 36) == (20, 60)
     assert size_of(30, 10, 20, 36, factor=0.5) == (30, 10)

@@ -135,9 +135,9 @@ def test_images_of_several_sizes_at_once_give_what_they_give_alone(model):
     random = np.random.default_rng(2)
     sizes = [(13, 30), (17, 9), (13, 30), (26, 60)]
     images = [Image.fromarray(random.integers(0, 255, (*size, 3), dtype=np.uint8)) for size in sizes]
-    for how, size in ((Inference(), None), (Inference(flip=True), (13, 13)), (Inference(window=(8, 8)), None)):
-        for image, found in zip(images, label_maps(model, images, how, size), strict=True):
-            assert (found == label_map(model, image, how, size)).float().mean() > 0.99
+    for how, short_side in ((Inference(), None), (Inference(flip=True), 13), (Inference(window=(8, 8)), None)):
+        for image, found in zip(images, label_maps(model, images, how, short_side), strict=True):
+            assert (found == label_map(model, image, how, short_side)).float().mean() > 0.99
             assert found.shape == (image.height, image.width)
 
 
@@ -173,7 +173,7 @@ def root(tmp_path):
 
 def test_a_data_set_is_measured_at_its_own_sizes(model, root):
     folder = SegmentationFolder(root, "val", num_classes=5)
-    confusion, images, skipped = evaluate_segmenter(model, folder, (16, 20))
+    confusion, images, skipped = evaluate_segmenter(model, folder, 16)
     assert (images, skipped) == (3, []) and len(confusion.counts.unique()) > 5
     expected = Confusion(5)
     for path, mask, size in zip(folder.paths, folder.masks, ((23, 16), (16, 42), (64, 15)), strict=True):
@@ -185,24 +185,24 @@ def test_a_data_set_is_measured_at_its_own_sizes(model, root):
             logits = F.interpolate(model(given[None]), labels.shape, mode="bilinear")
         expected.add(logits.argmax(1)[0], labels)
     assert (confusion.counts - expected.counts).abs().sum() <= 4  # ties by rounding
-    assert evaluate_segmenter(model, folder, (16, 20), limit=1)[1] == 1
+    assert evaluate_segmenter(model, folder, 16, limit=1)[1] == 1
 
 
 def test_files_that_cannot_be_used_are_left_out(model, root):
     Image.fromarray(np.full((8, 21), 9, dtype=np.uint8)).save(root / "annotations/val/1.png")
     folder = SegmentationFolder(root, "val", num_classes=5)
-    _, images, skipped = evaluate_segmenter(model, folder, (16, 16))
+    _, images, skipped = evaluate_segmenter(model, folder, 16)
     assert images == 2 and [path.name for path, _ in skipped] == ["1.png"] and "labels 9" in skipped[0][1]
     with pytest.raises(ValueError, match="labels 9"):
-        evaluate_segmenter(model, folder, (16, 16), strict=True)
+        evaluate_segmenter(model, folder, 16, strict=True)
     with pytest.raises(ValueError, match="tells 5 classes apart; .* has 10"):
-        evaluate_segmenter(model, SegmentationFolder(root, "val", num_classes=10), (16, 16))
+        evaluate_segmenter(model, SegmentationFolder(root, "val", num_classes=10), 16)
 
 
 def test_a_map_has_the_size_of_its_image(model):
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (13, 30, 3), dtype=np.uint8))
-    for size in (None, (9, 9), (40, 40)):
-        assert label_map(model, image, Inference(), size).shape == (13, 30)
+    for short_side in (None, 9, 40):
+        assert label_map(model, image, Inference(), short_side).shape == (13, 30)
 
 
 @pytest.mark.parametrize(

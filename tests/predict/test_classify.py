@@ -13,7 +13,8 @@ from anyres.errors import UnreadableImageError
 from anyres.models.architectures import create_model
 from anyres.models.vitar import ViTAR
 from anyres.models.weights.files import load, save
-from anyres.predict.classify import PredictConfig, predict
+from anyres.predict.classify import classify
+from anyres.predict.config import ClassifyConfig
 
 CLASSES = ("cat", "dog", "sea newt")
 SIZES = [(9, 30), (17, 17), (40, 23), (17, 17), (1, 1), (64, 5)]
@@ -39,8 +40,8 @@ def images(tmp_path):
 
 def call(run, inputs, **options):
     text = io.StringIO()
-    config = PredictConfig(run=run, inputs=tuple(inputs), device="cpu", **options)
-    return predict(config, file=text, progress=False), text.getvalue()
+    config = ClassifyConfig(run=run, inputs=tuple(inputs), device="cpu", **options)
+    return classify(config, file=text, progress=False), text.getvalue()
 
 
 def expected(run, path):
@@ -69,19 +70,22 @@ def test_results_keep_the_order_of_the_inputs(run, images):
     assert all(len(result["top"]) == 1 for result in results)
 
 
-@pytest.mark.parametrize(("size", "seen"), [("12", (12, 40)), ("12x20", (12, 20))])
+@pytest.mark.parametrize(("size", "seen"), [
+        ({"short_side": 12}, (12, 40)), ({"size": "12x20"}, (12, 20)), ({"size": "12"}, (12, 12))
+    ],
+)  # fmt: skip
 def test_sizes_that_are_asked_for(run, images, size, seen, monkeypatch):
     shapes = []
     forward = type(load(run, ViTAR)[0]).forward
     monkeypatch.setattr(
         "anyres.models.vitar.ViTAR.forward", lambda self, x: shapes.append(tuple(x.shape)) or forward(self, x)
     )
-    (result,), _ = call(run, [images / "0[x].png"], size=size)
+    (result,), _ = call(run, [images / "0[x].png"], **size)
     assert shapes == [(1, 3, *seen)] and (result["height"], result["width"]) == SIZES[0]
 
 
 def test_large_images_do_not_share_a_batch(run, images, monkeypatch):
-    monkeypatch.setattr("anyres.predict.preparation._BATCH_PIXELS", 600)
+    monkeypatch.setattr("anyres.predict.plan._GROUP_PIXELS", 600)
     counts = []
     forward = type(load(run, ViTAR)[0]).forward
     monkeypatch.setattr("anyres.models.vitar.ViTAR.forward", lambda self, x: counts.append(len(x)) or forward(self, x))
@@ -93,26 +97,27 @@ def test_large_images_do_not_share_a_batch(run, images, monkeypatch):
 def test_unreadable_files_are_counted_and_listed(run, images):
     (images / "2[x].png").write_bytes(b"broken")
     results, text = call(run, [images])
-    assert "error" in results[2] and "top" not in results[2] and sum("top" in result for result in results) == 5
+    assert "reason" in results[2] and "top" not in results[2] and sum("top" in result for result in results) == 5
     assert "1 of 6 files could not be read" in text and text.count("2[x].png") == 1
     with pytest.raises(UnreadableImageError, match="2.x..png"):
         call(run, [images], strict=True)
-    results, text = call(run, [images], max_pixels=300)
-    assert [index for index, result in enumerate(results) if "error" in result] == [2, 5]
+    results, text = call(run, [images], max_pixels=300, short_side=20)
+    assert [index for index, result in enumerate(results) if "reason" in result] == [2, 5]
+    assert "allowed: 300 (max_pixels)" in results[5]["reason"]
     results, text = call(run, [images / "2[x].png"])
     assert "1 of 1 files" in text
 
 
 def test_csv_and_json(run, images):
     (images / "2[x].png").write_bytes(b"broken")
-    results, text = call(run, [images], output=images / "out.json", top_k=2)
+    results, text = call(run, [images], out=images / "out.json", top_k=2)
     assert json.loads((images / "out.json").read_text()) == results and "written to" in text
-    call(run, [images], output=images / "out.CSV", top_k=2)
+    call(run, [images], out=images / "out.CSV", top_k=2)
     with open(images / "out.CSV", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["path", "height", "width", "class_1", "prob_1", "class_2", "prob_2", "error"]
+    assert list(rows[0]) == ["path", "height", "width", "class_1", "prob_1", "class_2", "prob_2", "reason"]
     for row, result in zip(rows, results, strict=True):
-        assert row["path"] == result["path"] and bool(row["error"]) == ("error" in result)
+        assert row["path"] == result["path"] and bool(row["reason"]) == ("reason" in result)
         for rank, entry in enumerate(result.get("top", ()), start=1):
             assert row[f"class_{rank}"] == entry["class"]
             assert float(row[f"prob_{rank}"]) == pytest.approx(entry["probability"], rel=1e-5)
@@ -120,23 +125,24 @@ def test_csv_and_json(run, images):
 
 
 def test_a_long_table_is_cut_where_a_file_has_the_rest(run, images, monkeypatch):
-    monkeypatch.setattr("anyres.predict.classify._ROWS_SHOWN", 2)
-    _, text = call(run, [images], output=images / "out.csv")
+    monkeypatch.setattr("anyres.predict.class_table._ROWS_SHOWN", 2)
+    _, text = call(run, [images], out=images / "out.csv")
     assert "and 4 more in" in text and "1[x].png" in text and "3[x].png" not in text
 
 
 @pytest.mark.parametrize(
     "options",
     [
-        {"inputs": ()}, {"top_k": 0}, {"batch_size": 0}, {"size": "big"}, {"output": "x.xlsx"}, {"device": "tpu"},
-        {"device": "cuda:99"}, {"output": "nowhere/x.csv"}, {"max_pixels": 0},
+        {"inputs": ()}, {"top_k": 0}, {"batch_size": 0}, {"size": "big"}, {"short_side": 0}, {"out": "x.xlsx"},
+        {"size": "8", "short_side": 8}, {"device": "tpu"}, {"device": "cuda:99"}, {"out": "nowhere/x.csv"},
+        {"max_pixels": 0},
     ],
 )  # fmt: skip
 def test_bad_settings(run, tmp_path, options):
-    if "output" in options:
-        options = {"output": tmp_path / options["output"]}
+    if "out" in options:
+        options = {"out": tmp_path / options["out"]}
     with pytest.raises(ValueError, match="allowed|Allowed"):
-        PredictConfig(**{"run": run, "inputs": (tmp_path,), **options})
+        ClassifyConfig(**{"run": run, "inputs": (tmp_path,), **options})
 
 
 def test_missing_inputs_and_models(run, images, tmp_path):
@@ -159,7 +165,7 @@ class Budget:
 
 @pytest.fixture
 def budget(monkeypatch):
-    monkeypatch.setattr("anyres.predict.classify.sizer", lambda model, limits, **options: Budget(limits, 300))
+    monkeypatch.setattr("anyres.predict.classifier.sizer", lambda model, limits, **options: Budget(limits, 300))
 
 
 def test_images_over_the_budget_are_reduced(run, images, budget, monkeypatch):
@@ -169,7 +175,7 @@ def test_images_over_the_budget_are_reduced(run, images, budget, monkeypatch):
     monkeypatch.setattr(
         "anyres.models.vitar.ViTAR.forward", lambda self, x: shapes.append(tuple(x.shape)) or forward(self, x)
     )
-    results, text = call(run, [images], max_milliseconds=10, output=images / "out.csv")
+    results, text = call(run, [images], max_milliseconds=10, out=images / "out.csv")
     assert sorted(shapes) == sorted([(1, 3, 9, 30), (1, 3, 17, 17), (1, 3, 22, 13), (1, 3, 17, 17), (1, 3, 1, 1),
                                      (1, 3, 61, 4)])  # fmt: skip
     assert [result.get("reduced") for result in results] == [None, None, [22, 13], None, None, [61, 4]]
@@ -184,19 +190,21 @@ def test_images_over_the_budget_are_reduced(run, images, budget, monkeypatch):
 
 
 def test_images_over_the_budget_are_refused_by_name(run, images, budget):
-    results, text = call(run, [images], max_gigabytes=0.5, over_budget="refuse")
-    refused = [index for index, result in enumerate(results) if "error" in result]
+    results, text = call(run, [images], memory_budget="500MB", over_budget="refuse")
+    refused = [index for index, result in enumerate(results) if "reason" in result]
     assert refused == [2, 5]
-    assert "2[x].png: 40x23 pixels exceed 0.5 GB; within it: at most 22x13" in results[2]["error"]
+    assert "40x23 pixels exceed 0.5 GB; within it: at most 22x13" in results[2]["reason"]
     assert "2 of 6 files could not be read or were refused" in text
 
 
 def test_impossible_budgets_are_refused_before_anything_is_read(run, images, tmp_path):
     for options in (
         {"over_budget": "refuse"},
-        {"max_gigabytes": 0},
+        {"memory_budget": "0GB"},
+        {"max_milliseconds": 0},
+        {"max_milliseconds": float("nan")},
         {"max_milliseconds": 5, "over_budget": "drop"},
-        {"max_gigabytes": 1, "batch_size": 4},
+        {"memory_budget": "1GB", "batch_size": 4},
     ):
         with pytest.raises(ValueError, match="[Aa]llowed"):
-            PredictConfig(run=tmp_path / "absent", inputs=(images,), **options)
+            ClassifyConfig(run=tmp_path / "absent", inputs=(images,), **options)

@@ -19,10 +19,10 @@ from anyres.models.architectures import DETECTOR, SEGMENTER
 from anyres.models.detector import Detector
 from anyres.models.segmenter import Segmenter
 from anyres.models.weights.files import load, save
-from anyres.predict import detect as detect_module
-from anyres.predict.detect import IMAGES, RESULTS, DetectConfig, find_objects
+from anyres.predict import finder as finder_module
+from anyres.predict.config import DetectConfig, LookOptions, SegmentConfig
+from anyres.predict.detect import IMAGES, RESULTS, find_objects
 from anyres.predict.detect_needs import DetectNeeds
-from anyres.predict.files_config import FilesConfig
 from anyres.predict.label_file import bands, write_label_rows
 from anyres.predict.label_maps import Inference, label_map
 from anyres.predict.memory_budget import fitting_windows
@@ -30,7 +30,7 @@ from anyres.predict.merge_windows import is_cut
 from anyres.predict.objects import Objects, objects_in
 from anyres.predict.overview import overview
 from anyres.predict.pictures import class_colour, drawable, with_legend
-from anyres.predict.segment import SegmentConfig, segment
+from anyres.predict.segment import segment
 from anyres.predict.segment_needs import SegmentNeeds
 from anyres.streaming.source_array import ArraySource
 from anyres.streaming.sources import open_source
@@ -106,9 +106,9 @@ def test_auto_looks_at_small_images_whole_and_at_large_ones_by_windows(labeller,
     large, small = segment(SegmentConfig(**settings), progress=False)
     assert large["window"] == [24, 24] and "window" not in small
     large, small = segment(SegmentConfig(**settings, window="none"), progress=False)
-    assert "1643; allowed: 1000" in large["error"] and "labels" in small
+    assert "1643; allowed: 1000" in large["reason"] and "labels" in small
     large, small = segment(SegmentConfig(**settings, flip=True), progress=False)
-    assert "flip needs whole images" in large["error"] and "labels" in small
+    assert "flip needs whole images" in large["reason"] and "labels" in small
     with pytest.raises(ValueError, match="flip needs whole"):
         segment(SegmentConfig(**settings, flip=True, strict=True), progress=False)
 
@@ -120,7 +120,7 @@ def test_what_has_no_known_range_is_not_read_by_windows(labeller, tmp_path):
     paths = tuple(tmp_path / name for name in ("floats.tif", "wide.tif", "array.npy"))
     settings = {"run": labeller, "inputs": paths, "out": tmp_path / "out", "device": "cpu", "max_pixels": 100}
     floats, wide, array = segment(SegmentConfig(**settings), progress=False)
-    assert "pixels are float32" in floats["error"]
+    assert "pixels are float32" in floats["reason"]
     assert (labels_of(wide) == labels_of(array)).mean() > 0.99
 
 
@@ -135,7 +135,7 @@ def test_what_fails_on_the_way_leaves_no_file(labeller, tmp_path, tile):
     config = SegmentConfig(
         run=labeller, inputs=(tmp_path / "cut.tif",), out=tmp_path / "out", device="cpu", max_pixels=99
     )
-    assert "cut.tif" in segment(config, progress=False)[0]["error"]
+    assert segment(config, progress=False)[0].keys() == {"path", "reason"}
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -208,7 +208,7 @@ def test_objects_name_their_images_and_stay_when_interrupted(finder, tmp_path, m
         done.append(images)
         return objects_in(model, images, device)
 
-    monkeypatch.setattr(detect_module, "objects_in", objects)
+    monkeypatch.setattr(finder_module, "objects_in", objects)
     with pytest.raises(KeyboardInterrupt):
         find_objects(config, progress=False)
     assert [each["id"] for each in json.loads((config.out / IMAGES).read_text())] == [0]
@@ -235,11 +235,11 @@ def test_files_of_several_sizes_at_once_give_what_they_give_alone(labeller, find
         if task == "segmentation":
             entries = segment(SegmentConfig(run=labeller, **options), progress=False)
             maps = [labels_of(entry) for entry in entries if "labels" in entry]
-            found.append(([(entry["path"], "error" in entry) for entry in entries], maps))
+            found.append(([(entry["path"], "reason" in entry) for entry in entries], maps))
         else:
             found.append(written(DetectConfig(run=finder, **options, threshold=0.0)))
     (entries, one), (others, other) = found
-    assert entries == others and sum("error" in entry for entry in entries if task == "detection") in (0, 1)
+    assert entries == others and sum("reason" in entry for entry in entries if task == "detection") in (0, 1)
     assert len(one) == len(other) > 4
     for first, second in zip(one, other, strict=True):
         if task == "segmentation":
@@ -282,7 +282,7 @@ def scene(size, objects):
 
 
 def boxes_found(finder, tmp_path, monkeypatch, size, objects, **options):
-    monkeypatch.setattr(detect_module, "objects_in", rectangles_in)
+    monkeypatch.setattr(finder_module, "objects_in", rectangles_in)
     tifffile.imwrite(tmp_path / "x.tif", scene(size, objects), photometric="rgb", tile=(32, 32))
     settings = {"window": "48x60", "max_pixels": 99, "device": "cpu", "threshold": 0.0} | options
     config = DetectConfig(run=finder, inputs=(tmp_path / "x.tif",), out=tmp_path / "out", **settings)
@@ -371,7 +371,7 @@ def test_the_largest_windows_that_fit_are_taken_and_then_as_many_as_fit():
 def test_a_memory_budget_chooses_windows_and_refuses_before_it_reads(labeller, finder, tmp_path):
     tifffile.imwrite(tmp_path / "x.tif", pixels(300, 400), photometric="rgb", tile=(32, 32))
     common = {"inputs": (tmp_path / "x.tif",), "device": "cpu"}
-    needs = SegmentNeeds(load(labeller, Segmenter)[0], Inference(), None, [(24, 24)], draws=False)
+    needs = SegmentNeeds(load(labeller, Segmenter)[0], Inference(), None, [(24, 24)])
     assert needs.windows((300, 400), (24, 24), 1) < needs.windows((300, 400), (24, 24), 9) < needs.whole((300, 400))
     for config, call in (
         (SegmentConfig(run=labeller, out=tmp_path / "a", memory_budget="75MB", **common), segment),
@@ -390,7 +390,7 @@ def test_a_detector_needs_more_for_images_that_it_sees_larger(finder):
     needed, taken = [], []
     for limits in ((64, 96), (400, 500)):
         model.set_size(*limits)
-        needed.append(DetectNeeds(model, draws=False, scales=False).whole((50, 70)))
+        needed.append(DetectNeeds(model, scales=False).whole((50, 70)))
         with torch.no_grad():
             taken.append(peak_tensor_bytes(lambda: model([image])))
     assert needed[1] - needed[0] >= taken[1] - taken[0] > 10**6
@@ -400,20 +400,21 @@ PEAK = """
 import sys
 from pathlib import Path
 from anyres.predict import segment as module
-from anyres.predict.segment import SegmentConfig, segment
+from anyres.predict.config import SegmentConfig
+from anyres.predict.segment import segment
 
 def of(name):
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
     return 1000 * int(line.split()[1])
 
-def measured(*given, _whole=module.predict_files, **more):
+def measured(*given, _whole=module.entries_of, **more):
     Path("/proc/self/clear_refs").write_text("5")
     before = of("VmRSS")
     found = _whole(*given, **more)
     print(of("VmHWM") - before)
     return found
 
-module.predict_files = measured
+module.entries_of = measured
 run, image, out, budget = sys.argv[1:]
 config = SegmentConfig(run=Path(run), inputs=(Path(image),), out=Path(out), memory_budget=budget, device="cpu")
 print("window" in segment(config, progress=False)[0])
@@ -433,7 +434,7 @@ def test_a_process_stays_within_the_least_budget_that_is_allowed(tmp_path):
     picture.save(tmp_path / "turned.jpg", exif=exif)
     Image.merge("RGBA", (*picture.split(), picture.getchannel(0))).save(tmp_path / "alpha.png", compress_level=1)
     picture.crop((0, 0, 1500, 1300)).save(tmp_path / "whole.png")
-    needs = SegmentNeeds(model, Inference(), None, [(256, 256)], draws=False)
+    needs = SegmentNeeds(model, Inference(), None, [(256, 256)])
     budgets = {"whole.png": needs.whole((1300, 1500))}
     for name in ("plain.jpg", "turned.jpg", "alpha.png"):
         config = SegmentConfig(run=tmp_path, inputs=(tmp_path / name,), out=tmp_path / "out", memory_budget="1MB")
@@ -449,7 +450,7 @@ def test_a_process_stays_within_the_least_budget_that_is_allowed(tmp_path):
 
 
 def test_the_memory_of_windows_does_not_grow_with_the_height(labeller):
-    needs = SegmentNeeds(load(labeller, Segmenter)[0], Inference(), None, [(24, 24)], draws=False)
+    needs = SegmentNeeds(load(labeller, Segmenter)[0], Inference(), None, [(24, 24)])
     assert needs.windows((10**6, 400), (24, 24), 1) == needs.windows((2 * 10**6, 400), (24, 24), 1)
 
 
@@ -460,7 +461,7 @@ def test_windows_of_a_detector_see_pixels_as_they_are(finder, tmp_path, monkeypa
         seen.extend((tuple(image.shape[-2:]), model.transform.limits) for image in images)
         return rectangles_in(model, images, device)
 
-    monkeypatch.setattr(detect_module, "objects_in", looked)
+    monkeypatch.setattr(finder_module, "objects_in", looked)
     tifffile.imwrite(tmp_path / "x.tif", pixels(150, 200), photometric="rgb", tile=(32, 32))
     config = DetectConfig(
         run=finder, inputs=(tmp_path / "x.tif",), out=tmp_path / "a", device="cpu", max_pixels=99, threshold=0.0
@@ -481,6 +482,6 @@ def test_windows_of_a_detector_see_pixels_as_they_are(finder, tmp_path, monkeypa
     ],
 )
 def test_impossible_settings_are_refused(kind, changes, message, tmp_path):
-    assert issubclass(kind, FilesConfig)
+    assert issubclass(kind, LookOptions)
     with pytest.raises(ValueError, match=message):
         kind(**({"run": tmp_path, "inputs": (tmp_path,), "out": tmp_path / "out"} | changes))

@@ -15,7 +15,8 @@ from anyres.data.transforms import to_tensor
 from anyres.models.architectures import create_model
 from anyres.models.vitar import ViTAR
 from anyres.models.weights.files import load, save
-from anyres.predict.encode import EncodeConfig, encode
+from anyres.predict.encode import encode
+from anyres.predict.encode_config import EncodeConfig
 from anyres.streaming.records import INDEX, Records
 
 SIZES = [(9, 30), (17, 17), (40, 23), (17, 17), (1, 1), (64, 5), (5, 9), (31, 31), (17, 17), (8, 8), (12, 13)]
@@ -138,7 +139,8 @@ def test_a_finished_folder_is_left_alone(run, images, tmp_path, monkeypatch):
     ("name", "changes"),
     [
         ("dtype: float16 there, bfloat16 here", {"dtype": "bfloat16"}),
-        ("size: None there, 8 here", {"size": "8"}),
+        ("size: None there, 8x8 here", {"size": "8"}),
+        ("short_side: None there, 8 here", {"short_side": 8}),
         ("shard_records: 4 there, 3 here", {"shard_records": 3}),
         ("stream_pixels: 67108864 there, 999 here", {"stream_pixels": 999}),
     ],
@@ -178,14 +180,14 @@ def test_files_that_could_not_be_read_are_tried_again_and_come_last(run, images,
     records = Records(tmp_path / "out")
     records.verify()
     assert [Path(source).stem for source in records.sources[-2:]] == ["00", "08"]
-    assert records.failures[0]["source"] == str(images / "cat/04.png")
+    assert records.failures[0]["path"] == str(images / "cat/04.png")
     for index, source in enumerate(records.sources):
         assert torch.allclose(records.record(index).tokens.float(), alone(run, source), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(("pixels", "done"), [(1000, 4), (10**9, 0)])
 def test_a_kill_costs_few_pixels(run, images, tmp_path, monkeypatch, pixels, done):
-    monkeypatch.setattr("anyres.predict.encode_inputs._WINDOW_PIXELS", pixels)
+    monkeypatch.setattr("anyres.predict.encode_inputs._PORTION_PIXELS", pixels)
     monkeypatch.setattr("anyres.predict.encode_inputs._LEAST_PIXELS", 100)
     forward, calls = ViTAR.forward_features, []
 
@@ -216,7 +218,7 @@ def test_unreadable_files_are_listed(run, images, tmp_path):
     assert [source for source, _ in result.failures] == failed
     assert "3 of 11 files could not be read" in text and all(text.count(source) == 1 for source in failed)
     written = json.loads((tmp_path / "out" / INDEX).read_text())["failures"]
-    assert [entry["source"] for entry in written] == failed and all(entry["error"] for entry in written)
+    assert [entry["path"] for entry in written] == failed and all(entry["reason"] for entry in written)
     records = Records(tmp_path / "out")
     assert (len(records), result.shards) == (8, 3) and not set(failed) & set(records.sources)
     only, _ = call(run, tmp_path / "none", [images / "00.png"])
@@ -243,9 +245,9 @@ def test_shards_have_256_megabytes_by_default(run, images, tmp_path):
 
 def test_a_grid_that_grows_needs_one_size(images, tmp_path):
     run = saved(tmp_path / "run", merger="none", position="learned", jitter=0.5, last_pass=True)
-    for size in (None, "16"):
-        with pytest.raises(ValueError, match="merger 'none'.*one exact size for all images, such as 224x224"):
-            call(run, tmp_path / "out", [images], size=size)
+    for short_side in (None, 16):
+        with pytest.raises(ValueError, match="merger 'none'.*one size for all images, such as 224x224"):
+            call(run, tmp_path / "out", [images], short_side=short_side)
     assert not (tmp_path / "out").exists()
     call(run, tmp_path / "out", [images], size="12x20")
     records = Records(tmp_path / "out")
@@ -263,7 +265,9 @@ def test_a_grid_that_grows_needs_one_size(images, tmp_path):
         ({"device": "tpu"}, "tpu"),
         ({"stream_pixels": 0}, "stream_pixels=0"),
         ({"stream_pixels": 2**30}, "stream_pixels=1073741824 given: allowed is 1 to"),
-        ({"stream_pixels": 9, "size": "224"}, "stream_pixels=9 given but has no effect"),
+        ({"stream_pixels": 9, "size": "224"}, "stream_pixels=9 given but has no effect, because with size=224"),
+        ({"stream_pixels": 9, "short_side": 224}, "no effect, because with short_side=224"),
+        ({"size": "9", "short_side": 9}, "size=9 and short_side=9 given: allowed is one of them"),
     ],
 )
 def test_bad_settings(run, tmp_path, options, message):

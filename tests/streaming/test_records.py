@@ -104,7 +104,7 @@ def test_going_on_forgets_what_the_index_does_not_know(tmp_path):
 def test_failures_count_as_done(tmp_path):
     given = make(5)
     writer = RecordWriter(tmp_path, settings(7), tmp_path)
-    failure = [{"input": place, "source": f"{place}", "error": "broken"} for place in range(7)]
+    failure = [{"input": place, "path": f"{place}", "reason": "broken"} for place in range(7)]
     writer.add([0], [], failure[:1])
     assert not list(tmp_path.glob("*.safetensors"))
     writer.add(range(1, 5), given[:3], failure[4:5])
@@ -123,14 +123,14 @@ def test_failures_count_as_done(tmp_path):
 
 def test_failures_that_are_mended_come_last(tmp_path):
     given = make(4)
-    failure = [{"input": place, "source": f"{place}", "error": "broken"} for place in range(4)]
+    failure = [{"input": place, "path": f"{place}", "reason": "broken"} for place in range(4)]
     RecordWriter(tmp_path, settings(4), tmp_path).add(range(4), given[2:], failure[:2])
     writer = RecordWriter(tmp_path, settings(4), tmp_path)
     assert (writer.done, writer.failures) == (4, failure[:2])
-    writer.add([0, 1], given[:1], [failure[1] | {"error": "still broken"}])
+    writer.add([0, 1], given[:1], [failure[1] | {"reason": "still broken"}])
     writer = RecordWriter(tmp_path, settings(4), tmp_path)
     assert (writer.done, writer.count, writer.room) == (4, 3, 1)
-    assert [entry["error"] for entry in writer.failures] == ["still broken"]
+    assert [entry["reason"] for entry in writer.failures] == ["still broken"]
     writer.add([1], given[1:2], [])
     records = Records(tmp_path)
     records.verify()

@@ -10,12 +10,10 @@ if TYPE_CHECKING:
     from anyres.ablation.config import AblateConfig
     from anyres.cli.configs import CostOf, Models, PlanImage, Report, Synthesize
     from anyres.costs.largest_config import LargestSizeConfig
-    from anyres.evaluation.evaluate import EvaluateConfig
+    from anyres.evaluation.evaluate_config import EvaluateConfig
     from anyres.evaluation.sweep_config import SweepConfig
-    from anyres.predict.classify import PredictConfig
-    from anyres.predict.detect import DetectConfig
-    from anyres.predict.encode import EncodeConfig
-    from anyres.predict.segment import SegmentConfig
+    from anyres.predict.config import ClassifyConfig, DetectConfig, SegmentConfig
+    from anyres.predict.encode_config import EncodeConfig
     from anyres.recipes.demo_config import DemoConfig
     from anyres.recipes.table import RecipeConfig
     from anyres.training.config import RunConfig
@@ -44,7 +42,7 @@ def evaluate(options: EvaluateConfig) -> int:
     from anyres.evaluation.evaluate import evaluate
 
     found = evaluate(options)
-    print(json.dumps(found, indent=1, default=str))
+    print(json.dumps(found, indent=1))
     return int(bool(found["skipped"]))
 
 
@@ -55,10 +53,10 @@ def report(options: Report) -> int:
     return 0
 
 
-def predict(options: PredictConfig) -> int:
-    from anyres.predict.classify import predict
+def classify(options: ClassifyConfig) -> int:
+    from anyres.predict.classify import classify
 
-    return _unless_unreadable(predict(options))
+    return _unless_unreadable(classify(options))
 
 
 def segment(options: SegmentConfig) -> int:
@@ -78,7 +76,7 @@ def detect(options: DetectConfig) -> int:
 
 
 def _unless_unreadable(entries: Iterable[dict[str, Any]]) -> int:
-    return int(any("error" in entry for entry in entries))
+    return int(any("reason" in entry for entry in entries))
 
 
 def encode(options: EncodeConfig) -> int:

@@ -53,9 +53,9 @@ TRAIN = {
 """The kinds of `train`, by task."""
 
 PREDICT = {
-    "ViTAR": Command("Classify images of any mix of sizes.", "anyres.predict.classify:PredictConfig", "predict"),
-    "Segmenter": Command("Label every pixel of images.", "anyres.predict.segment:SegmentConfig", "segment"),
-    "Detector": Command("Find objects in images.", "anyres.predict.detect:DetectConfig", "detect"),
+    "ViTAR": Command("Classify images of any mix of sizes.", "anyres.predict.config:ClassifyConfig", "classify"),
+    "Segmenter": Command("Label every pixel of images.", "anyres.predict.config:SegmentConfig", "segment"),
+    "Detector": Command("Find objects in images.", "anyres.predict.config:DetectConfig", "detect"),
 }
 """The kinds of `predict`, by the architecture of the run."""
 
@@ -77,7 +77,7 @@ COMMANDS = {
     ),
     "evaluate": Command(
         "Measure a segmenter (mIoU) or a detector (AP) on a data set.",
-        "anyres.evaluation.evaluate:EvaluateConfig",
+        "anyres.evaluation.evaluate_config:EvaluateConfig",
         "evaluate",
     ),
     "report": Command("Draw sweeps as one offline HTML page.", "anyres.cli.configs:Report", "report"),
@@ -88,7 +88,7 @@ COMMANDS = {
     ),
     "encode": Command(
         "Write the features of images of any size, huge ones too, to disk.",
-        "anyres.predict.encode:EncodeConfig",
+        "anyres.predict.encode_config:EncodeConfig",
         "encode",
     ),
     "models": Command("List the named models.", "anyres.cli.configs:Models", "models"),

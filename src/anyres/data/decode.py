@@ -55,18 +55,28 @@ def read_image(path: Path | str, *, max_pixels: int = MAX_PIXELS, channels: int 
         ValueError: for a limit or a number of channels that is not allowed.
     """
     check_max_pixels(max_pixels)
-    if channels not in (1, 3):
-        raise ValueError(f"channels is {channels}; allowed for image files: 1 (greyscale) or 3 (RGB)")
+    _check_channels(channels)
     try:
         with _open(path) as image:
-            _check_size(path, image.size, max_pixels)
-            image.load()
-            upright = _upright(image)
-            return _eight_bit(upright, path).convert("L" if channels == 1 else "RGB")
+            return convert_image(image, path, max_pixels=max_pixels, channels=channels)
     except UnreadableImageError:
         raise
     except Exception as error:  # decoders raise nearly anything on damaged data
         raise UnreadableImageError(path, _reason(error)) from error
+
+
+def convert_image(image: Image.Image, name: Path | str, *, max_pixels: int, channels: int) -> Image.Image:
+    """What `read_image` makes of a file that Pillow has opened; errors call it `name`."""
+    check_max_pixels(max_pixels)
+    _check_channels(channels)
+    _check_size(name, image.size, max_pixels)
+    try:
+        image.load()
+        return _eight_bit(_upright(image), name).convert("L" if channels == 1 else "RGB")
+    except UnreadableImageError:
+        raise
+    except Exception as error:
+        raise UnreadableImageError(name, _reason(error)) from error
 
 
 def stored_size(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
@@ -80,6 +90,11 @@ def stored_size(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> tuple[int,
         raise
     except Exception as error:
         raise UnreadableImageError(path, _reason(error)) from error
+
+
+def _check_channels(channels: int) -> None:
+    if channels not in (1, 3):
+        raise ValueError(f"channels is {channels}; allowed for image files: 1 (greyscale) or 3 (RGB)")
 
 
 def _open(path: Path | str) -> Image.Image:

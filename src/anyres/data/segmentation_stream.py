@@ -97,7 +97,7 @@ def augmented(
     Draws from torch's generator.
     """
     low, high = augment.scale
-    whole = resized(found, bounded_aspect_size(found.image, size, low + (high - low) * _uniform()))
+    whole = resized(found, bounded_aspect_size(found.image.size[::-1], min(size), low + (high - low) * _uniform()))
     whole = _cropped(whole, size, augment.cat_max_ratio)
     image, labels = whole.image, whole.labels
     if _uniform() < augment.hflip:
@@ -112,12 +112,11 @@ def augmented(
     return pixels, target
 
 
-def bounded_aspect_size(image: Image.Image, size: Size, factor: float = 1.0) -> Size:
-    """(height, width) with the aspect of the image, a short side of min(size) and at most four times that long, times
+def bounded_aspect_size(size: Size, short_side: int, factor: float = 1.0) -> Size:
+    """(height, width) with the aspect of an image of this size, this short side and at most four times that long, times
     a factor."""
-    short, long = min(image.size), max(image.size)
-    scale = factor * min(size) * min(1 / short, LONGEST / long)
-    return max(1, round(image.height * scale)), max(1, round(image.width * scale))
+    scale = factor * short_side * min(1 / min(size), LONGEST / max(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def resized(found: Labelled, size: Size) -> Labelled:

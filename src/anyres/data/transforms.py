@@ -84,7 +84,7 @@ class EvalTransform:
         """(C, H, W) float32."""
         image = image.convert(_MODES[len(self.mean)])
         if self.keep_aspect:
-            image = resize(image, aspect_size(image, self.size))
+            image = resize(image, aspect_size((image.height, image.width), min(self.size)))
         else:
             image = resize(image, self.size) if self.squash else resize_and_crop(image, self.size, self.crop_ratio)
         return to_tensor(image, self.mean, self.std)
@@ -129,11 +129,10 @@ def resize(image: Image.Image, size: Size) -> Image.Image:
     return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BICUBIC)
 
 
-def aspect_size(image: Image.Image, size: Size) -> Size:
-    """(height, width) with the aspect of the image and a short side of min(size)."""
-    short = min(size)
-    scale = short / min(image.size)
-    return max(short, round(image.height * scale)), max(short, round(image.width * scale))
+def aspect_size(size: Size, short_side: int) -> Size:
+    """(height, width) with the aspect of an image of this size and this many pixels on the shorter side."""
+    scale = short_side / min(size)
+    return max(short_side, round(size[0] * scale)), max(short_side, round(size[1] * scale))
 
 
 def resize_and_crop(image: Image.Image, size: Size, crop_ratio: float) -> Image.Image:

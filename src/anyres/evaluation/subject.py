@@ -56,7 +56,9 @@ class Subject:
         """The pictures as this model wants them, (C, H_i, W_i) each, after resizing to `target` if there is one."""
         config = self.model.config
         if target is not None:
-            pictures = [resize(p, aspect_size(p, target) if keep_aspect else target) for p in pictures]
+            pictures = [
+                resize(p, aspect_size((p.height, p.width), min(target)) if keep_aspect else target) for p in pictures
+            ]
         return [to_tensor(picture, config.mean, config.std) for picture in pictures]
 
     def answer(self, images: Sequence[Tensor], max_patches: int) -> Tensor:

@@ -13,7 +13,6 @@ from anyres.data.segmentation import IGNORE, SegmentationFolder
 from anyres.errors import Unreadable, UnreadableImageError
 from anyres.models.segmenter import Segmenter
 from anyres.predict.label_maps import Inference, label_map
-from anyres.sizes import Size
 from anyres.spacing import evenly_spaced
 
 
@@ -50,7 +49,7 @@ class Confusion:
 def evaluate_segmenter(
     model: Segmenter,
     folder: SegmentationFolder,
-    size: Size,
+    short_side: int,
     how: Inference | None = None,
     *,
     limit: int | None = None,
@@ -58,8 +57,8 @@ def evaluate_segmenter(
 ) -> tuple[Confusion, int, list[Unreadable]]:
     """The confusion of a data set, every image compared at its own size; how many there were; what was left out.
 
-    An image is resized, its aspect kept, to a short side of min(size) and at most four times that long; what the
-    model says of it is resized back.
+    An image is resized, its aspect kept, to this short side and at most four times that long; what the model says of it
+    is resized back.
 
     Args:
         model: in evaluation mode.
@@ -81,7 +80,7 @@ def evaluate_segmenter(
             skipped.append(Unreadable.of(folder.paths[index], error))
             continue
         labels = torch.from_numpy(np.array(found.labels))
-        confusion.add(label_map(model, found.image, how or Inference(), size), labels)
+        confusion.add(label_map(model, found.image, how or Inference(), short_side), labels)
         images += 1
     if not images:
         raise ValueError(f"none of the images in {folder.root} can be used; the first: {skipped[0]}")

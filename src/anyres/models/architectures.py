@@ -111,7 +111,7 @@ SEGMENTER = Architecture(
     above="heads",
     fixed_work=True,
     noun="model to segment with",
-    advice="it labels pixels: anyres predict --task segmentation, anyres evaluate",
+    advice="it labels pixels: anyres predict, anyres evaluate",
 )
 DETECTOR = Architecture(
     name="Detector",
@@ -122,7 +122,7 @@ DETECTOR = Architecture(
     above="heads",
     fixed_work=False,
     noun="detector",
-    advice="it finds objects: anyres predict --task detection, anyres evaluate",
+    advice="it finds objects: anyres predict, anyres evaluate",
 )
 
 ARCHITECTURES: dict[str, Architecture[Any]] = {each.name: each for each in (VITAR, AUTOENCODER, SEGMENTER, DETECTOR)}

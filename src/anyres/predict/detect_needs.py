@@ -9,6 +9,7 @@ from anyres.sizes import Size
 _ANCHOR_BYTES = 3 * 120  # at each place of a map: three anchors, their boxes and scores in several stages
 _LEVELS = 4 / 3  # times the finest map: all of them
 _POOLED, _MASK = 7 * 7, 28 * 28  # places that a box is cut to, and those of its mask
+_DECODED = 48  # bytes of a pixel of an image that is decoded, scaled and drawn
 _COPIES = 4  # of what goes through the heads, alive at once
 
 
@@ -16,19 +17,19 @@ class DetectNeeds:
     """Bytes that a detector is predicted to need, see `Needs`: the backbone's tensors are counted on the meta device,
     the heads' as if they found as much as they may."""
 
-    def __init__(self, model: Detector, *, draws: bool, scales: bool) -> None:
+    def __init__(self, model: Detector, *, scales: bool) -> None:
         """`scales`: whether windows are resized, as images are, instead of being seen as they are."""
         with torch.device("meta"):
             self._backbone = Detector(model.config).eval().backbone
         self._config = model.config
         self._padded = model.transform.padded
         self._limits, self._divisor = model.transform.limits, model.transform.size_divisible
-        self._draws, self._scales = draws, scales
+        self._scales = scales
         self._known: dict[tuple[int, ...], int] = {}
 
     def whole(self, size: Size) -> int:
         pixels = size[0] * size[1]
-        return with_reserve(self._called(self._padded(size), 1)) + (48 if self._draws else 40) * pixels
+        return with_reserve(self._called(self._padded(size), 1)) + _DECODED * pixels
 
     def windows(self, size: Size, window: Size, at_once: int) -> int:
         given = min(window[0], size[0]), min(window[1], size[1])

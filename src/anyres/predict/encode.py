@@ -5,72 +5,26 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TextIO
+from typing import Any, TextIO
 
 import torch
 from tqdm import tqdm
-from tyro.conf import Positional, arg
 
 from anyres.data.decode import MAX_PIXELS
 from anyres.devices import resolve_device
-from anyres.errors import check_choice
+from anyres.errors import Unreadable
 from anyres.layers.merge_plan import Grid, token_grid
 from anyres.models.vitar import ViTAR
 from anyres.models.weights.files import load, model_digest
+from anyres.predict.encode_config import EncodeConfig
 from anyres.predict.encode_inputs import Input, digest, find_inputs, first_portion
 from anyres.predict.encoder import Encoder
-from anyres.predict.preparation import Preparation
-from anyres.sizes import parse_size
+from anyres.predict.preparation import Preparation, preparation
+from anyres.sizes import size_text
 from anyres.streaming.record_writer import RecordWriter
 from anyres.streaming.records import DTYPES, INDEX, Record
 
-_STREAM_PIXELS = 2**26
 _SHARD_BYTES, _MOST_RECORDS = 2**28, 4096  # of a shard, by default
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncodeConfig:
-    """Write the features of images to a folder of records, or go on where it was stopped."""
-
-    inputs: Positional[tuple[Path, ...]] = ()
-    """image files, huge ones too, and folders that are searched for images, slides and .npy files"""
-    run: Path
-    """folder of the trained model"""
-    out: Path
-    """folder for the records"""
-    list_file: Annotated[Path | None, arg(name="list")] = None
-    """text file with one more input per line"""
-    size: str | None = None
-    """unset: every image at its own size; "224": short side of 224 pixels, aspect kept; "224x320": exactly so"""
-    dtype: Literal["float16", "bfloat16"] = "float16"
-    """type of the tokens on disk"""
-    shard_records: int | None = None
-    """records per file; by default as many as have 256 MB together, at most 4096"""
-    stream_pixels: int = _STREAM_PIXELS
-    """images with more pixels are encoded piece by piece; TIFF, slides and .npy are then never held whole"""
-    batch_size: int = 16
-    """most images in one call of the model"""
-    device: str = "auto"
-    """where the model runs: auto (cuda if there is one), cpu, cuda, cuda:N or mps"""
-
-    def __post_init__(self) -> None:
-        if not self.inputs and self.list_file is None:
-            raise ValueError("no inputs given: allowed are image files, folders and a list of them")
-        for name in ("shard_records", "batch_size"):
-            given = getattr(self, name)
-            if given is not None and given < 1:
-                raise ValueError(f"{name}={given} given: allowed is 1 and more")
-        if not 1 <= self.stream_pixels <= MAX_PIXELS:
-            raise ValueError(f"stream_pixels={self.stream_pixels} given: allowed is 1 to {MAX_PIXELS}")
-        check_choice("dtype", self.dtype, tuple(DTYPES))
-        resolve_device(self.device)
-        if self.size is not None:
-            parse_size(self.size)
-            if self.stream_pixels != _STREAM_PIXELS:
-                raise ValueError(
-                    f"stream_pixels={self.stream_pixels} given but has no effect, because with size={self.size} "
-                    f"images are read whole: leave it at {_STREAM_PIXELS}"
-                )
 
 
 @dataclass(frozen=True)
@@ -80,7 +34,7 @@ class EncodeResult:
     folder: Path
     records: int
     shards: int
-    failures: list[tuple[str, str]]
+    failures: list[Unreadable]
     """Inputs that could not be read, and why."""
 
 
@@ -103,13 +57,13 @@ def encode(config: EncodeConfig, *, file: TextIO | None = None, progress: bool =
     """
     inputs = find_inputs(config.inputs, config.list_file)
     model, _ = load(config.run, ViTAR)
-    stream_pixels = config.stream_pixels if config.size is None else None
-    prepare = Preparation(model=model.config, size=config.size, max_pixels=stream_pixels or MAX_PIXELS)
-    prepare.check(config.run)
+    stream_pixels = None if config.is_resized else config.stream_pixels
+    prepare = preparation(model.config, config.size, config.short_side)
     writer = RecordWriter(config.out, _settings(config, inputs, prepare), config.run)
     encoder = Encoder(
         model.to(resolve_device(config.device)).float().eval(),
         prepare,
+        stream_pixels or MAX_PIXELS,
         config.batch_size,
         DTYPES[config.dtype],
         progress,
@@ -128,14 +82,13 @@ def encode(config: EncodeConfig, *, file: TextIO | None = None, progress: bool =
                     taken,
                     [result for result in found if isinstance(result, Record)],
                     [
-                        {"input": place, "source": str(item.path), "error": result}
-                        for place, item, result in zip(taken, portion, found, strict=True)
-                        if isinstance(result, str)
+                        {"input": place, **result.to_dict()}
+                        for place, result in zip(taken, found, strict=True)
+                        if isinstance(result, Unreadable)
                     ],
                 )
-    result = EncodeResult(
-        config.out, writer.count, writer.shards, [(failure["source"], failure["error"]) for failure in writer.failures]
-    )
+    failures = [Unreadable(failure["path"], failure["reason"]) for failure in writer.failures]
+    result = EncodeResult(config.out, writer.count, writer.shards, failures)
     _show(result, len(inputs), file or sys.stdout)
     return result
 
@@ -148,13 +101,14 @@ def _settings(config: EncodeConfig, inputs: Sequence[Input], prepare: Preparatio
     return {
         "model": model_digest(config.run),
         "inputs": {"files": len(inputs), "digest": digest(inputs)},
-        "size": config.size,
+        "size": None if prepare.size is None else size_text(prepare.size),
+        "short_side": prepare.short_side,
         "dtype": config.dtype,
         "shard_records": config.shard_records or most,
-        "stream_pixels": config.stream_pixels if config.size is None else None,
+        "stream_pixels": None if config.is_resized else config.stream_pixels,
         "preparation": {
             "channels": model.in_channels, "mean": model.mean, "std": model.std,
-            "resize": "none" if config.size is None else "bicubic, antialiased",
+            "resize": "bicubic, antialiased" if config.is_resized else "none",
         },
         "grid": grid,
         "width": model.width,
@@ -166,11 +120,11 @@ def _record_grid(config: EncodeConfig, prepare: Preparation) -> Grid:
     model = prepare.model
     if model.merger != "none" and model.cells not in ("1x1", "2x2"):
         return model.grid
-    if config.size is not None and prepare.is_exact:
-        return model.plan(token_grid(*parse_size(config.size), model.patch_size)).grid
+    if prepare.size is not None:
+        return model.plan(token_grid(*prepare.size, model.patch_size)).grid
     raise ValueError(
         f"the model in {config.run} has merger {model.merger!r} and cells {model.cells!r}, so that its grid grows with "
-        f"the image, and size is {config.size}; allowed is one exact size for all images, such as 224x224"
+        f"the image, and size is {config.size}; allowed is one size for all images, such as 224x224"
     )
 
 
@@ -182,5 +136,5 @@ def _show(result: EncodeResult, inputs: int, file: TextIO) -> None:
             "the same command tries them again:",
             file=file,
         )
-        for _, error in result.failures:
-            print(f"  {error}", file=file)
+        for failure in result.failures:
+            print(f"  {failure}", file=file)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from anyres.data.decode import IMAGE_SUFFIXES, MAX_PIXELS, stored_size
 from anyres.data.folder import find_images
-from anyres.errors import UnreadableImageError
+from anyres.errors import Unreadable, UnreadableImageError
 from anyres.sizes import Size
 from anyres.streaming.source_slide import SLIDE_SUFFIXES
 from anyres.streaming.sources import is_read_in_parts, open_source
@@ -43,7 +43,7 @@ class Seen(Input):
     """Whether it is read by `open_source`: TIFF, slides, arrays, and formats that Pillow does not know."""
     is_huge: bool = False
     """Whether it is to be encoded piece by piece."""
-    error: str | None = None
+    error: Unreadable | None = None
     """Why it cannot be read, if that is known already."""
 
 
@@ -124,11 +124,11 @@ def _look(item: Input, stream_pixels: int | None) -> Seen:
     try:
         size, is_source = _size_and_reader(path)
     except (ValueError, ImportError, OSError) as error:  # the errors of `open_source`
-        return Seen(path, label, (0, 0), error=str(error))
+        return Seen(path, label, (0, 0), error=Unreadable.of(path, error))
     pixels = math.prod(size)
     if stream_pixels is None and pixels > MAX_PIXELS:
-        error_text = f"{path}: {size[0]}x{size[1]} pixels are {pixels}; with a size given, allowed are {MAX_PIXELS}"
-        return Seen(path, label, (0, 0), error=error_text)
+        reason = f"{size[0]}x{size[1]} pixels are {pixels}; with a size given, allowed are {MAX_PIXELS}"
+        return Seen(path, label, (0, 0), error=Unreadable(path, reason))
     return Seen(path, label, size, is_source, stream_pixels is not None and pixels > stream_pixels)
 
 

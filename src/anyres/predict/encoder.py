@@ -1,5 +1,6 @@
 """A model at work on the inputs of `anyres encode`, a few at a time."""
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -11,9 +12,12 @@ import torch
 from torch import Tensor
 
 from anyres.data.ahead import read_ahead
-from anyres.errors import OtherWorkError, SourceError, UnreadableImageError
+from anyres.data.decode import read_image
+from anyres.errors import OtherWorkError, SourceError, Unreadable, UnreadableImageError
 from anyres.models.vitar import Features, ViTAR
 from anyres.predict.encode_inputs import Input, Seen
+from anyres.predict.loop import Loaded
+from anyres.predict.plan import groups
 from anyres.predict.preparation import Preparation, as_images
 from anyres.sizes import Size
 from anyres.streaming.records import Record
@@ -23,53 +27,64 @@ from anyres.streaming.stream import stream
 
 @dataclass(frozen=True)
 class Encoder:
-    """Makes records of inputs. What goes wrong in reading one is its result, anything else is raised."""
+    """Makes records of inputs. One that cannot be read has an `Unreadable` instead, anything else is raised."""
 
     model: ViTAR
     prepare: Preparation
+    max_pixels: int
+    """of a file that is decoded as a whole"""
     batch_size: int
     dtype: torch.dtype
     """of the tokens in the records"""
     progress: bool
 
-    def encode(self, portion: Sequence[Seen], unfinished: Path, bar: Any) -> list[Record | str]:
+    def encode(self, portion: Sequence[Seen], unfinished: Path, bar: Any) -> list[Record | Unreadable]:
         """A record for every input, or why there is none; `unfinished` keeps what is done of a huge image."""
         if portion[0].is_huge:
-            found: list[Record | str] = [self._stream(portion[0], unfinished)]
+            found: list[Record | Unreadable] = [self._stream(portion[0], unfinished)]
             bar.update()
             return found
-        results: list[Record | str] = [item.error or "" for item in portion]
-        groups = self.prepare.groups([item.size for item in portion], self.batch_size)
-        with closing(read_ahead(lambda group: self._load(group, portion), groups)) as ahead:
+        results: list[Any] = [item.error for item in portion]
+        sizes = [item.size for item in portion]
+        costs = [max(math.prod(size), math.prod(self.prepare.seen(size))) for size in sizes]
+        batches = groups(sizes, self.batch_size, costs)
+        with closing(read_ahead(lambda group: self._load(group, portion), batches)) as ahead:
             for group, loaded in ahead:
                 self._encode_group(loaded, portion, results)
                 bar.update(len(group))
         return results
 
-    def _load(self, group: Sequence[int], portion: Sequence[Seen]) -> dict[int, tuple[Tensor, Size] | Exception]:
+    def _load(self, group: Sequence[int], portion: Sequence[Seen]) -> dict[int, Loaded | Unreadable]:
         """Images of a group by their index, or why they cannot be read; those that are known to be bad are left out."""
-        found: dict[int, tuple[Tensor, Size] | Exception] = {}
+        found: dict[int, Loaded | Unreadable] = {}
         for index in group:
             item = portion[index]
             if item.error is not None:
                 continue
             try:
-                found[index] = self.prepare.from_source(item.path) if item.is_source else self.prepare(item.path)
+                found[index] = self._load_one(item)
             except (ValueError, ImportError, OSError) as error:  # SourceError and UnreadableImageError among them
-                found[index] = error
+                found[index] = Unreadable.of(item.path, error)
         return found
 
-    def _stream(self, item: Seen, unfinished: Path) -> Record | str:
+    def _load_one(self, item: Seen) -> Loaded:
+        if item.is_source:
+            with open_source(item.path) as source:
+                return Loaded(source.size, self.prepare.from_source(source))
+        image = read_image(item.path, max_pixels=self.max_pixels, channels=self.prepare.model.in_channels)
+        return Loaded((image.height, image.width), self.prepare(image))
+
+    def _stream(self, item: Seen, unfinished: Path) -> Record | Unreadable:
         """Where reading fails, `unfinished` stays. An OSError of writing it is none of reading, and is raised."""
         try:
             source = open_source(item.path)
         except (ValueError, ImportError, OSError) as error:
-            return str(error)
+            return Unreadable.of(item.path, error)
         with source:
             try:
                 features = self._features(item, source, unfinished)
             except (UnreadableImageError, SourceError) as error:
-                return str(error)
+                return Unreadable.of(item.path, error)
             return self._record(item, features.tokens[0], source.size)
 
     def _features(self, item: Seen, source: OpenSource, unfinished: Path) -> Features:
@@ -83,33 +98,30 @@ class Encoder:
 
     def _encode_group(
         self,
-        loaded: Mapping[int, tuple[Tensor, Size] | Exception],
+        loaded: Mapping[int, Loaded | Unreadable],
         portion: Sequence[Seen],
-        results: list[Record | str],
+        results: list[Record | Unreadable],
     ) -> None:
         """Fill in the results of a group."""
         images: list[Tensor] = []
         readable: list[tuple[int, Size]] = []
         for index, found in loaded.items():
-            if isinstance(found, Exception):
-                results[index] = str(found)
+            if isinstance(found, Unreadable):
+                results[index] = found
                 continue
-            image, size = found
-            images.append(image.to(next(self.model.parameters()).device))
-            readable.append((index, size))
+            images.append(found.pixels.to(next(self.model.parameters()).device))
+            readable.append((index, found.size))
         if not readable:
             return
         tokens = self.model.forward_features(as_images(images)).tokens  # of each image (rows, cols, D)
         for (index, size), grid in zip(readable, tokens, strict=True):
             results[index] = self._record(portion[index], grid, size)
 
-    def _record(self, item: Input, tokens: Tensor, size: Size) -> Record | str:
+    def _record(self, item: Input, tokens: Tensor, size: Size) -> Record | Unreadable:
         """The record of an image, unless its tokens leave the range of the type on disk."""
         stored = tokens.to(self.dtype).cpu()
         if not stored.isfinite().all():
             largest, name = tokens.abs().max().item(), str(self.dtype).removeprefix("torch.")
-            return (
-                f"{item.path}: its tokens, up to {largest:g}, are not finite in {name}; "
-                "bfloat16 has the range of float32"
-            )
+            reason = f"its tokens, up to {largest:g}, are not finite in {name}; bfloat16 has the range of float32"
+            return Unreadable(item.path, reason)
         return Record(tokens=stored, source=str(item.path), label=item.label, size=size)

@@ -8,18 +8,11 @@ import numpy as np
 from PIL import Image
 
 from anyres.files import write_atomically
-from anyres.predict.pictures import class_colour
+from anyres.predict.pictures import palette
 from anyres.sizes import Size
 from anyres.streaming.source_base import import_extra
 
 _TILE = 256
-
-
-def coloured(labels: np.ndarray) -> Image.Image:
-    """Labels (H, W) uint8 as an image whose values they are, with the classes' colours as its palette."""
-    image = Image.fromarray(labels).convert("L")
-    image.putpalette(_palette().tobytes())
-    return image
 
 
 def write_picture(path: Path, image: Image.Image) -> None:
@@ -39,7 +32,7 @@ def write_label_rows(path: Path, rows: Iterable[np.ndarray], size: Size) -> None
     """
     tifffile = tiff_module()
     options = {"shape": size, "dtype": np.uint8, "tile": (_TILE, _TILE), "compression": "zlib"}
-    options |= {"photometric": "palette", "colormap": _palette().T.astype(np.uint16) * 257, "metadata": None}
+    options |= {"photometric": "palette", "colormap": palette().T.astype(np.uint16) * 257, "metadata": None}
     is_big = size[0] * size[1] > 2**31  # a classic TIFF ends at 4 GB
     write_atomically(path, lambda file: tifffile.imwrite(file, _tiles(rows, size[1]), bigtiff=is_big, **options))
 
@@ -73,8 +66,3 @@ def bands(rows: Iterable[np.ndarray], height: int) -> Iterator[np.ndarray]:
         waiting, count = [joined[count - count % height :]], count % height
     if count:
         yield np.concatenate(waiting)
-
-
-def _palette() -> np.ndarray:
-    """(256, 3) uint8"""
-    return np.array([class_colour(label) for label in range(256)], dtype=np.uint8)

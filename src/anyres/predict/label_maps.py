@@ -13,6 +13,7 @@ from anyres.data.segmentation_stream import bounded_aspect_size
 from anyres.data.transforms import to_tensor
 from anyres.models.images import group_by
 from anyres.models.segmenter import Segmenter
+from anyres.predict.config import check_ratios
 from anyres.predict.sliding import sliding_logits, usual_step
 from anyres.sizes import Size
 
@@ -34,8 +35,7 @@ class Inference:
     """Looks at the mirror image too."""
 
     def __post_init__(self) -> None:
-        if not self.ratios or not all(0 < ratio < float("inf") for ratio in self.ratios):
-            raise ValueError(f"ratios are {self.ratios}; allowed: one or more numbers above 0, such as 0.5 1 1.5")
+        check_ratios(self.ratios)
         if self.window is None:
             if self.step is not None:
                 raise ValueError(f"step is {self.step} but has no effect, because there is no window; leave it out")
@@ -89,34 +89,45 @@ def _resized(x: Tensor, size: Size) -> Tensor:
     return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
 
-def label_map(model: Segmenter, image: Image.Image, how: Inference, size: Size | None = None) -> Tensor:
+def label_map(model: Segmenter, image: Image.Image, how: Inference, short_side: int | None = None) -> Tensor:
     """The most likely class of every pixel of an image, (H, W) int64 on the CPU.
 
-    With a size the model sees the image resized, its aspect kept: see `evaluate_segmenter`.
+    With a short side the model sees the image resized, its aspect kept: see `evaluate_segmenter`.
     """
-    return label_maps(model, [image], how, size)[0]
+    return label_maps(model, [image], how, short_side)[0]
+
+
+def label_maps(
+    model: Segmenter, images: Sequence[Image.Image], how: Inference, short_side: int | None = None
+) -> list[Tensor]:
+    """`label_map` of each image; those of one size share calls of the model."""
+    pixels = [prepared(model, image, short_side) for image in images]
+    return labels_of(model, pixels, [(image.height, image.width) for image in images], how)
+
+
+def prepared(model: Segmenter, image: Image.Image, short_side: int | None) -> Tensor:
+    """The image as the model sees it, (C, H, W)."""
+    config = model.config.backbone
+    height, width = seen_size((image.height, image.width), short_side)
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    return to_tensor(image, config.mean, config.std)
+
+
+def seen_size(size: Size, short_side: int | None) -> Size:
+    """(height, width) that an image of (height, width) is given to the model at."""
+    return size if short_side is None else bounded_aspect_size(size, short_side)
 
 
 @torch.no_grad()
-def label_maps(
-    model: Segmenter, images: Sequence[Image.Image], how: Inference, size: Size | None = None
-) -> list[Tensor]:
-    """`label_map` of each image; those of one size share calls of the model."""
-    settings, device = model.config.backbone, next(model.parameters()).device
-    owns = [(image.height, image.width) for image in images]
-    sizes = owns if size is None else [bounded_aspect_size(image, size) for image in images]
-    found: list[Any] = [None] * len(images)
-    for members in group_by((*own, *given) for own, given in zip(owns, sizes, strict=True)):
-        (height, width), own = sizes[members[0]], owns[members[0]]
-        pixels = [
-            to_tensor(_at_size(images[i], (height, width)), settings.mean, settings.std).to(device) for i in members
-        ]
-        labels = probabilities(model, torch.stack(pixels), how, own).argmax(1).cpu()  # (B, H, W)
+def labels_of(model: Segmenter, pixels: Sequence[Tensor], sizes: Sequence[Size], how: Inference) -> list[Tensor]:
+    """The most likely classes of images, as `prepared` gives them, at the sizes (height, width): (H_i, W_i) int64 each,
+    on the CPU. Those of one size share calls of the model."""
+    device = next(model.parameters()).device
+    found: list[Any] = [None] * len(pixels)
+    for members in group_by((*size, *each.shape) for size, each in zip(sizes, pixels, strict=True)):
+        batch = torch.stack([pixels[i] for i in members]).to(device)  # (B, C, h, w)
+        labels = probabilities(model, batch, how, sizes[members[0]]).argmax(1).cpu()  # (B, H, W)
         for place, i in enumerate(members):
             found[i] = labels[place]
     return found
-
-
-def _at_size(image: Image.Image, size: Size) -> Image.Image:
-    height, width = size
-    return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BILINEAR)

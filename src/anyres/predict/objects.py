@@ -44,19 +44,44 @@ class Objects:
     """(N,) int64, from 1 up"""
     masks: Tensor | None
     """(N, h, w) from 0 to 1 within the box"""
+    windows: Tensor | None = None
+    """(N, 4) int64: y, x, height and width of the window that each was seen in, where its mask ends; None: the whole"""
+    seen: Tensor | None = None
+    """(N, 4): its box there"""
 
     def __len__(self) -> int:
         return len(self.scores)
 
     def kept(self, which: Tensor) -> "Objects":
         """Those of a mask (N,) bool, or of indices."""
-        masks = None if self.masks is None else self.masks[which]
-        return replace(self, boxes=self.boxes[which], scores=self.scores[which], labels=self.labels[which], masks=masks)
+        changes: dict[str, Any] = {name: value[which] for name, value in self._tensors().items()}
+        return replace(self, **changes)
+
+    def moved(self, corner: tuple[int, int], size: Size) -> "Objects":
+        """As objects of an image of (height, width), in which this one is a window at (y, x)."""
+        top, left = corner
+        windows = torch.tensor([[top, left, *self.size]]).repeat(len(self), 1)
+        boxes = self.boxes + torch.tensor([left, top, left, top])
+        return replace(self, size=size, boxes=boxes, windows=windows, seen=self.boxes)
+
+    @staticmethod
+    def joined(parts: Sequence["Objects"]) -> "Objects":
+        """All of them, of one image."""
+        tensors = [part._tensors() for part in parts]
+        changes: dict[str, Any] = {name: torch.cat([each[name] for each in tensors]) for name in tensors[0]}
+        return replace(parts[0], **changes)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
 
     def mask(self, place: int) -> PlacedMask:
         """That of one object, in the image's pixels."""
         assert self.masks is not None
-        return place_mask(self.masks[place], self.boxes[place], self.size)
+        if self.windows is None or self.seen is None:
+            return place_mask(self.masks[place], self.boxes[place], self.size)
+        top, left, height, width = self.windows[place].tolist()
+        found = place_mask(self.masks[place], self.seen[place], (height, width))
+        return replace(found, top=found.top + top, left=found.left + left)
 
     def found(self) -> Found:
         """With a mask of the image's size for each object."""

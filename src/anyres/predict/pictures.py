@@ -5,6 +5,7 @@ import math
 import unicodedata
 from collections.abc import Sequence
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 _LEAST = 480  # pixels of the longer side of a picture: names on smaller ones would hide it
@@ -23,6 +24,18 @@ def class_colour(label: int) -> Colour:
     colour = colorsys.hsv_to_rgb(_GOLDEN * (label - 1) % 1, saturation, value)
     red, green, blue = (round(255 * channel) for channel in colour)
     return red, green, blue
+
+
+def palette() -> np.ndarray:
+    """The colours of labels, (256, 3) uint8."""
+    return np.array([class_colour(label) for label in range(256)], dtype=np.uint8)
+
+
+def coloured(labels: np.ndarray) -> Image.Image:
+    """Labels (H, W) uint8 as an image whose values they are, with the classes' colours as its palette."""
+    image = Image.fromarray(labels).convert("L")
+    image.putpalette(palette().tobytes())
+    return image
 
 
 def enlarged(image: Image.Image) -> tuple[Image.Image, int]:
@@ -93,6 +106,21 @@ def with_legend(image: Image.Image, entries: Sequence[tuple[str, Colour]]) -> Im
         draw.rectangle((x, y, x + ascent, y + ascent), fill=colour, outline="grey")
         draw.text((x + ascent + pad // 2, y), name, fill="black", font=font)
     return whole
+
+
+def draw_labels(image: Image.Image, labels: np.ndarray, classes: Sequence[str], first: int = 0) -> Image.Image:
+    """An image half covered by the colours of its labels (H, W) uint8, above the names of those that are in it, the
+    most frequent first. Small images are made larger.
+
+    Args:
+        first: the value that the first class has in `labels`.
+    """
+    picture, factor = enlarged(image)
+    colours = coloured(labels).convert("RGB").resize(picture.size, Image.Resampling.NEAREST)
+    counts = np.bincount(labels.reshape(-1), minlength=first + len(classes))[first:]
+    shown = [label for label in np.argsort(-counts, kind="stable").tolist() if counts[label]]
+    entries = [(classes[label], class_colour(label + first)) for label in shown]
+    return with_legend(Image.blend(picture, colours, 0.5), entries)
 
 
 def _ink(colour: Colour) -> str:

@@ -4,37 +4,36 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from anyres.data.segmentation_stream import bounded_aspect_size
 from anyres.models.segmenter import Segmenter
-from anyres.predict.label_maps import Inference, probabilities
+from anyres.predict.label_maps import Inference, probabilities, seen_size
 from anyres.predict.memory_budget import peak_on_meta, with_reserve
 from anyres.predict.sliding import usual_step, waiting_rows
-from anyres.sizes import Size, parse_size
+from anyres.sizes import Size
+
+_DECODED = 28  # bytes of a pixel of an image that is decoded, made a tensor and drawn once the model is done
 
 
 class SegmentNeeds:
     """Bytes that a segmenter is predicted to need, see `Needs`: tensors are counted on the meta device."""
 
     def __init__(
-        self, model: Segmenter, how: Inference, size: str | None, training_sizes: Sequence[Size], *, draws: bool
+        self, model: Segmenter, how: Inference, short_side: int | None, training_sizes: Sequence[Size]
     ) -> None:
         with torch.device("meta"):
             self._model = Segmenter(model.config).eval()
-        self._how, self._size, self._draws = how, size, draws
+        self._how, self._short_side = how, short_side
         self._usual = max(training_sizes, key=lambda size: size[0] * size[1], default=(512, 512))
         self._known: dict[tuple[Any, ...], int] = {}
 
     def whole(self, size: Size) -> int:
-        given = size if self._size is None else bounded_aspect_size(Image.new("1", size[::-1]), parse_size(self._size))
+        given = seen_size(size, self._short_side)
 
         def labels(images: Tensor) -> Tensor:
             return probabilities(self._model, images, self._how, size).argmax(1)
 
-        decoded = (40 if self._draws else 28) * size[0] * size[1]
-        return with_reserve(self._peak(labels, ("whole", *size), (1, *given))) + decoded
+        return with_reserve(self._peak(labels, ("whole", *size), (1, *given))) + _DECODED * size[0] * size[1]
 
     def windows(self, size: Size, window: Size, at_once: int) -> int:
         step, shape = usual_step(window), (at_once, min(window[0], size[0]), min(window[1], size[1]))

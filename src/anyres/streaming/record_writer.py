@@ -38,7 +38,7 @@ class RecordWriter:
         self.count = 0
         """Records in the folder."""
         self.failures: list[dict[str, Any]] = []
-        """One entry per unreadable input, in their order: {"input": its place, "source", "error"}."""
+        """One entry per unreadable input, in their order: {"input": its place, "path", "reason"}."""
         self._last: list[Record] = []  # those of the last shard, if it is not full
         self._grid: Grid = (settings["grid"][0], settings["grid"][1])
         if folder.exists() and not folder.is_dir():

@@ -25,6 +25,7 @@ from tqdm import tqdm
 from anyres.errors import check_choice
 from anyres.files import read_json, write_bytes
 from anyres.layers.merge_plan import Grid
+from anyres.sizes import parse_size, size_text
 
 INDEX = "records.json"
 FORMAT = 2
@@ -88,7 +89,25 @@ def read_index(folder: Path) -> dict[str, Any] | None:
         return None
     index = read_json(path, "an index of records", keys=("format",), remedy="put a backup in place")
     check_choice(f"format in {path}", index["format"], (FORMAT,))
-    return index
+    return _upgraded(index)
+
+
+def _upgraded(index: dict[str, Any]) -> dict[str, Any]:
+    """What was written before "short_side" was told from "size" and failures had "path" and "reason": a size of one
+    number was the shorter side then, the aspect being kept, and one of two numbers meant both."""
+    settings = dict(index["settings"])
+    if "size" in settings and "short_side" not in settings:
+        size = settings["size"]
+        is_exact = size is not None and "x" in size.lower()
+        settings["size"] = size_text(parse_size(size)) if is_exact else None
+        settings["short_side"] = int(size) if size is not None and not is_exact else None
+    failures = [
+        {"input": each["input"], "path": each["source"], "reason": each["error"].removeprefix(f"{each['source']}: ")}
+        if "error" in each
+        else each
+        for each in index["failures"]
+    ]
+    return {**index, "settings": settings, "failures": failures}
 
 
 class Shard:
@@ -155,7 +174,7 @@ class Records:
         self.grid: Grid = (self.settings["grid"][0], self.settings["grid"][1])
         self.width: int = self.settings["width"]
         self.failures: list[dict[str, Any]] = index["failures"]
-        """The inputs that could not be read: {"input": its place, "source", "error"}."""
+        """The inputs that could not be read: {"input": its place, "path", "reason"}."""
         self._count: int = index["records"]
         self._held: tuple[int, Shard] | None = None  # the shard that was read last
         done, files = index["inputs_done"], self.settings["inputs"]["files"]

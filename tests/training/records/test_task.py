@@ -13,8 +13,10 @@ from anyres.data.transforms import to_tensor
 from anyres.models.architectures import create_model
 from anyres.models.vitar import ViTAR
 from anyres.models.weights.files import load, save
-from anyres.predict.classify import PredictConfig, predict
-from anyres.predict.encode import EncodeConfig, encode
+from anyres.predict.classify import classify
+from anyres.predict.config import ClassifyConfig
+from anyres.predict.encode import encode
+from anyres.predict.encode_config import EncodeConfig
 from anyres.streaming.records import Records, shard_path
 from anyres.training import TrainConfig, train
 from anyres.training.checkpoint import NAME, load_checkpoint
@@ -119,8 +121,10 @@ def test_as_good_as_logistic_regression_and_predict_takes_it(encoder, records, d
     for name, value in source.state_dict().items():
         assert name.startswith("head.") or torch.equal(model.state_dict()[name], value)
     assert (model.head(features[0]).argmax(1) == train_labels).all()
-    answers = predict(
-        PredictConfig(run=result.run, inputs=(data / "val",), device="cpu", top_k=3), file=io.StringIO(), progress=False
+    answers = classify(
+        ClassifyConfig(run=result.run, inputs=(data / "val",), device="cpu", top_k=3),
+        file=io.StringIO(),
+        progress=False,
     )
     for answer in answers:
         image = to_tensor(read_image(answer["path"]), source.config.mean, source.config.std)

@@ -13,7 +13,8 @@ from anyres.data.augment import SegmentAugment
 from anyres.data.segmentation import IGNORE
 from anyres.models.segmenter import Segmenter
 from anyres.models.weights.files import load, save
-from anyres.predict.segment import SegmentConfig, segment
+from anyres.predict.config import SegmentConfig
+from anyres.predict.segment import segment
 from anyres.training.checkpoint import NAME, load_checkpoint
 from anyres.training.engine import train
 from anyres.training.runlog import STEPS, VALIDATIONS, read_rows
@@ -82,9 +83,8 @@ def test_six_images_are_learned_by_heart_and_labelled(make, shapes, tmp_path, ca
     (row,) = result.validation
     assert row["images"] == 6 and row["miou"] > 90 and min(row["iou"]) > 85
     assert f"step 150: miou at 32x32 {row['miou']:.1f}" in capsys.readouterr().err
-    found = segment(
-        SegmentConfig(run=result.run, inputs=(shapes / "images/training",), out=tmp_path / "maps", size="32", draw=True)
-    )
+    images, maps = (shapes / "images/training",), tmp_path / "maps"
+    found = segment(SegmentConfig(run=result.run, inputs=images, out=maps, short_side=32, draw=True))
     right = total = 0
     for entry in found:
         name = Path(entry["path"]).name
@@ -295,14 +295,14 @@ def test_settings_are_on_disk_and_other_ones_are_another_run(make):
 
 
 def test_impossible_predictions_are_refused(make, shapes, tmp_path):
-    with pytest.raises(ValueError, match="size=9x8 given"):
-        SegmentConfig(run=tmp_path, inputs=(shapes,), out=tmp_path / "maps", size="9x8")
+    with pytest.raises(ValueError, match="short_side=0 given"):
+        SegmentConfig(run=tmp_path, inputs=(shapes,), out=tmp_path / "maps", short_side=0)
     with pytest.raises(ValueError, match="0.png would both be written to 0.png"):
         segment(SegmentConfig(run=tmp_path, inputs=(shapes / "images",), out=tmp_path / "maps"))
     config = make(steps=2)
     train(config)
     (tmp_path / "torn.png").write_bytes(b"no image")
     settings = {"run": config.out, "inputs": (tmp_path / "torn.png",), "out": tmp_path / "maps"}
-    assert "torn.png" in segment(SegmentConfig(**settings), progress=False)[0]["error"]
+    assert segment(SegmentConfig(**settings), progress=False)[0].keys() == {"path", "reason"}
     with pytest.raises(ValueError, match="torn.png"):
         segment(SegmentConfig(**settings, strict=True), progress=False)

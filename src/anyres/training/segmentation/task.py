@@ -113,7 +113,7 @@ class SegmentationTask:
         try:
             rows = []
             for size in self.config.parsed_sizes():
-                found = evaluate_segmenter(model, self.validation, size, limit=limit, strict=strict)
+                found = evaluate_segmenter(model, self.validation, min(size), limit=limit, strict=strict)
                 confusion, images, skipped = found
                 rows.append({"size": list(size), "images": images, **measured(confusion), "skipped": skipped})
             return rows
