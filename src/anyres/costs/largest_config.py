@@ -62,27 +62,27 @@ class LargestSizeConfig:
     """Say which is the largest image size that fits a budget on this machine."""
 
     model: str | None = None
-    """name of a model"""
+    """Name of a model."""
     run: Path | None = None
-    """folder of a trained model, instead of a name"""
+    """Folder of a trained model, instead of a name."""
     milliseconds: float | None = None
-    """most milliseconds for a forward pass (median)"""
+    """Most milliseconds for a forward pass (median)."""
     memory_budget: str | None = None
-    """most memory beyond the loaded model, such as "1GB" """
+    """Most memory beyond the loaded model, such as 1GB."""
     batch: int = 1
-    """images in one pass"""
+    """Images in one pass."""
     aspect: float = 1.0
-    """width / height"""
+    """Width / height."""
     multiple: int | None = None
-    """sides are multiples of so many pixels; unset: the model's patch size"""
+    """Sides are multiples of so many pixels; unset: the model's patch size."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """of weights and images"""
+    """Of weights and images."""
     threads: int | None = None
-    """CPU threads; unset: torch's own choice"""
+    """CPU threads; unset: torch's own choice."""
     device: str = "auto"
-    """where the model runs: auto (cuda if there is one), cpu, cuda, cuda:N or mps"""
+    """Where the model runs: auto (cuda if there is one), cpu, cuda, cuda:N or mps."""
     recalibrate: bool = False
-    """measure this machine again"""
+    """Measure this machine again."""
 
     def __post_init__(self) -> None:
         if (self.model is None) == (self.run is None):

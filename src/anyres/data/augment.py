@@ -14,21 +14,21 @@ class TrainAugment:
     """Augmentation of training images, carried out by timm. The defaults are DeiT's."""
 
     scale: tuple[float, float] = (0.08, 1.0)
-    """area of the random crop, as a fraction of the image"""
+    """Area of the random crop, as a fraction of the image."""
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    """width / height of the random crop"""
+    """Width / height of the random crop."""
     hflip: float = 0.5
-    """probability of a flip left to right"""
+    """Probability of a flip left to right."""
     vflip: float = 0.0
-    """probability of a flip upside down"""
+    """Probability of a flip upside down."""
     color_jitter: float = 0.0
-    """strength of brightness, contrast and saturation changes; only without auto_augment, or with "3a" in it"""
+    """Strength of brightness, contrast and saturation changes; only without auto_augment, or with "3a" in it."""
     auto_augment: str | None = "rand-m9-mstd0.5-inc1"
-    """timm's description of RandAugment, AugMix or AutoAugment; None for none"""
+    """RandAugment, AugMix or AutoAugment as timm describes them; None for none."""
     erasing: float = 0.25
-    """probability of erasing a random rectangle"""
+    """Probability of erasing a random rectangle."""
     interpolation: Literal["bicubic", "bilinear", "random"] = "bicubic"
-    """how the crop is resized"""
+    """How the crop is resized."""
 
     def __post_init__(self) -> None:
         for name, most in (("scale", 1.0), ("ratio", float("inf"))):
@@ -53,13 +53,13 @@ class SegmentAugment:
     """Augmentation of training images and their masks. The defaults are mmsegmentation's for ADE20K."""
 
     scale: tuple[float, float] = (0.5, 2.0)
-    """factor on the size of the image, before so much as the step's size is cut from it"""
+    """Factor on the size of the image, before so much as the step's size is cut from it."""
     cat_max_ratio: float = 0.75
-    """largest share of one class in a crop, if ten draws allow; 1 takes the first crop"""
+    """Largest share of one class in a crop, if ten draws allow; 1 takes the first crop."""
     hflip: float = 0.5
-    """probability of a flip left to right"""
+    """Probability of a flip left to right."""
     photometric: bool = True
-    """changes of brightness, contrast, saturation and hue, each with probability 1/2"""
+    """Changes of brightness, contrast, saturation and hue, each with probability 1/2."""
 
     def __post_init__(self) -> None:
         low, high = self.scale
@@ -76,9 +76,9 @@ class ScaleJitter:
     at the right and below where it is too small, and a flip left to right."""
 
     scale: tuple[float, float] = (0.1, 2.0)
-    """interval of the scale, uniform; at 1 the image just fits into the step's size"""
+    """Interval of the scale, uniform; at 1 the image just fits into the step's size."""
     hflip: float = 0.5
-    """probability of a flip left to right"""
+    """Probability of a flip left to right."""
 
     def __post_init__(self) -> None:
         low, high = self.scale
@@ -99,19 +99,19 @@ class MultiScale:
     however a batch is cut into pieces."""
 
     shortest: int = 480
-    """least short side in pixels"""
+    """Least short side in pixels."""
     spacing: int = 32
-    """pixels from one short side to the next"""
+    """Pixels from one short side to the next."""
     crop_prob: float = 0.5
-    """probability of a crop before that"""
+    """Probability of a crop before that."""
     before: tuple[int, ...] = (400, 500, 600)
-    """short sides that an image is resized to before this crop"""
+    """Short sides that an image is resized to before this crop."""
     crop: tuple[int, int] = (384, 600)
-    """interval of the sides of this crop, height and width drawn apart, as far as the image goes"""
+    """Interval of the sides of this crop, height and width drawn apart, as far as the image goes."""
     most: int = 1024
-    """largest side of what remains in the end, cut out at random"""
+    """Largest side of what remains in the end, cut out at random."""
     hflip: float = 0.5
-    """probability of a flip left to right"""
+    """Probability of a flip left to right."""
 
     def __post_init__(self) -> None:
         _check_probability("crop_prob", self.crop_prob)

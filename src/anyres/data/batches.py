@@ -14,9 +14,9 @@ class View:
     """The images of a step at one size, or of one area."""
 
     images: Tensor | list[Tensor]
-    """(B, C, H, W) float32, normalised; or, with `own_aspect`, a list of (C, H_i, W_i) where shapes differ"""
+    """(B, C, H, W) float32, normalised; or, with `own_aspect`, a list of (C, H_i, W_i) where shapes differ."""
     keys: Tensor
-    """(B,) int64, from which the model draws its positional jitter and what it hides"""
+    """(B,) int64, from which the model draws its positional jitter and what it hides."""
 
     @property
     def stacked(self) -> Tensor:
@@ -32,11 +32,11 @@ class Batch(View):
     step: int
     size: Size
     labels: Tensor
-    """(B,) int64"""
+    """(B,) int64."""
     skipped: list[Unreadable]
-    """files that could not be read, and why; another image stands in their place"""
+    """Files that could not be read, and why; another image stands in their place."""
     replicas: tuple[View, ...] = ()
-    """the same images again at the step's other sizes, in falling area, each with a crop and augmentation of its own"""
+    """The same images again at the step's other sizes, in falling area, each augmented anew."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +44,11 @@ class EvalBatch:
     """Some images of a folder, in its order. Unreadable ones are left out and listed."""
 
     images: Tensor | list[Tensor]
-    """(B, C, H, W) float32, or a list of (C, H_i, W_i) where sizes differ"""
+    """(B, C, H, W) float32, or a list of (C, H_i, W_i) where sizes differ."""
     labels: Tensor
-    """(B,) int64"""
+    """(B,) int64."""
     indices: Tensor
-    """(B,) int64, places in folder.paths"""
+    """(B,) int64, places in folder.paths."""
     skipped: list[Unreadable] = field(default_factory=list)
 
 

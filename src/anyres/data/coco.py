@@ -28,14 +28,14 @@ class Instance:
     """One annotated object."""
 
     box: tuple[float, float, float, float]
-    """x0, y0, x1, y1 in pixels, inside the image"""
+    """x0, y0, x1, y1 in pixels, inside the image."""
     label: int
-    """1 and up"""
+    """1 and up."""
     area: float
     crowd: bool
-    """a region of many objects: nothing is learned from it, and finding something there is no mistake"""
+    """A region of many objects: nothing is learned from it, and finding something there is no mistake."""
     segmentation: Any
-    """polygons or an RLE as in the file, or None"""
+    """Polygons or an RLE as in the file, or None."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """One image file -> one 8-bit Pillow image, or one kind of error that says why not."""
 
+import math
 import threading
 import warnings
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from anyres.errors import UnreadableImageError
+from anyres.sizes import Size, size_text
 
 MAX_PIXELS = 178_956_970
 """Pillow's own hard limit, at which it takes a file for a decompression bomb. Larger images are for streaming."""
@@ -69,7 +71,7 @@ def convert_image(image: Image.Image, name: Path | str, *, max_pixels: int, chan
     """What `read_image` makes of a file that Pillow has opened; errors call it `name`."""
     check_max_pixels(max_pixels)
     _check_channels(channels)
-    _check_size(name, image.size, max_pixels)
+    check_size(name, (image.height, image.width), max_pixels)
     try:
         image.load()
         return _eight_bit(_upright(image), name).convert("L" if channels == 1 else "RGB")
@@ -84,7 +86,7 @@ def stored_size(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> tuple[int,
     check_max_pixels(max_pixels)
     try:
         with _open(path) as image:
-            _check_size(path, image.size, max_pixels)
+            check_size(path, (image.height, image.width), max_pixels)
             return image.height, image.width
     except UnreadableImageError:
         raise
@@ -105,12 +107,25 @@ def _open(path: Path | str) -> Image.Image:
         return Image.open(path, formats=_FORMATS)
 
 
-def _check_size(path: Path | str, size: tuple[int, int], max_pixels: int) -> None:
-    width, height = size
-    if height * width > max_pixels:
-        raise UnreadableImageError(
-            path, f"{height}x{width} pixels are {height * width}; allowed: {max_pixels} (max_pixels)"
-        )
+def check_size(path: Path | str, size: Size, max_pixels: int, limit: str = "max_pixels") -> None:
+    """Raises UnreadableImageError for an image of (height, width) with more pixels than may be decoded at once.
+
+    Args:
+        limit: what the limit comes from, for the message.
+    """
+    pixels = math.prod(size)
+    if pixels > max_pixels:
+        raise UnreadableImageError(path, f"{size_text(size)} pixels are {pixels}; allowed: {max_pixels} ({limit})")
+
+
+def others_may_read(path: Path | str, refused: UnreadableImageError) -> bool:
+    """Whether another library may read what `stored_size` has refused.
+
+    That is a file that is too large for Pillow, or one whose suffix does not promise a format that Pillow reads:
+    where it does, the file is damaged, and no other reader knows better.
+    """
+    is_too_large = isinstance(refused.__cause__, Image.DecompressionBombError)
+    return is_too_large or Path(path).suffix.lower() not in IMAGE_SUFFIXES
 
 
 def _reason(error: Exception) -> str:

@@ -25,13 +25,13 @@ class DetectionBatch:
 
     step: int
     size: Size
-    """of the canvas"""
+    """Of the canvas."""
     images: Tensor
-    """(B, C, H, W) float32 from 0 to 1"""
+    """(B, C, H, W) float32 from 0 to 1."""
     targets: list[Target]
-    """one for each image, without crowds"""
+    """One for each image, without crowds."""
     skipped: list[Unreadable]
-    """files that could not be read, and why; another image stands in their place"""
+    """Files that could not be read, and why; another image stands in their place."""
 
     @property
     def labels(self) -> Tensor:

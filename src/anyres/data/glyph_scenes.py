@@ -23,29 +23,29 @@ class SceneConfig:
     train: int
     val: int
     size: int
-    """short side in pixels of the smallest stored image"""
+    """Short side in pixels of the smallest stored image."""
     sizes: Literal["mixed", "fixed"]
-    """mixed: short sides from size to 1.25 * size; fixed: all exactly size"""
+    """With "mixed" short sides are from size to 1.25 * size, with "fixed" all are exactly size."""
     aspect: tuple[float, float]
-    """range of width / height; half of the images stay square, the others draw theirs from it"""
+    """Range of width / height; half of the images stay square, the others draw theirs from it."""
     classes: str
     fonts: tuple[str, ...]
     glyph_height: tuple[float, float]
-    """range as a fraction of the short side; uniform in its logarithm"""
+    """Range as a fraction of the short side; uniform in its logarithm."""
     training_heights: tuple[tuple[float, float], ...]
-    """ranges that training images take in turn instead; none for those of glyph_height. Larger glyphs among them make
-    the classes be learned sooner"""
+    """Ranges that training images take in turn instead; none for those of glyph_height. Larger glyphs among them make
+    the classes be learned sooner."""
     rotation: float
-    """largest angle in degrees, either way"""
+    """Largest angle in degrees, either way."""
     margin: float
-    """freedom of placement: 0 in the middle, 1 anywhere in the frame"""
+    """Freedom of placement: 0 in the middle, 1 anywhere in the frame."""
     frame: float
-    """the central part of the short side that holds the whole glyph; 0.875 is what the usual centre crop keeps"""
+    """The central part of the short side that holds the whole glyph; 0.875 is what the usual centre crop keeps."""
     distractors: tuple[int, int]
-    """fewest and most plain shapes beside the glyph"""
+    """Fewest and most plain shapes beside the glyph."""
     formats: dict[str, float]
     polarity: Literal["any", "dark"]
-    """dark: a dark glyph on light ground; any: either may be the darker"""
+    """With "dark" a dark glyph on light ground; with "any" either may be the darker."""
     seed: int
 
     def __post_init__(self) -> None:

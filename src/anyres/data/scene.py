@@ -49,15 +49,15 @@ class Scene:
     character: str
     font: str
     glyph_height: float
-    """height of the upright glyph as a fraction of the canvas' short side"""
+    """Height of the upright glyph as a fraction of the canvas' short side."""
     centre: Point
-    """middle of the glyph's bounding box"""
+    """Middle of the glyph's bounding box."""
     rotation: float
-    """degrees, clockwise"""
+    """Degrees, clockwise."""
     shear: float
     foreground: Colour
     background: tuple[Colour, Colour]
-    """colours at the two ends of a linear gradient over the whole canvas"""
+    """Colours at the two ends of a linear gradient over the whole canvas."""
     gradient_angle: float
     shapes: tuple[Shape, ...] = ()
 

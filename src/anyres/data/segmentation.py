@@ -136,9 +136,9 @@ class Labelled:
     """An image, and the class of each of its pixels."""
 
     image: Image.Image
-    """mode RGB or L"""
+    """Mode RGB or L."""
     labels: Image.Image
-    """mode L, of the same size: 0 to num_classes - 1, or IGNORE"""
+    """Mode L, of the same size: 0 to num_classes - 1, or IGNORE."""
 
 
 def split_folder(root: Path | str, kind: str, split: str) -> Path:

@@ -33,11 +33,11 @@ class SegmentationBatch:
     step: int
     size: Size
     images: Tensor
-    """(B, C, H, W) float32, normalised; 0 where an image is smaller"""
+    """(B, C, H, W) float32, normalised; 0 where an image is smaller."""
     labels: Tensor
-    """(B, H, W) uint8, IGNORE where nothing is known or an image is smaller"""
+    """(B, H, W) uint8, IGNORE where nothing is known or an image is smaller."""
     skipped: list[Unreadable]
-    """files that could not be read, and why; another image stands in their place"""
+    """Files that could not be read, and why; another image stands in their place."""
 
 
 class SegmentationStream:

@@ -45,9 +45,9 @@ class SegmentGrid:
     segment_height: int
     segment_width: int
     planes: int
-    """1, or the number of samples where each is stored by itself"""
+    """1, or the number of samples where each is stored by itself."""
     samples: int
-    """in one segment"""
+    """In one segment."""
 
     @property
     def count(self) -> int:

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from anyres.data.decode import IMAGE_SUFFIXES, read_image, stored_size
+from anyres.data.decode import others_may_read, read_image, stored_size
 from anyres.errors import UnreadableImageError
 from anyres.streaming.source_array import ArraySource, GivenSource, open_npy
 from anyres.streaming.source_base import OpenSource, Source
@@ -110,8 +109,7 @@ def _open_picture(path: Path) -> OpenSource:
         try:
             return VipsSource(path)
         except ImportError as error:
-            is_too_large = isinstance(refused.__cause__, Image.DecompressionBombError)
-            if path.suffix.lower() in IMAGE_SUFFIXES and not is_too_large:
-                raise refused from None  # damaged, by all appearances: the package would not help
+            if not others_may_read(path, refused):
+                raise refused from None  # damaged: the package that is missing would not help
             raise ImportError(f"{error}; without it: {refused}") from error
     return ArraySource(np.asarray(read_image(path)), str(path))
