@@ -114,8 +114,8 @@ def test_layers_learn_as_the_docstring_says(tmp_path):
             layers |= {(name, names[id(parameter)]): math.log(group["lr_scale"], 0.65) for parameter in group["params"]}
     found = {key: round(layer, 6) for key, layer in layers.items()}
     for name in ("vitar_base_mae", "vit_base_mae"):
-        assert found[name, "head.weight"] == 0 and found[name, "norm.weight"] == 1
-        assert [found[name, f"blocks.{block}.attn.qkv.weight"] for block in range(3)] == [3, 2, 1]
+        assert found[name, "head.weight"] == 0 and found[name, "trunk.norm.weight"] == 1
+        assert [found[name, f"trunk.blocks.{block}.attn.qkv.weight"] for block in range(3)] == [3, 2, 1]
     assert found["vit_base_mae", "stem.proj.weight"] == 4
     assert found["vitar_base_mae", "stem.proj.weight"] == found["vitar_base_mae", "position.table"] == 5
     assert found["vitar_base_mae", "merger.block.q.weight"] == 4

@@ -237,7 +237,7 @@ def test_a_large_image_takes_the_path_in_pieces_and_gives_the_same(monkeypatch):
     images = torch.randn(2, 3, 210, 333)
     expected = model(images)  # with gradients: as a whole
     used = []
-    monkeypatch.setattr("anyres.models.vitar.piece_positions", lambda width, like: 500)
+    monkeypatch.setattr("anyres.models.piecewise.piece_positions", lambda width, like: 500)
     monkeypatch.setattr(PieceMerger, "add", lambda self, *a, add=PieceMerger.add: (used.append(1), add(self, *a)))
     with torch.inference_mode():
         found = model(images)
@@ -280,7 +280,7 @@ def gradients(model, tokens, weights):
 
 def test_training_with_recomputed_pieces_is_ordinary_training(monkeypatch):
     """The whole model, extra passes and a frozen stem included, under autocast as well."""
-    monkeypatch.setattr("anyres.models.vitar.piece_positions", lambda width, like: 100)
+    monkeypatch.setattr("anyres.models.piecewise.piece_positions", lambda width, like: 100)
     model = make_model("conv", extra_passes=2).train()
     model.stem.requires_grad_(False)
     images, keys = torch.randn(2, 3, 131, 90), torch.tensor([3, 4])

@@ -6,7 +6,8 @@ import pytest
 import torch
 from timm.models.vision_transformer import Block
 
-from anyres.layers.token_merging import Merged, ToMeBlock, match_tokens, merge_count, merge_tokens, two_sets
+from anyres.layers.places import Places
+from anyres.layers.token_merging import ToMeBlock, match_tokens, merge_count, merge_tokens, two_sets
 
 WIDTH, HEADS = 12, 3
 
@@ -69,14 +70,14 @@ def test_two_blocks_equal_loops_over_tokens(tokens, prefix, amount, fused):
     block = make_block(amount, prefix)
     block.attn.fused_attn = fused
     x = torch.randn(2, tokens, WIDTH, dtype=torch.double)
-    merged = block(block(Merged(x)))
-    y, sizes = merged.x, merged.sizes
+    y, places = block(*block(x, Places()))
+    sizes = places.sizes
     for image in range(2):
         owners = list(range(tokens))
         expected, expected_sizes = slow_block(block, x[image], torch.ones(tokens, dtype=torch.double), owners)
         expected, expected_sizes = slow_block(block, expected, expected_sizes, owners)
-        assert merged.owner[image].tolist() == owners
-        torch.testing.assert_close(merged.unmerged()[image], torch.stack([y[image, place] for place in owners]))
+        assert places.owner[image].tolist() == owners
+        torch.testing.assert_close(places.at_start(y)[image], torch.stack([y[image, place] for place in owners]))
         torch.testing.assert_close(y[image], expected)
         torch.testing.assert_close(sizes[image, :, 0], expected_sizes)
     assert sizes[:, :prefix].eq(1).all()
@@ -93,20 +94,20 @@ def test_without_merging_it_is_the_plain_block(tokens, fused):
         block = ToMeBlock(WIDTH, HEADS, qkv_bias=True, init_values=0.1, amount=amount, prefix_tokens=prefix)
         block.load_state_dict(plain.state_dict())
         block.attn.fused_attn = plain.attn.fused_attn = fused
-        y, sizes, owner = block(Merged(x))
-        assert owner is None
+        y, places = block(x, Places())
         assert torch.equal(y, plain(x))
-        assert sizes is None
+        assert places == Places()
 
 
 def test_sizes_of_one_are_the_plain_block_and_equal_tokens_may_stand_for_one():
     """Proportional attention: one token of size 3 is seen by the others as three equal tokens are."""
     block = make_block(0)
     x = torch.randn(1, 5, WIDTH, dtype=torch.double)
-    torch.testing.assert_close(block(Merged(x, torch.ones(1, 5, 1))).x, block(Merged(x)).x)
+    torch.testing.assert_close(block(x, Places(sizes=torch.ones(1, 5, 1)))[0], block(x, Places())[0])
     sizes = torch.tensor([3.0, 1, 1, 1, 1])[None, :, None]
     repeated = torch.cat([x[:, :1], x[:, :1], x], dim=1)
-    torch.testing.assert_close(block(Merged(x, sizes)).x, block(Merged(repeated)).x[:, 2:], rtol=1e-6, atol=1e-6)
+    found, expected = block(x, Places(sizes=sizes))[0], block(repeated, Places())[0][:, 2:]
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("prefix", [0, 1])
@@ -114,14 +115,14 @@ def test_a_batch_is_its_images_one_by_one_and_twice_the_same(prefix):
     block = make_block(0.4, prefix)
     x = torch.randn(4, 23, WIDTH, dtype=torch.double)
     x[3] = x[3, :1]  # all ties
-    y, sizes, owner = block(block(Merged(x)))
-    again = block(block(Merged(x))).x
+    y, places = block(*block(x, Places()))
+    again, _ = block(*block(x, Places()))
     assert torch.equal(y, again)
     for image in range(3):
-        alone, alone_sizes, alone_owner = block(block(Merged(x[image : image + 1])))
+        alone, its = block(*block(x[image : image + 1], Places()))
         torch.testing.assert_close(y[image], alone[0])
-        assert torch.equal(sizes[image], alone_sizes[0])
-        assert torch.equal(owner[image], alone_owner[0])
+        assert torch.equal(places.sizes[image], its.sizes[0])
+        assert torch.equal(places.owner[image], its.owner[0])
 
 
 def test_ties_go_to_the_earlier_token():
@@ -163,8 +164,8 @@ def test_amounts(amount, tokens, count):
 def test_gradients_reach_every_parameter_and_the_tokens():
     block = make_block(3).train()
     x = torch.randn(2, 10, WIDTH, dtype=torch.double, requires_grad=True)
-    y, sizes, _ = block(block(Merged(x)))
-    (y * sizes).square().sum().backward()
+    y, places = block(*block(x, Places()))
+    (y * places.sizes).square().sum().backward()
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in block.parameters())
     assert x.grad.abs().sum(-1).all()
 
@@ -175,13 +176,14 @@ def test_half_precision(fused):
     block = make_block(2).float()
     block.attn.fused_attn = fused
     x, sizes = torch.randn(1, 6, WIDTH), torch.tensor([300.0, 1, 300, 1, 1, 1])[None, :, None]
-    plain = block(Merged(x, sizes)).x
+    plain, _ = block(x, Places(sizes=sizes))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        cast, total, _ = block(Merged(x, sizes))
+        cast, places = block(x, Places(sizes=sizes))
     torch.testing.assert_close(cast.float(), plain, rtol=0.1, atol=0.3)
-    assert (total.dtype, total.sum().item()) == (torch.float32, 604)
+    assert (places.sizes.dtype, places.sizes.sum().item()) == (torch.float32, 604)
     for given, patches in ((sizes, 604), (None, 6)):
-        low, total, _ = block.bfloat16()(Merged(x.bfloat16(), given))
+        low, places = block.bfloat16()(x.bfloat16(), Places(sizes=given))
+        total = places.sizes
         assert (low.dtype, total.dtype, total.sum().item()) == (torch.bfloat16, torch.float32, patches)
 
 

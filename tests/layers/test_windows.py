@@ -8,6 +8,7 @@ from timm.layers import Attention
 
 import anyres
 from anyres.layers.options import usual_global_blocks
+from anyres.layers.places import Places
 from anyres.layers.windows import in_windows
 from anyres.models.config import ViTARConfig
 
@@ -49,9 +50,9 @@ def test_a_trunk_with_windows_is_the_masked_one_without(extra, size):
     grid = model.plan(*size).grid
     mask = torch.zeros(grid[0] * grid[1], grid[0] * grid[1], dtype=torch.double)
     mask = mask.masked_fill(~sees(grid, 3), float("-inf"))[None, None]
-    x, places = plain._start(plain.grid_tokens(image), None)
-    for index, block in enumerate(plain.blocks):
-        x = block(x, *places, None if index == 1 else mask)
+    x = plain.grid_tokens(image).flatten(1, 2)
+    for index, block in enumerate(plain.trunk.blocks):
+        x, _ = block(x, Places(grid, mask=None if index == 1 else mask))
     found = model.forward_intermediates(image, indices=[3], intermediates_only=True)[0]
     torch.testing.assert_close(found.flatten(2).transpose(1, 2), x, rtol=1e-10, atol=1e-10)
 
@@ -68,9 +69,9 @@ def test_a_list_of_images_equals_one_by_one():
 def test_which_blocks_stay_global():
     assert usual_global_blocks(12) == (2, 5, 8, 11) and usual_global_blocks(24) == (5, 11, 17, 23)
     assert usual_global_blocks(32) == (7, 15, 23, 31) and usual_global_blocks(6) == (0, 2, 3, 5)
-    blocks = anyres.create_model("vitar_tiny_patch16", window=14, depth=12).blocks
+    blocks = anyres.create_model("vitar_tiny_patch16", window=14, depth=12).trunk.blocks
     assert [block.window for block in blocks] == [14, 14, 0] * 4
-    blocks = anyres.create_model("vitar_tiny_patch16", window=14, depth=2, global_blocks=()).blocks
+    blocks = anyres.create_model("vitar_tiny_patch16", window=14, depth=2, global_blocks=()).trunk.blocks
     assert [block.window for block in blocks] == [14, 14]
 
 

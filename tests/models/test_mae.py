@@ -270,14 +270,14 @@ def _from_transformers(weights):
     found = {
         "backbone.stem.proj.weight": weights["vit.embeddings.patch_embeddings.projection.weight"].flatten(1),
         "backbone.stem.proj.bias": weights["vit.embeddings.patch_embeddings.projection.bias"],
-        "backbone.prefix": weights["vit.embeddings.cls_token"][0],
+        "backbone.trunk.prefix": weights["vit.embeddings.cls_token"][0],
         "mask_token": weights["decoder.mask_token"][0, 0],
     }
     for kind in ("weight", "bias"):
-        found[f"backbone.norm.{kind}"] = weights[f"vit.layernorm.{kind}"]
+        found[f"backbone.trunk.norm.{kind}"] = weights[f"vit.layernorm.{kind}"]
         for name in ("embed", "norm", "pred"):
             found[f"decoder_{name}.{kind}"] = weights[f"decoder.decoder_{name}.{kind}"]
-        for layers, blocks in (("vit.layers", "backbone.blocks"), ("decoder.decoder_layers", "decoder_blocks")):
+        for layers, blocks in (("vit.layers", "backbone.trunk.blocks"), ("decoder.decoder_layers", "decoder_blocks")):
             for i in range(2):
                 theirs, ours = f"{layers}.{i}", f"{blocks}.{i}"
                 qkv = [weights[f"{theirs}.attention.{part}_proj.{kind}"] for part in "qkv"]
@@ -311,7 +311,7 @@ def test_on_the_meta_device_nothing_is_allocated():
 def test_names_without_weight_decay_exist():
     model = tiny(prefix_tokens=1)
     names = dict(model.named_parameters())
-    assert {"mask_token", "backbone.prefix", "backbone.position.table"} == model.no_weight_decay() <= names.keys()
+    assert {"mask_token", "backbone.trunk.prefix", "backbone.position.table"} == model.no_weight_decay() <= names.keys()
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import timm
 import torch
 
 import anyres
+from anyres.layers.places import Places
 from anyres.models.weights.timm import convert_timm_vit
 
 TINY = {"width": 24, "heads": 2, "depth": 3, "patch_size": 4, "grid": 3, "num_classes": 5}
@@ -106,10 +107,10 @@ def test_tome_with_the_weights_of_a_timm_vit():
 def test_the_mean_of_merged_tokens_is_weighted_by_their_sizes():
     model = make("tome share")
     image = torch.randn(1, 3, 20, 28)
-    x, _ = model._start(model._merged(image, None)[0], None)
-    for block in model.blocks:
-        x = block(x)
-    tokens, sizes = model.norm(x.x), x.sizes
+    x, places = model.grid_tokens(image).flatten(1, 2), Places()
+    for block in model.trunk.blocks:
+        x, places = block(x, places)
+    tokens, sizes = model.trunk.norm(x), places.sizes
     assert tokens.shape[1] < 35 and sizes.sum() == 35
     torch.testing.assert_close(model.forward_features(image).pooled, (tokens * sizes).sum(1) / 35)
 

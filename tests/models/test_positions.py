@@ -128,10 +128,10 @@ def test_what_lives_in_the_trunk_leaves_the_merged_tokens_alone(position):
 @each_position
 def test_blocks_keep_timms_names(position):
     theirs = set(Block(24, 2, qkv_bias=True).state_dict())
-    for block in make(position).blocks:
+    for block in make(position).trunk.blocks:
         added = set(block.state_dict()) - theirs
         assert theirs <= set(block.state_dict()) and all("position" in name.split(".") for name in added)
-    assert set(make("sincos").blocks[0].state_dict()) == theirs
+    assert set(make("sincos").trunk.blocks[0].state_dict()) == theirs
 
 
 @each_position
@@ -160,11 +160,11 @@ def test_initialisation_after_the_meta_device(position, merger):
 def test_what_encodes_positions_has_no_weight_decay_and_a_layer(position):
     model = make(position, prefix_tokens=1)
     encoding = {name for name, _ in model.named_parameters() if "position" in name}
-    assert model.no_weight_decay() == encoding | {"prefix"}
+    assert model.no_weight_decay() == encoding | {"trunk.prefix"}
     layers = group_parameters(model, model.group_matcher(), reverse=True)
     assert set(layers) == {name for name, _ in model.named_parameters()}
     for name in encoding:
-        block = int(name.split(".")[1]) if name.startswith("blocks.") else None
+        block = int(name.split(".")[2]) if name.startswith("trunk.blocks.") else None
         assert layers[name] == (0 if block is None else 2 + block)
 
 

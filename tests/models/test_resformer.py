@@ -44,15 +44,15 @@ def block(x, weights, prefix, heads, rows, cols):
 
 
 def resformer(images, weights, depth, heads):
-    width = weights["norm.weight"].shape[0]
+    width = weights["trunk.norm.weight"].shape[0]
     kernel = weights["stem.proj.weight"].view(width, 3, 16, 16)
     x = F.conv2d(images, kernel, weights["stem.proj.bias"], stride=16)
     rows, cols = x.shape[2:]
     x = x.flatten(2).transpose(1, 2) + global_positions(weights, rows, cols, width)
-    x = torch.cat([weights["prefix"].expand(len(x), 1, -1), x], dim=1)
+    x = torch.cat([weights["trunk.prefix"].expand(len(x), 1, -1), x], dim=1)
     for index in range(depth):
-        x = block(x, weights, f"blocks.{index}", heads, rows, cols)
-    x = F.layer_norm(x, (width,), weights["norm.weight"], weights["norm.bias"], eps=1e-6)
+        x = block(x, weights, f"trunk.blocks.{index}", heads, rows, cols)
+    x = F.layer_norm(x, (width,), weights["trunk.norm.weight"], weights["trunk.norm.bias"], eps=1e-6)
     return F.linear(x[:, 0], weights["head.weight"], weights["head.bias"])
 
 
@@ -77,5 +77,5 @@ def test_parameters_are_deits_with_convolutions_for_the_table(size):
     counts = [sum(p.numel() for p in model.parameters()) for model in (ours, deit)]
     width = ours.config.width
     assert counts[0] == counts[1] - 14 * 14 * width + 10 * width + 12 * 10 * 64
-    assert ours.config.pool == "token" and ours.norm.eps == ours.blocks[0].norm1.eps == 1e-6
-    assert {"prefix", "position.conv.weight", "blocks.11.attn.position.weight"} <= ours.no_weight_decay()
+    assert ours.config.pool == "token" and ours.trunk.norm.eps == ours.trunk.blocks[0].norm1.eps == 1e-6
+    assert {"trunk.prefix", "position.conv.weight", "trunk.blocks.11.attn.position.weight"} <= ours.no_weight_decay()

@@ -96,7 +96,7 @@ def test_training_gives_both_heads_and_gradients_everywhere():
     assert logits.shape == auxiliary.shape == (2, 5, 13, 21)
     (logits.square().mean() + auxiliary.square().mean()).backward()
     without = {name for name, parameter in model.named_parameters() if parameter.grad is None}
-    assert without == {"backbone.norm.weight", "backbone.norm.bias"}
+    assert without == {"backbone.trunk.norm.weight", "backbone.trunk.norm.bias"}
     assert tiny(auxiliary_channels=0).forward_training(torch.randn(2, 3, 8, 8))[1] is None
 
 

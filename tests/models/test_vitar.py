@@ -102,8 +102,10 @@ def test_no_pixel_is_ignored():
 def test_grid_tokens_then_trunk_is_the_whole():
     model = make(prefix_tokens=1)
     image = torch.randn(2, 3, 50, 30)
-    tokens = model.norm(model._trunk(model.grid_tokens(image)))
-    torch.testing.assert_close(tokens[:, 1:].unflatten(1, (3, 3)), model.forward_features(image).tokens)
+    tokens, prefix = model.trunk(model.grid_tokens(image))
+    found = model.forward_features(image)
+    torch.testing.assert_close(tokens, found.tokens)
+    torch.testing.assert_close(prefix, found.prefix)
     listed = model.grid_tokens([image[0], image[1, :, :9]])
     assert [tuple(t.shape) for t in listed] == [(3, 3, 24), (3, 3, 24)]
 
@@ -206,13 +208,13 @@ def test_weight_decay_and_layer_groups():
     from timm.optim import create_optimizer_v2
 
     model = make(prefix_tokens=1)
-    assert model.no_weight_decay() == {"position.table", "prefix"}
+    assert model.no_weight_decay() == {"position.table", "trunk.prefix"}
     layers = group_parameters(model, model.group_matcher(), reverse=True)
     assert set(layers) == {name for name, _ in model.named_parameters()}
-    assert layers["stem.proj.weight"] == layers["position.table"] == layers["prefix"] == 0
+    assert layers["stem.proj.weight"] == layers["position.table"] == layers["trunk.prefix"] == 0
     assert {layers[name] for name in layers if name.startswith("merger")} == {1}
-    assert layers["blocks.0.attn.qkv.weight"] == 2 and layers["blocks.1.mlp.fc2.bias"] == 3
-    assert layers["norm.weight"] == 3 and layers["head.weight"] == 4
+    assert layers["trunk.blocks.0.attn.qkv.weight"] == 2 and layers["trunk.blocks.1.mlp.fc2.bias"] == 3
+    assert layers["trunk.norm.weight"] == 3 and layers["head.weight"] == 4
     create_optimizer_v2(model, "adamw", lr=1e-3, weight_decay=0.1, layer_decay=0.7)
 
 
@@ -273,7 +275,7 @@ def test_lists_share_one_padded_batch_of_the_trunk(options, monkeypatch):
     ).eval()
     images = [torch.randn(3, height, width) for height, width in [(16, 20), (13, 20), (16, 17), (40, 16)]]
     calls = []
-    block = model.blocks[0]
+    block = model.trunk.blocks[0]
     monkeypatch.setattr(block, "forward", lambda x, *a, old=block.forward: (calls.append(len(x)), old(x, *a))[1])
     together = model(images)
     assert calls == [4] or options.get("merger") == "none"

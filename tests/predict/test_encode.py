@@ -229,7 +229,7 @@ def test_tokens_beyond_float16_are_failures(images, tmp_path):
     run = saved(tmp_path / "run")
     model, info = load(run, ViTAR)
     with torch.no_grad():
-        model.norm.weight.fill_(1e6)
+        model.trunk.norm.weight.fill_(1e6)
     save(run, model, name=None, classes=info.classes, training_sizes=info.training_sizes)
     result, text = call(run, tmp_path / "half", [images / "00.png"])
     assert result.records == 0 and "not finite in float16; bfloat16 has the range of float32" in text

@@ -5,7 +5,7 @@ import pickle
 import pytest
 import torch
 
-from anyres.training.checkpoint import load_checkpoint, refuse_other_run, save_checkpoint
+from anyres.training.checkpoint import FORMAT, load_checkpoint, refuse_other_run, save_checkpoint
 from anyres.training.classification.config import TrainConfig
 
 
@@ -51,7 +51,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
         def __reduce__(self):
             return (open, (str(tmp_path / "sprung"), "w"))
 
-    torch.save({"format": 1, "model": Trap()}, tmp_path / "c.pt")
+    torch.save({"format": FORMAT, "model": Trap()}, tmp_path / "c.pt")
     with pytest.raises(ValueError, match="damaged or no checkpoint"):
         load_checkpoint(tmp_path / "c.pt")
     (tmp_path / "plain.pt").write_bytes(pickle.dumps(Trap()))
@@ -60,10 +60,18 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
     assert not (tmp_path / "sprung").exists()
 
 
-@pytest.mark.parametrize("content", [{"format": 2}, {}, [1, 2]])
+@pytest.mark.parametrize("content", [{"format": FORMAT + 1}, {}, [1, 2]])
 def test_another_format_is_refused(tmp_path, content):
     torch.save(content, tmp_path / "c.pt")
-    with pytest.raises(ValueError, match="format.*allowed: 1"):
+    with pytest.raises(ValueError, match=f"format.*allowed: {FORMAT}; delete it"):
+        load_checkpoint(tmp_path / "c.pt")
+
+
+def test_an_earlier_version_s_checkpoint_is_refused_with_the_ways_to_go_on(tmp_path):
+    torch.save({"format": 1, "step": 3}, tmp_path / "c.pt")
+    with pytest.raises(
+        ValueError, match="format 1; .* step 0, .* finish the run with the version of anyres"
+    ):
         load_checkpoint(tmp_path / "c.pt")
 
 

@@ -58,7 +58,7 @@ def test_a_vit_starts_a_vitar_with_a_fresh_merger(make_config, tmp_path, capsys)
     vit = ViTAR(get_config("deit_tiny_patch16", **SMALL, num_classes=2))
     save(tmp_path / "vit", vit, name=None, classes=["a", "b"], training_sizes=[(12, 12)])
     started, drawn = ClassificationTask(make_config(init=tmp_path / "vit")), ClassificationTask(make_config())
-    assert torch.equal(started.model.blocks[0].mlp.fc1.weight, vit.blocks[0].mlp.fc1.weight)
+    assert torch.equal(started.model.trunk.blocks[0].mlp.fc1.weight, vit.trunk.blocks[0].mlp.fc1.weight)
     assert same(started.model.merger.state_dict(), drawn.model.merger.state_dict())
     assert "Fresh: merger, head. Left out: head, prefix." in capsys.readouterr().err
     with pytest.raises(ValueError, match="lacks merger, which would stay as drawn"):
@@ -72,7 +72,14 @@ def test_layer_decay_in_the_first_step(plain, mae):
     before = {name: value.clone() for name, value in task.model.state_dict().items()}
     Trainer(config, task, CPU).update(next(task.batches(0, 1)))
     moved = {name: (value - before[name]).abs().max().item() for name, value in task.model.state_dict().items()}
-    expected = {"head": 1, "norm": 1 / 2, "blocks.1": 1 / 2, "blocks.0": 1 / 4, "merger": 1 / 8, "stem": 1 / 16}
+    expected = {
+        "head": 1,
+        "trunk.norm": 1 / 2,
+        "trunk.blocks.1": 1 / 2,
+        "trunk.blocks.0": 1 / 4,
+        "merger": 1 / 8,
+        "stem": 1 / 16,
+    }
     for part, scale in expected.items():
         largest = max(step for name, step in moved.items() if name.startswith(part + "."))
         assert largest == pytest.approx(1e-3 * scale, rel=0.02), part

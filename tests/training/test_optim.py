@@ -95,7 +95,14 @@ def scale_of(model, optimizer):
 def test_layer_decay_gives_the_merger_a_slot_of_its_own(make_config):
     model = create_model("vitar_tiny_patch16", **TINY)
     scales = scale_of(model, make_optimizer(model, make_config(layer_decay=0.5)))
-    expected = {"head": 1.0, "norm": 0.5, "blocks.1": 0.5, "blocks.0": 0.25, "merger": 0.125, "position": 1 / 16}
+    expected = {
+        "head": 1.0,
+        "trunk.norm": 0.5,
+        "trunk.blocks.1": 0.5,
+        "trunk.blocks.0": 0.25,
+        "merger": 0.125,
+        "position": 1 / 16,
+    }
     for prefix, scale in (expected | {"stem": 1 / 16}).items():
         found = {value for name, value in scales.items() if name.startswith(prefix)}
         assert found == {scale}, prefix
@@ -120,7 +127,7 @@ def test_only_matrices_decay(make_config, layer_decay):
     decayed = {names[id(p)] for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
     kept = set(names.values()) - decayed
     assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0, 0.3}
-    assert {"position.table", "prefix"} <= kept
+    assert {"position.table", "trunk.prefix"} <= kept
     assert decayed == {name for name, p in model.named_parameters() if p.ndim > 1} - model.no_weight_decay()
 
 
@@ -156,9 +163,10 @@ def test_dense_models_decay_as_beit_and_vitdet_with_a_slot_for_the_merger(tmp_pa
     backbone = "backbone.backbone." if kind is DetectionConfig else "backbone."
     below, parts = int("merger" not in changes), set()
     for name, scale in scales.items():
-        part = name[start:].split(".")[0] if name.startswith(backbone) else "above"
+        own = name[start:].removeprefix("trunk.").split(".")
+        part = own[0] if name.startswith(backbone) else "above"
         if part == "blocks":
-            layer = int(name[start:].split(".")[1]) + 1
+            layer = int(own[1]) + 1
         else:
             layer = {"above": 4, "norm": 3, "merger": 0, "stem": -below, "position": -below}[part]
         assert scale == pytest.approx(0.7 ** (3 + 1 - layer)), name

@@ -134,8 +134,7 @@ def _peaks(
 
 def _images(model: ViTAR, shape: Shape) -> Tensor:
     batch, height, width = shape
-    like = model.norm.weight
-    return torch.rand(batch, model.config.in_channels, height, width).to(like.device, like.dtype)
+    return torch.rand(batch, model.config.in_channels, height, width).to(model.device, model.dtype)
 
 
 @contextmanager
@@ -151,20 +150,20 @@ def _inference(model: ViTAR) -> Any:
 
 
 def _counts(model: ViTAR) -> Counts:
-    like = model.norm.weight
+    like = model.trunk.norm.weight
     return Counts(model.config, like.element_size(), piece_positions(model.config.width, like))
 
 
 def identify(model: ViTAR) -> dict[str, Any]:
     """All that the constants depend on."""
-    device = model.norm.weight.device
+    device = model.device
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return {
         "format": FORMAT,
         "machine": [platform.node(), platform.platform(terse=True), _processor(), os.cpu_count()],
         "device": gpu or device.type,
         "memory": "allocated" if gpu else "resident" if resident_is_measured() else "tensors",
-        "precision": str(model.norm.weight.dtype).removeprefix("torch."),
+        "precision": str(model.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "code": _code(),

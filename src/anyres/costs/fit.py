@@ -23,6 +23,7 @@ from anyres.costs.probe import Shape
 from anyres.layers.merge_plan import Grid, token_grid
 from anyres.layers.stages import make_stages
 from anyres.models.config import ViTARConfig
+from anyres.models.piecewise import exceeds_a_piece
 
 Terms = dict[str, float]
 
@@ -80,11 +81,11 @@ def _at_work(counts: Counts, grid: Grid, batch: int) -> Terms:
     """Of one image: tokens at work at once, the same once more in pieces, cells that they become, tokens with
     padding, and the trunk's.
 
-    The model's own rule: pieces where the batch has more patches than a piece (`ViTAR._is_large`).
+    The model's own rule: pieces where the batch has more patches than a piece (`models.piecewise`).
     """
     plan = counts.config.plan(grid)
     patches = tokens = math.prod(grid)
-    in_pieces = counts.config.merger != "none" and batch * patches > counts.positions
+    in_pieces = exceeds_a_piece(counts.config, batch, grid, counts.positions)
     found: Terms = {"tokens": tokens, "pieces": 0, "cells": 0, "gathered": 0, "trunk": math.prod(plan.grid)}
     if not plan.levels:
         return found

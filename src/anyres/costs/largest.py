@@ -136,7 +136,7 @@ def sizer(
         model = create_model(model).eval()
     if device is not None:
         where = resolve_device(str(device))
-        if where != model.norm.weight.device:
+        if where != model.device:
             model = copy.deepcopy(model).to(where)
     costs = calibration(model, recalibrate=recalibrate, progress=progress)
     return Sizer(costs=costs, limits=limits, batch=batch)

@@ -35,23 +35,22 @@ def peak_bytes(model: ViTAR, shapes: Iterable[Shape]) -> Iterator[int]:
 
     On a CPU of a system without /proc, only tensors are counted, not what the allocator and libraries hold besides.
     """
-    weight = model.norm.weight
-    if weight.device.type == "cuda":
+    if model.device.type == "cuda":
         return (_cuda_peak(model, shape) for shape in shapes)
-    if weight.device.type == "cpu" and resident_is_measured():
-        return _resident_peaks(model.config, weight.dtype, shapes)
+    if model.device.type == "cpu" and resident_is_measured():
+        return _resident_peaks(model.config, model.dtype, shapes)
     return (peak_tensor_bytes(lambda shape=shape: model(_images(model, shape))) for shape in shapes)  # type: ignore[misc]
 
 
 def _images(model: ViTAR, shape: Shape) -> Tensor:
     batch, height, width = shape
-    like = model.norm.weight
-    return torch.full((batch, model.config.in_channels, height, width), 0.5, dtype=like.dtype, device=like.device)
+    size = (batch, model.config.in_channels, height, width)
+    return torch.full(size, 0.5, dtype=model.dtype, device=model.device)
 
 
 @torch.inference_mode()
 def _cuda_peak(model: ViTAR, shape: Shape) -> int:
-    device = model.norm.weight.device
+    device = model.device
     model(_images(model, (1, *_WARM_UP)))  # workspaces that libraries allocate once belong to the loaded model
     synchronise(device)
     torch.cuda.empty_cache()

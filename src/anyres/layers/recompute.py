@@ -17,11 +17,11 @@ from anyres.layers.pieces import PieceMerger, PixelBox
 from anyres.layers.stages import Stage
 
 Read = Callable[[Sequence[PixelBox]], Iterator[Tensor]]
-"""PixelBoxs -> the pixels (B, C, h, w) of each, in order."""
+"""Boxes -> the pixels (B, C, h, w) of each, in order."""
 
 
 def merge_recomputing(merging: PieceMerger, read: Read) -> Tensor:
-    """The merged tokens (B, *plan.grid, D) of `strips.merge_in_pieces`, through which gradients reach the parameters.
+    """The merged tokens (B, *plan.grid, D) of `pieces.merge_in_pieces`, through which gradients reach the parameters.
 
     Pixels get no gradient. Every region is read twice, the second time in the backward pass.
     """

@@ -14,16 +14,18 @@ from anyres.layers.merging import AdaptiveTokenMerger, AveragePoolMerger, Concat
 
 
 def merge_with_shares(
-    merger: AdaptiveTokenMerger | AveragePoolMerger | ConcatMerger, x: Tensor, plan: MergePlan
+    merger: AdaptiveTokenMerger | AveragePoolMerger | ConcatMerger | None, x: Tensor, plan: MergePlan
 ) -> tuple[Tensor, Tensor]:
     """What a merger makes of tokens (B, rows, cols, D), and the share of every patch in its final cell.
 
-    The mean over the heads at every level, multiplied. Mergers without attention give equal shares. With
-    `padding="zeros"` a part of the attention falls on what is not there, and less than 1 is left.
+    The mean over the heads at every level, multiplied. Mergers without attention give equal shares, none leaves every
+    patch its own. With `padding="zeros"` a part of the attention falls on what is not there, and less than 1 is left.
 
     Returns:
         (B, *plan.grid, D), and (B, rows, cols) float32.
     """
+    if merger is None:
+        return x, x.new_ones(x.shape[:3], dtype=torch.float32)
     if not isinstance(merger, AdaptiveTokenMerger):
         areas = spread(cell_areas(plan.cell_rows, plan.cell_cols, x.device)[None], plan)
         return merger(x, plan), (1 / areas.float()).expand(len(x), -1, -1)

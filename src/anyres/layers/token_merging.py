@@ -5,7 +5,7 @@ place alone. Facts from the paper, section 3, and its authors' code (facebookres
 
 Tokens are (B, N, D): P prefix tokens, which are never merged, then G = N - P others. With them travel their sizes
 (B, N, 1), the number of patches in each, in float32 at least; None stands for all ones. After the last block the sizes
-of the G tokens add up to the number of patches. They are no longer a grid; `Merged.unmerged` gives every patch the
+of the G tokens add up to the number of patches. They are no longer a grid; `Places.at_start` gives every patch the
 token that it ended in, so that there is a map, and its mean is the mean of the tokens weighted by their sizes.
 """
 
@@ -16,6 +16,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from anyres.layers.options import check_amount
+from anyres.layers.places import Places
 from anyres.layers.position import full_precision
 
 
@@ -104,23 +105,6 @@ def _exact(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-class Merged(NamedTuple):
-    """Tokens on their way through blocks that merge them."""
-
-    x: Tensor
-    """(B, N, D)"""
-    sizes: Tensor | None = None
-    """(B, N, 1) patches in each; None stands for all ones."""
-    owner: Tensor | None = None
-    """(B, N at the start) the token that each token of the start is now in; None stands for itself."""
-
-    def unmerged(self) -> Tensor:
-        """As many tokens as at the start, each the one that it is now in: (B, N at the start, D)."""
-        if self.owner is None:
-            return self.x
-        return self.x.gather(1, self.owner[..., None].expand(-1, -1, self.x.shape[-1]))
-
-
 class ToMeBlock(Block):
     """timm's transformer block that merges tokens between attention and feed-forward network (ToMe, figure 1).
 
@@ -141,9 +125,9 @@ class ToMeBlock(Block):
         super().__init__(*args, **options)
         self.amount, self.prefix_tokens = amount, prefix_tokens
 
-    def forward(self, tokens: Merged) -> Merged:  # type: ignore[override]
-        """Tokens (B, N, D) with their sizes and owners -> fewer of them, (B, N - r, D)."""
-        x, sizes, owner = tokens
+    def forward(self, x: Tensor, places: Places) -> tuple[Tensor, Places]:  # type: ignore[override]
+        """Tokens (B, N, D) -> fewer of them, (B, N - r, D), and their sizes and owners."""
+        sizes, owner = places.sizes, places.owner
         normed = self.norm1(x)
         bias = None if sizes is None else sizes.log().to(x.dtype).transpose(1, 2)[:, None]  # (B, 1, 1, N)
         x = x + self.drop_path1(self.ls1(self.attn(normed, attn_mask=bias)))
@@ -153,7 +137,8 @@ class ToMeBlock(Block):
             place = moved(matching, x.shape[1], self.prefix_tokens)
             owner = place if owner is None else place.gather(1, owner)
             x, sizes = merge_tokens(x, sizes, matching, self.prefix_tokens)
-        return Merged(x + self.drop_path2(self.ls2(self.mlp(self.norm2(x)))), sizes, owner)
+        x = x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
+        return x, places._replace(sizes=sizes, owner=owner)
 
     @torch.no_grad()
     def _mean_key(self, normed: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from torchvision.transforms.v2 import functional
 from anyres.layers.pyramid import SimpleFeaturePyramid
 from anyres.models.architectures import backbone_of
 from anyres.models.detector_config import DetectorConfig
-from anyres.models.images import check_images, group_by
+from anyres.models.images import check_images, run_by_group
 from anyres.models.layer_groups import group_matcher_around
 from anyres.models.vitar import ViTAR
 
@@ -114,11 +114,9 @@ class Detector(MaskRCNN):
         if self.training:
             self._check_targets(images, targets)
             return super().forward(images, [dict(target) for target in targets or ()])
-        found: list[Any] = [None] * len(images)
-        for members in group_by(self.transform.padded((each.shape[-2], each.shape[-1])) for each in images):
-            for i, output in zip(members, super().forward([images[i] for i in members]), strict=True):
-                found[i] = output
-        return found
+        seen_as = (self.transform.padded((each.shape[-2], each.shape[-1])) for each in images)
+        together = super().forward
+        return run_by_group(seen_as, lambda members: together([images[i] for i in members]))
 
     def check_images(self, images: Sequence[Tensor]) -> None:
         """ValueError for images that the model does not take, or weights of another type than float32."""

@@ -1,11 +1,14 @@
 """What a model accepts as images, and how images of different sizes are gathered."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 Images = Tensor | Sequence[Tensor]
+
+Result = TypeVar("Result")
 
 
 def check_images(images: Tensor, rank: int, channels: int, dtype: torch.dtype) -> None:
@@ -27,9 +30,22 @@ def check_images(images: Tensor, rank: int, channels: int, dtype: torch.dtype) -
         raise ValueError(f"images are {images.dtype} but the model is {dtype}; use images.to({dtype}) or autocast.")
 
 
-def group_by(shapes: Iterable[tuple[int, ...]]) -> list[list[int]]:
-    """Indices of equal shapes together, in the order of their first appearance."""
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for index, shape in enumerate(shapes):
-        groups.setdefault(shape, []).append(index)
+def group_by(kinds: Iterable[Hashable]) -> list[list[int]]:
+    """Indices of equal kinds, such as shapes, together, in the order of their first appearance."""
+    groups: dict[Hashable, list[int]] = {}
+    for index, kind in enumerate(kinds):
+        groups.setdefault(kind, []).append(index)
     return list(groups.values())
+
+
+def run_by_group(kinds: Iterable[Hashable], run: Callable[[list[int]], Iterable[Result]]) -> list[Result]:
+    """Runs together what is of one kind; the results are in the order of what was given, as if run one by one.
+
+    Args:
+        kinds: of each thing, such as the shape of an image.
+        run: gets the indices of all things of a kind; gives one result for each.
+    """
+    found: dict[int, Result] = {}
+    for members in group_by(kinds):
+        found.update(zip(members, run(members), strict=True))
+    return [found[index] for index in sorted(found)]

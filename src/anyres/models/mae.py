@@ -23,7 +23,7 @@ from anyres.layers.stem import PatchStem
 from anyres.layers.visible import merge_visible
 from anyres.models.images import Images, check_images, group_by
 from anyres.models.mae_config import MAEConfig
-from anyres.models.parts import layer_norm
+from anyres.models.parts import init_linear_and_norms, layer_norm
 from anyres.models.vitar import ViTAR
 
 _LOCAL_POSITIONS = (FuzzyPositionalEncoding, SinCosPosition, NoPosition)
@@ -84,13 +84,7 @@ class MaskedAutoencoder(nn.Module):
     @torch.no_grad()
     def init_weights(self) -> None:
         """Initialises every parameter, also after construction on the meta device and `to_empty`, as MAE does."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.LayerNorm):
-                module.reset_parameters()
+        init_linear_and_norms(self)
         nn.init.normal_(self.mask_token, std=0.02)
         self.backbone.init_weights()
 

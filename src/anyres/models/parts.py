@@ -14,7 +14,7 @@ from anyres.layers.sincos import SinCosPosition
 from anyres.layers.stem import ConvStem, PatchStem
 from anyres.layers.token_merging import ToMeBlock
 from anyres.models.config import ViTARConfig
-from anyres.models.trunk import TrunkBlock
+from anyres.models.trunk_block import TrunkBlock
 
 PositionBefore = FuzzyPositionalEncoding | SinCosPosition | ConditionalPosition | GlobalLocalPosition | NoPosition
 TokenMerger = AdaptiveTokenMerger | AveragePoolMerger | ConcatMerger
@@ -106,3 +106,14 @@ def _make_attention(config: ViTARConfig) -> PositionedAttention | None:
     if config.position == "global_local" and config.local_placement == "trunk":
         return LocalValueAttention(config.width, config.heads)
     return None
+
+
+def init_linear_and_norms(model: nn.Module) -> None:
+    """Glorot for all matrices, zeros for their biases, ones and zeros for norms, as in the original ViT and in MAE."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            module.reset_parameters()

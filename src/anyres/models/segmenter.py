@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from anyres.layers.pyramid import TapPyramid
 from anyres.layers.unmerge import Interpolate, LightHead, Unmerge
 from anyres.layers.upernet import FCNHead, UperNetHead, init_convolutions
-from anyres.models.images import Images, group_by
+from anyres.models.images import Images, run_by_group
 from anyres.models.layer_groups import group_matcher_around
 from anyres.models.segmenter_config import SegmenterConfig
 from anyres.models.vitar import ViTAR
@@ -62,12 +62,8 @@ class Segmenter(nn.Module):
             return self._at_pixels(self.head(self._maps(images)), images)
         if self.training:
             raise ValueError("a list of images is given in training; allowed: a (B, C, H, W) tensor, or evaluation.")
-        found: list[Any] = [None] * len(images)
-        for members in group_by(tuple(image.shape) for image in images):
-            logits = self(torch.stack([images[i] for i in members]))  # (b, num_classes, H, W)
-            for place, i in enumerate(members):
-                found[i] = logits[place]
-        return found
+        shapes = (tuple(image.shape) for image in images)
+        return run_by_group(shapes, lambda members: self(torch.stack([images[i] for i in members])))
 
     def forward_training(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Logits (B, num_classes, H, W) of both heads; None for an auxiliary head that is not there."""

@@ -1,76 +1,133 @@
-"""The transformer block of the trunk: timm's, told the grid of its tokens."""
+"""The trunk: prefix tokens, transformer blocks and the final norm. Behind a merger it always meets the same grid."""
 
-from typing import Any
+from collections.abc import Collection, Sequence
 
 import torch
-from timm.models.vision_transformer import Block
+from timm.models import checkpoint
+from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
-from anyres.layers.attention import PositionedAttention
-from anyres.layers.conditional import ConditionalPosition
 from anyres.layers.merge_plan import Grid
-from anyres.layers.windows import in_windows
+from anyres.layers.places import Places
+from anyres.models.config import ViTARConfig
+from anyres.models.parts import layer_norm, make_blocks, make_rotary
+from anyres.models.trunk_block import TrunkBlock
 
 
-class TrunkBlock(Block):
-    """timm's pre-norm block, with its parameter names. Without the last two arguments it computes what timm's does.
+class Trunk(nn.Module):
+    """Grid tokens (B, rows, cols, D) -> grid tokens of that shape and prefix tokens (B, P, D), both normalised.
 
-    Args:
-        width: D.
-        heads: number of attention heads; must divide D.
-        mlp_ratio: hidden width of the feed-forward network divided by D.
-        drop_path: rate of stochastic depth.
-        norm_layer: makes a normalisation from D.
-        attention: attention that depends on the tokens' places, in the place of timm's.
-        position: acts on the grid tokens that leave the block.
-        window: side in tokens of the windows that timm's attention is kept in, without prefix tokens; 0: none.
+    All blocks are told the places of the tokens (`layers.places`); what merges tokens on the way (ToMe) says there
+    where they went, so that what leaves the trunk is one token for each that entered it.
     """
 
-    def __init__(
-        self,
-        width: int,
-        heads: int,
-        mlp_ratio: float,
-        *,
-        drop_path: float,
-        norm_layer: Any,
-        attention: PositionedAttention | None = None,
-        position: ConditionalPosition | None = None,
-        window: int = 0,
-    ) -> None:
-        super().__init__(width, heads, mlp_ratio, qkv_bias=True, drop_path=drop_path, norm_layer=norm_layer)
-        if attention is not None:
-            self.attn: nn.Module = attention
-        self.position, self.window = position, window
+    prefix: nn.Parameter | None
+
+    def __init__(self, config: ViTARConfig) -> None:
+        super().__init__()
+        self.num_prefix_tokens = config.prefix_tokens
+        in_attention = config.position in ("rotary", "relative_bias") or config.local_placement == "trunk"
+        self.needs_grid = bool(in_attention or config.tome or config.window)
+        self.grad_checkpointing = False
+        # Without prefix tokens there is no parameter at all, so that a distributed run has none that is never used.
+        prefix = nn.Parameter(torch.empty(config.prefix_tokens, config.width)) if config.prefix_tokens else None
+        self.register_parameter("prefix", prefix)  # (P, D)
+        self.rotary = make_rotary(config)
+        self.blocks = make_blocks(config)
+        self.norm = layer_norm(config.width)
 
     def init_weights(self) -> None:
-        """Initialises what belongs to the position; the model initialises linear layers and norms."""
-        if isinstance(self.attn, PositionedAttention):
-            self.attn.init_weights()
-        if self.position is not None:
-            self.position.init_weights()
+        """Initialises prefix tokens and what belongs to positions; the model initialises linear layers and norms."""
+        for block in self.blocks:
+            if isinstance(block, TrunkBlock):
+                block.init_weights()
+        if self.prefix is not None:
+            nn.init.normal_(self.prefix, std=0.02)
 
-    def forward(  # type: ignore[override]
-        self, x: Tensor, grid: Grid, rotation: Tensor | None = None, mask: Tensor | None = None
-    ) -> Tensor:
-        """x (B, P + rows * cols, D), whose last tokens form `grid`, to the same shape.
+    def forward(self, tokens: Tensor, keys: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Grid tokens (B, rows, cols, D) -> the same, and prefix tokens (B, P, D).
 
         Args:
-            x: prefix tokens, then grid tokens row by row.
-            grid: (rows, cols).
-            rotation: cosines and sines of `RotaryPosition`, for rotary attention only.
-            mask: (B, 1, 1, P + N), added to attention's logits, for padded batches and blocks that know no grid
-                only.
+            tokens: (B, rows, cols, D).
+            keys: (B,) int64, of which the rotary factor of an image in training is a pure function.
         """
-        if not self.window and not isinstance(self.attn, PositionedAttention):
-            x = super().forward(x, mask)
-        else:
-            x = x + self.drop_path1(self.ls1(self._attended(self.norm1(x), grid, rotation)))
-            x = x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
-        if self.position is None:
-            return x
-        prefix, tokens = x.split([x.shape[1] - grid[0] * grid[1], grid[0] * grid[1]], dim=1)
-        return torch.cat([prefix, self.position(tokens.unflatten(1, grid)).flatten(1, 2)], dim=1)
+        x, places = self._begin(tokens, keys)
+        for block in self.blocks:
+            x, places = self._run(block, x, places)
+        return self.split(self.norm(places.at_start(x)), _grid_of(tokens))
 
-    def _attended(self, x: Tensor, grid: Grid, rotation: Tensor | None) -> Tensor:
-        return in_windows(self.attn, x, grid, self.window) if self.window else self.attn(x, grid, rotation)
+    def forward_sets(self, sets: Sequence[Tensor]) -> Tensor:
+        """Sets of tokens (n_i, D) that form no grid, as one padded batch whose padding is never a key.
+
+        Returns:
+            (B, P + most n_i, D), the prefix tokens first; what stands behind the n_i-th is padding.
+        """
+        x, mask = _padded([self._with_prefix(each[None])[0] for each in sets])
+        places = Places(mask=mask)
+        for block in self.blocks:
+            x, places = self._run(block, x, places)
+        return self.norm(x)
+
+    def choose(self, indices: int | Sequence[int] | None, *, stop_early: bool) -> tuple[list[int], int]:
+        """Blocks as timm chooses them, the last n if a number and all if None, and the last one that is to run."""
+        depth = len(self.blocks)
+        try:
+            take, last = feature_take_indices(depth, indices)  # type: ignore[arg-type]
+        except AssertionError as error:
+            raise ValueError(f"indices are {indices}; the trunk has blocks 0 to {depth - 1}.") from error
+        return take, last if stop_early else depth - 1
+
+    def forward_intermediates(
+        self, tokens: Tensor, take: Collection[int], last: int, *, norm: bool = False
+    ) -> tuple[tuple[Tensor, Tensor], list[tuple[Tensor, Tensor]]]:
+        """`forward` up to block `last`, and grid and prefix tokens as some blocks leave them, normalised or not."""
+        x, places = self._begin(tokens, None)
+        found = []
+        for index, block in enumerate(self.blocks[: last + 1]):
+            x, places = self._run(block, x, places)
+            if index in take:
+                given = places.at_start(x)  # (B, P + N, D)
+                found.append(self.split(self.norm(given) if norm else given, _grid_of(tokens)))
+        return self.split(self.norm(places.at_start(x)), _grid_of(tokens)), found
+
+    def split(self, x: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+        """(B, P + N, D) -> grid tokens (B, rows, cols, D) and prefix tokens (B, P, D)."""
+        prefix, tokens = x[:, : self.num_prefix_tokens], x[:, self.num_prefix_tokens :]
+        return tokens.unflatten(1, grid), prefix
+
+    def _begin(self, tokens: Tensor, keys: Tensor | None) -> tuple[Tensor, Places]:
+        """What the first block gets: prefix and grid tokens (B, P + N, D), and their places."""
+        rotation = None if self.rotary is None else self.rotary(tokens, keys)
+        return self._with_prefix(tokens.flatten(1, 2)), Places(_grid_of(tokens), rotation)
+
+    def _with_prefix(self, x: Tensor) -> Tensor:
+        """(B, N, D) -> (B, P + N, D)"""
+        if self.prefix is None:
+            return x
+        return torch.cat([self.prefix.to(x.dtype).expand(len(x), -1, -1), x], dim=1)
+
+    def _run(self, block: nn.Module, x: Tensor, places: Places) -> tuple[Tensor, Places]:
+        if self.grad_checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, x, places)
+        return block(x, places)
+
+
+def as_output(tokens: Tensor, output_fmt: str) -> Tensor:
+    """Grid tokens (B, rows, cols, D) as timm's formats: "NCHW" (B, D, rows, cols), "NLC" (B, N, D)."""
+    return tokens.permute(0, 3, 1, 2).contiguous() if output_fmt == "NCHW" else tokens.flatten(1, 2)
+
+
+def _grid_of(tokens: Tensor) -> Grid:
+    """(rows, cols) of tokens (B, rows, cols, D)."""
+    return tokens.shape[1], tokens.shape[2]
+
+
+def _padded(sets: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+    """Sets of tokens (n_i, D) as one batch (B, N, D), and what keeps its padding from being a key, if there is any."""
+    lengths = [len(each) for each in sets]
+    x = nn.utils.rnn.pad_sequence(list(sets), batch_first=True)  # (B, N, D)
+    if min(lengths) == max(lengths):
+        return x, None
+    places = torch.arange(x.shape[1], device=x.device)
+    is_padding = places >= torch.tensor(lengths, device=x.device)[:, None]  # (B, N)
+    return x, torch.zeros_like(is_padding, dtype=x.dtype).masked_fill(is_padding, float("-inf"))[:, None, None]

@@ -151,7 +151,7 @@ class _Work:
                 y, x, _, _ = self.merging.pixels(piece)
                 regions = [(r[0] - y, r[1] - x, r[2], r[3]) for r in self.merging.empty_pixels(piece)]
                 return is_skipped, [pixels_of(pixels, region) for region in regions]
-        return is_skipped, pixels.to(self.model.norm.weight.dtype)
+        return is_skipped, pixels.to(self.model.dtype)
 
     def _patches(self, piece: Piece, pixels: Tensor) -> Tensor:
         """(rows, cols, p, p, C) between 0 and 1 of a piece without its halo."""
@@ -166,12 +166,12 @@ class _Work:
         if isinstance(pixels, list):
             self.merging.add_empty([_prepared(part, self.model) for part in pixels])
         else:
-            skipped = None if is_skipped is None else is_skipped.to(self.model.norm.weight.device)
+            skipped = None if is_skipped is None else is_skipped.to(self.model.device)
             self.merging.add(_prepared(pixels, self.model), skipped)
 
 
 def _prepared(pixels: Tensor, model: ViTAR) -> Tensor:
-    return pixels.to(model.norm.weight.device, model.norm.weight.dtype)
+    return pixels.to(model.device, model.dtype)
 
 
 def _check_mask(skip: np.ndarray, grid: tuple[int, int]) -> Tensor:

@@ -64,7 +64,7 @@ class Unfinished:
             other = [name for name, value in self.identity.items() if self._found.get(name) != value]
             if other:
                 raise OtherWorkError(f"{self.path} holds other work: its {', '.join(other)} differ; give another file")
-            device = model.norm.weight.device
+            device = model.device
             merging.load_state_dict({key: value.to(device) for key, value in self._tensors.items()})
         self._tensors = {}
         self.note()

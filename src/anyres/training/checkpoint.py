@@ -13,7 +13,7 @@ from anyres.files import write_atomically
 from anyres.settings import differences
 from anyres.training.config import OPERATIONAL, RunConfig, with_defaults
 
-FORMAT = 1
+FORMAT = 2  # 1: before the trunk was a module of its own; names and order of parameters were others
 NAME = "checkpoint.pt"
 
 
@@ -36,6 +36,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged or no checkpoint ({error}); {remedy}") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         given = state.get("format") if isinstance(state, dict) else type(state).__name__
+        if given in range(1, FORMAT):
+            remedy += ", or finish the run with the version of anyres that began it"
         raise ValueError(f"{path} has checkpoint format {given!r}; allowed: {FORMAT}; {remedy}")
     return state
 

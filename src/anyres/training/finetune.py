@@ -78,8 +78,7 @@ def freeze_below_head(model: ViTAR) -> None:
 
 def _described(init: Path, found: Initial, starting: str, above: tuple[str, ...]) -> str:
     """What is taken, what starts fresh (with what is `above` the backbone), what is left out and what differs."""
-    parts = sorted({name.split(".")[0] for name in found.weights})
-    text = f"{starting} from {init}: {', '.join(parts)}. Fresh: {', '.join((*found.fresh, *above))}."
+    text = f"{starting} from {init}: {', '.join(found.taken)}. Fresh: {', '.join((*found.fresh, *above))}."
     if found.left_out:
         text += f" Left out: {', '.join(found.left_out)}."
     if found.differing:

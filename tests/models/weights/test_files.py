@@ -52,7 +52,7 @@ def test_weights_of_another_model(saved, tmp_path):
     other = anyres.create_model("vitar_tiny_patch16", **(TINY | {"depth": 3}))
     save(tmp_path / "other", other, name=None, classes=["a", "b"], training_sizes=[(8, 8)])
     (tmp_path / "other" / "model.safetensors").replace(folder / "model.safetensors")
-    with pytest.raises(ValueError, match="missing prefix"):
+    with pytest.raises(ValueError, match=r"missing trunk\.prefix"):
         load(folder, ViTAR)
 
 

@@ -99,7 +99,7 @@ def test_a_table_is_resized_as_torch_resizes_images(tmp_path, grid):
     expected = torch.nn.functional.interpolate(image, grid, mode="bilinear", align_corners=False)[0].permute(1, 2, 0)
     torch.testing.assert_close(ours.position.table, expected)
     theirs.pos_embed.detach_()
-    assert torch.equal(ours.blocks[1].mlp.fc2.weight, theirs.blocks[1].mlp.fc2.weight)
+    assert torch.equal(ours.trunk.blocks[1].mlp.fc2.weight, theirs.blocks[1].mlp.fc2.weight)
 
 
 def transformers_mae(**changes):

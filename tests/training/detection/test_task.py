@@ -187,7 +187,9 @@ def test_a_backbone_starts_from_weights(make, tmp_path, capsys):
     classifier = create_model("vitar_tiny_patch16", num_classes=4, **options)
     save(tmp_path / "model", classifier, name=None, classes=list("abcd"), training_sizes=[(64, 64)])
     task = DetectionTask(make(init=tmp_path / "model"))
-    assert torch.equal(backbone_of(task.model).blocks[1].attn.qkv.weight, classifier.blocks[1].attn.qkv.weight)
+    assert torch.equal(
+        backbone_of(task.model).trunk.blocks[1].attn.qkv.weight, classifier.trunk.blocks[1].attn.qkv.weight
+    )
     told = capsys.readouterr().err
     assert "Backbone starting from" in told and "init" in task.identity()
     assert "cells is halving there and 1x1 in the model." in told and "alike" not in told

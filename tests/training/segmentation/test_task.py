@@ -202,7 +202,7 @@ def test_a_segmenter_starts_from_a_run_of_segmentation_and_decays_by_layers(make
     start = {name: value.clone() for name, value in task.model.named_parameters()}
     Trainer(config, task, CPU).update(next(task.batches(0, 1)))
     moved = {name: (value - start[name]).abs().max().item() for name, value in task.model.named_parameters()}
-    for part, layers in {"head": 0, "pyramid": 0, "backbone.blocks.3": 1, "backbone.blocks.0": 4}.items():
+    for part, layers in {"head": 0, "pyramid": 0, "backbone.trunk.blocks.3": 1, "backbone.trunk.blocks.0": 4}.items():
         largest = max(step for name, step in moved.items() if name.startswith(part))
         assert largest == pytest.approx(1e-3 * 0.5**layers, rel=0.05), part  # AdamW's first step
 

@@ -6,11 +6,14 @@ from typing import Any, TypeVar
 
 Value = TypeVar("Value")
 
-# architecture -> names in its state dict as they were, and as they are
-_RENAMED = {
-    "MaskedAutoencoder": ((r"^encoder\.", "backbone."),),
-    "Detector": ((r"^backbone\.encoder\.", "backbone.backbone."),),
+# architecture -> where its ViTAR was in its state dict, and where it is
+_BACKBONES = {
+    "ViTAR": ("", ""),
+    "MaskedAutoencoder": ("encoder.", "backbone."),
+    "Segmenter": ("backbone.", "backbone."),
+    "Detector": ("backbone.encoder.", "backbone.backbone."),
 }
+_OF_THE_TRUNK = re.compile(r"(blocks|norm|prefix|rotary)(\.|$)")  # parts of a ViTAR itself before it had a `trunk`
 
 
 def settings_as_now(architecture: str, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -22,9 +25,13 @@ def settings_as_now(architecture: str, settings: Mapping[str, Any]) -> dict[str,
 
 def weights_as_now(architecture: str, weights: Mapping[str, Value]) -> dict[str, Value]:
     """A saved state dict under today's names; one that has them already is as it was."""
+    was, is_now = _BACKBONES[architecture]
     found = {}
     for name, value in weights.items():
-        for pattern, replacement in _RENAMED.get(architecture, ()):
-            name = re.sub(pattern, replacement, name)
+        for place in (was, is_now):
+            if name.startswith(place):
+                own = name.removeprefix(place)
+                name = is_now + ("trunk." + own if _OF_THE_TRUNK.match(own) else own)
+                break
         found[name] = value
     return found

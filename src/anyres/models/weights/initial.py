@@ -40,6 +40,11 @@ class Initial:
     differing: Differing = field(default_factory=dict)
     """Settings with which the same weights are another function, or meet other pixels. Known of runs of ours alone."""
 
+    @property
+    def taken(self) -> tuple[str, ...]:
+        """The parts that there are weights for, such as "stem"."""
+        return tuple(sorted({_part(name) for name in self.weights}))
+
 
 def initial_weights(source: Path | str, config: ViTARConfig, *, resize_positions: bool = False) -> dict[str, Tensor]:
     """The weights of `read_initial` alone."""
@@ -220,7 +225,11 @@ def _resized(table: Tensor, grid: Grid) -> Tensor:
 def _parts(names: Iterable[str], whole: Mapping[str, Any]) -> tuple[str, ...]:
     """Names of tensors as those of parts: "merger" where all of it is meant, else "merger.block.scale" by itself."""
     listed = set(names)
-    parts = {name.split(".")[0] for name in listed}
-    entire = {part for part in parts if all(k in listed for k in whole if k.split(".")[0] == part)}
-    single = {name for name in listed if name.split(".")[0] not in entire}
+    entire = {_part(name) for name in listed} - {_part(name) for name in whole if name not in listed}
+    single = {name.removeprefix("trunk.") for name in listed if _part(name) not in entire}
     return tuple(sorted(entire | {re.sub(r"^blocks\.\d+\.", "blocks.*.", name) for name in single}))
+
+
+def _part(name: str) -> str:
+    """The part of a model that a tensor belongs to; those of the trunk by themselves: "blocks", "norm", "prefix"."""
+    return name.removeprefix("trunk.").split(".")[0]

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from anyres.models.config import ViTARConfig
 
+_TRUNK = re.compile(r"blocks\.|norm\.")
+
 
 def convert_timm_vit(weights: Mapping[str, Tensor], config: ViTARConfig) -> dict[str, Tensor]:
     """State dict of a timm VisionTransformer (class token, learned positions) under our names.
@@ -29,10 +31,10 @@ def convert_timm_vit(weights: Mapping[str, Tensor], config: ViTARConfig) -> dict
     }
     used = {"pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias"}
     if prefix:
-        converted["prefix"] = weights["cls_token"][0] + table[:prefix]
+        converted["trunk.prefix"] = weights["cls_token"][0] + table[:prefix]
         used.add("cls_token")
-    same = re.compile(r"blocks\.|norm\.|head\.")
-    left = [key for key in weights if key not in used and not same.match(key)]
+    left = [key for key in weights if key not in used and not _TRUNK.match(key) and not key.startswith("head.")]
     if left or prefix > 1:
         raise ValueError(f"only a plain ViT with at most a class token can be converted; left over: {left or prefix}.")
-    return converted | {key: value for key, value in weights.items() if same.match(key)}
+    heads = {key: value for key, value in weights.items() if key.startswith("head.")}
+    return converted | {f"trunk.{key}": value for key, value in weights.items() if _TRUNK.match(key)} | heads
