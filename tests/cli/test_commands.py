@@ -109,7 +109,7 @@ def test_train_sweep_report_predict(run, capsys):
         (["models", "resnet*"], "no model matches"),
         (["plan-image", "0", "8"], "at least 1"),
         (["predict", "--run", "nowhere", "--inputs", "."], "nowhere holds no saved model"),
-        (["predict", "--run", "autoencoder", "--inputs", "."], "holds a MaskedAutoencoder, which predicts nothing"),
+        (["predict", "--run", "autoencoder", "--inputs", "."], "holds a MaskedAutoencoder; allowed to predict: ViTAR"),
         (["predict", "--run", "classifier", "--inputs", "."], "no images below"),
         (["train", "--data", "nowhere", "--out", "run"], "nowhere"),
         (["train", "--data", ".", "--out", "run", "--sizes", "64", "--lr", "-1"], "lr is -1"),

@@ -37,7 +37,10 @@ def _predict(arguments: list[str]) -> Command:
         return COMMANDS["predict"]
     architecture = _architecture_in(Path(run))
     if architecture not in PREDICT:
-        raise ValueError(f"{run} holds a {architecture}, which predicts nothing; allowed: {', '.join(PREDICT)}")
+        from anyres.models.architectures import ARCHITECTURES
+
+        advice = f"; {ARCHITECTURES[architecture].advice}" if architecture in ARCHITECTURES else ""
+        raise ValueError(f"{run} holds a {architecture}; allowed to predict: {', '.join(PREDICT)}{advice}")
     return PREDICT[architecture]
 
 
