@@ -69,9 +69,7 @@ def test_another_format_is_refused(tmp_path, content):
 
 def test_an_earlier_version_s_checkpoint_is_refused_with_the_ways_to_go_on(tmp_path):
     torch.save({"format": 1, "step": 3}, tmp_path / "c.pt")
-    with pytest.raises(
-        ValueError, match="format 1; .* step 0, .* finish the run with the version of anyres"
-    ):
+    with pytest.raises(ValueError, match="format 1; .* step 0, .* finish the run with the version of anyres"):
         load_checkpoint(tmp_path / "c.pt")
 
 
