@@ -16,7 +16,7 @@ from anyres.errors import unknown
 from anyres.evaluation.rows import size_label
 from anyres.evaluation.sweep import SweepConfig
 from anyres.files import read_json
-from anyres.models.weights.files import WEIGHTS
+from anyres.models.weights.record import WEIGHTS
 from anyres.recipes import SMALL_MODEL, DemoConfig, demo_training
 from anyres.settings import differences
 from anyres.training.checkpoint import NAME

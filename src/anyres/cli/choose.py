@@ -1,8 +1,5 @@
 """Which command is meant, before anything of it is imported: `train` by its task, `predict` by the run."""
 
-import json
-from pathlib import Path
-
 from anyres.cli.table import COMMANDS, PREDICT, TRAIN, Command
 from anyres.errors import check_choice
 
@@ -35,22 +32,12 @@ def _predict(arguments: list[str]) -> Command:
     run, _ = _without("--run", arguments)
     if run is None:
         return COMMANDS["predict"]
-    architecture = _architecture_in(Path(run))
-    if architecture not in PREDICT:
-        from anyres.models.architectures import ARCHITECTURES
+    from anyres.models.weights.record import architecture_in
 
-        advice = f"; {ARCHITECTURES[architecture].advice}" if architecture in ARCHITECTURES else ""
-        raise ValueError(f"{run} holds a {architecture}; allowed to predict: {', '.join(PREDICT)}{advice}")
-    return PREDICT[architecture]
-
-
-def _architecture_in(run: Path) -> str:
-    """The kind of model that a run holds, from its config.json alone."""
-    path = run / "config.json"
-    try:
-        return json.loads(path.read_text())["architecture"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{run} holds no saved model: {path} cannot be read ({error})") from error
+    found = architecture_in(run)
+    if found.name not in PREDICT:
+        raise ValueError(f"{run} holds a {found.name}; allowed to predict: {', '.join(PREDICT)}; {found.advice}")
+    return PREDICT[found.name]
 
 
 def _without(option: str, arguments: list[str]) -> tuple[str | None, list[str]]:

@@ -10,7 +10,8 @@ from anyres.metrics.detection import evaluate_detector
 from anyres.metrics.segmentation import evaluate_segmenter, measured
 from anyres.models.detector import Detector
 from anyres.models.segmenter import Segmenter
-from anyres.models.weights.files import architecture_in, load
+from anyres.models.weights.files import load
+from anyres.models.weights.record import architecture_in
 from anyres.predict.label_maps import MULTI_SCALE, Inference
 from anyres.predict.objects import write_results
 from anyres.sizes import parse_size

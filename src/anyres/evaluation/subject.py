@@ -22,7 +22,8 @@ from anyres.evaluation.rows import LatencyMs, distinct_labels
 from anyres.evaluation.sweep_config import SweepConfig
 from anyres.layers.merge_plan import token_grid
 from anyres.models.vitar import ViTAR
-from anyres.models.weights.files import ModelInfo, load
+from anyres.models.weights.files import load
+from anyres.models.weights.record import ModelInfo
 from anyres.sizes import Size
 
 

@@ -229,6 +229,16 @@ class ViTARConfig:
             return tuple(range(self.depth))
         return usual_global_blocks(self.depth) if self.global_blocks is None else self.global_blocks
 
+    @property
+    def keeps_shape(self) -> bool:
+        """Whether the final grid has the image's shape at every size: cells are fixed, or nothing merges."""
+        return self.merger == "none" or self.cells in ("1x1", "2x2")
+
+    @property
+    def stride(self) -> int:
+        """Pixels per token of the final grid, where it keeps the image's shape."""
+        return self.patch_size * (2 if self.merger != "none" and self.cells == "2x2" else 1)
+
     def plan(self, size: Grid) -> MergePlan:
         """The merge plan for a grid of patch tokens (rows, cols)."""
         if self.merger == "none":

@@ -70,7 +70,7 @@ class DetectorConfig:
 
     def _check_backbone(self) -> None:
         backbone = self.backbone
-        if backbone.merger != "none" and backbone.cells not in ("1x1", "2x2"):
+        if not backbone.keeps_shape:
             raise ValueError(
                 f"cells are {backbone.cells!r}, whose grid does not keep the image's shape; allowed in detection: "
                 'cells="1x1" or "2x2", or merger="none".'
@@ -86,5 +86,4 @@ class DetectorConfig:
     @property
     def stride(self) -> int:
         """Pixels per token of the backbone's grid."""
-        cell = 2 if self.backbone.merger != "none" and self.backbone.cells == "2x2" else 1
-        return self.backbone.patch_size * cell
+        return self.backbone.stride

@@ -60,7 +60,7 @@ class SegmenterConfig:
             object.__setattr__(self, "auxiliary_channels", 0)
             return
         self._check_taps()
-        if self.backbone.merger != "none" and self.backbone.cells not in ("1x1", "2x2"):
+        if not self.backbone.keeps_shape:
             raise ValueError(
                 f"cells are {self.backbone.cells!r}, whose grid does not keep the image's shape; allowed in "
                 'segmentation by UperNet: cells="1x1" or "2x2", or merger="none"; other cells need decoder="unmerge".'
@@ -103,10 +103,7 @@ class SegmenterConfig:
     @property
     def stride(self) -> int:
         """Pixels per token of what is decoded: of the backbone's grid, or a patch where the grid is carried back."""
-        if self.decoder != "upernet":
-            return self.backbone.patch_size
-        cell = 2 if self.backbone.merger != "none" and self.backbone.cells == "2x2" else 1
-        return self.backbone.patch_size * cell
+        return self.backbone.stride if self.decoder == "upernet" else self.backbone.patch_size
 
 
 def _of(name: str) -> Any:

@@ -13,7 +13,7 @@ from torch import Tensor
 from anyres.costs.largest import Sizer, sizer
 from anyres.errors import UnreadableImageError
 from anyres.models.vitar import ViTAR
-from anyres.models.weights.files import ModelInfo
+from anyres.models.weights.record import ModelInfo
 from anyres.predict.config import ClassOptions
 from anyres.predict.loop import Loaded, Looker
 from anyres.predict.plan import Item, Rules

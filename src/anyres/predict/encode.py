@@ -118,7 +118,7 @@ def _settings(config: EncodeConfig, inputs: Sequence[Input], prepare: Preparatio
 def _record_grid(config: EncodeConfig, prepare: Preparation) -> Grid:
     """The largest grid of tokens that the model can give these images. ValueError if there is none."""
     model = prepare.model
-    if model.merger != "none" and model.cells not in ("1x1", "2x2"):
+    if not model.keeps_shape:
         return model.grid
     if prepare.size is not None:
         return model.plan(token_grid(*prepare.size, model.patch_size)).grid

@@ -12,7 +12,7 @@ from torchvision.transforms.v2 import functional
 
 from anyres.errors import UnreadableImageError
 from anyres.models.detector import Detector
-from anyres.models.weights.files import ModelInfo
+from anyres.models.weights.record import ModelInfo
 from anyres.predict.config import ObjectOptions
 from anyres.predict.detect_needs import DetectNeeds
 from anyres.predict.loop import Loaded, Looker

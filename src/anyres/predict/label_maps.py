@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from anyres.data.segmentation_stream import bounded_aspect_size
 from anyres.data.transforms import to_tensor
-from anyres.models.images import group_by
+from anyres.models.images import run_by_group
 from anyres.models.segmenter import Segmenter
 from anyres.predict.config import check_ratios
 from anyres.predict.sliding import sliding_logits, usual_step
@@ -124,10 +123,9 @@ def labels_of(model: Segmenter, pixels: Sequence[Tensor], sizes: Sequence[Size],
     """The most likely classes of images, as `prepared` gives them, at the sizes (height, width): (H_i, W_i) int64 each,
     on the CPU. Those of one size share calls of the model."""
     device = next(model.parameters()).device
-    found: list[Any] = [None] * len(pixels)
-    for members in group_by((*size, *each.shape) for size, each in zip(sizes, pixels, strict=True)):
+
+    def together(members: list[int]) -> Tensor:
         batch = torch.stack([pixels[i] for i in members]).to(device)  # (B, C, h, w)
-        labels = probabilities(model, batch, how, sizes[members[0]]).argmax(1).cpu()  # (B, H, W)
-        for place, i in enumerate(members):
-            found[i] = labels[place]
-    return found
+        return probabilities(model, batch, how, sizes[members[0]]).argmax(1).cpu()  # (B, H, W)
+
+    return run_by_group(((*size, *each.shape) for size, each in zip(sizes, pixels, strict=True)), together)

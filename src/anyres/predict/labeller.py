@@ -12,7 +12,7 @@ from torch import Tensor
 
 from anyres.errors import UnreadableImageError
 from anyres.models.segmenter import Segmenter
-from anyres.models.weights.files import ModelInfo
+from anyres.models.weights.record import ModelInfo
 from anyres.predict.config import LabelOptions
 from anyres.predict.label_file import tiff_module, write_label_rows
 from anyres.predict.label_maps import Inference, labels_of, prepared, seen_size

@@ -1,7 +1,7 @@
 """What a detector finds in images: as tensors, as COCO's JSON, and drawn."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from torchvision.transforms.v2 import functional
 from anyres.data.coco_masks import encode_mask
 from anyres.files import write_atomically
 from anyres.models.detector import Detector
-from anyres.models.images import group_by
+from anyres.models.images import run_by_group
 from anyres.predict.pictures import class_colour, draw_box, draw_name, enlarged
 from anyres.predict.placed_masks import PlacedMask, place_mask
 from anyres.sizes import Size
@@ -112,8 +112,8 @@ def objects_in(
     scaled = [functional.to_dtype(each, torch.float32, scale=True).to(device) for each in given]
     model.check_images(scaled)
     scaled = [prepare.resize(prepare.normalize(each))[0] for each in scaled]
-    found: list[Any] = [None] * len(given)
-    for members in group_by(prepare.padded(size) for size in sizes):
+
+    def together(members: list[int]) -> Iterator[Objects]:
         inner = [(scaled[i].shape[-2], scaled[i].shape[-1]) for i in members]
         batch = ImageList(prepare.batch_images([scaled[i] for i in members], prepare.size_divisible), inner)
         maps = model.backbone(batch.tensors)
@@ -121,8 +121,9 @@ def objects_in(
         for i, own, output in zip(members, inner, outputs, strict=True):
             boxes = resize_boxes(output["boxes"].float(), list(own), list(sizes[i])).cpu()
             masks = output["masks"][:, 0].float().cpu() if "masks" in output else None
-            found[i] = Objects(sizes[i], boxes, output["scores"].float().cpu(), output["labels"].cpu(), masks)
-    return found
+            yield Objects(sizes[i], boxes, output["scores"].float().cpu(), output["labels"].cpu(), masks)
+
+    return run_by_group((prepare.padded(size) for size in sizes), together)
 
 
 def coco_results(image_id: int, found: Found, category_ids: Sequence[int]) -> list[dict[str, Any]]:

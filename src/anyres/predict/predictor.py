@@ -11,7 +11,8 @@ from torch import nn
 
 from anyres.devices import resolve_device
 from anyres.errors import Unreadable
-from anyres.models.weights.files import ModelInfo, load
+from anyres.models.weights.files import load
+from anyres.models.weights.record import ModelInfo
 from anyres.predict.classifier import Classifier
 from anyres.predict.config import ClassOptions, LabelOptions, LookOptions, ObjectOptions
 from anyres.predict.finder import Finder

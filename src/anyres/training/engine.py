@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from anyres.costs.memory import is_out_of_memory
 from anyres.errors import Unreadable
-from anyres.models.weights.files import CONFIG, WEIGHTS
+from anyres.models.weights.record import CONFIG, WEIGHTS
 from anyres.training import checkpoint
 from anyres.training.config import RunConfig
 from anyres.training.interrupt import StopRequest

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from anyres.files import write_atomically
-from anyres.models.weights.files import WEIGHTS
+from anyres.models.weights.record import WEIGHTS
 from anyres.training import checkpoint
 from anyres.training.config import RunConfig
 

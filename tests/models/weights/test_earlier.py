@@ -9,7 +9,8 @@ from safetensors.torch import load_file, save_file
 
 from anyres.models.architectures import create_model
 from anyres.models.weights.earlier import weights_as_now
-from anyres.models.weights.files import CONFIG, WEIGHTS, load, save
+from anyres.models.weights.files import load, save
+from anyres.models.weights.record import CONFIG, WEIGHTS
 
 TINY = {"width": 16, "heads": 2, "depth": 2, "patch_size": 4, "grid": (3, 2)}
 DENSE = TINY | {"patch_size": 8, "num_classes": 2}

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -11,29 +11,12 @@ import torch
 from safetensors.torch import load_file, save as as_bytes
 from torch import Tensor, nn
 
-from anyres.errors import unknown
 from anyres.files import write_atomically
-from anyres.models.architectures import ARCHITECTURES, Architecture, architecture_of
-from anyres.models.config import ViTARConfig
-from anyres.models.weights.earlier import settings_as_now, weights_as_now
-
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
+from anyres.models.architectures import architecture_of
+from anyres.models.weights.earlier import weights_as_now
+from anyres.models.weights.record import CONFIG, WEIGHTS, ModelInfo, make_config, read_record
 
 Model = TypeVar("Model", bound=nn.Module)
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """What is known of a saved model beside its weights."""
-
-    name: str | None
-    """The preset that it was made from, if any."""
-    classes: tuple[str, ...]
-    """Class names in the order of the logits."""
-    training_sizes: tuple[tuple[int, int], ...]
-    """(height, width) of the images that it was trained on."""
-    extra: dict[str, Any] = field(default_factory=dict)
-    """Anything else that was written with it."""
 
 
 def save(
@@ -85,12 +68,12 @@ def load(folder: Path | str, kind: type[nn.Module] | None = None) -> tuple[Any, 
             another model.
     """
     folder = Path(folder)
-    architecture, settings, info = _read_config(folder)
+    architecture, settings, info = read_record(folder)
     if kind is not None and architecture.name != kind.__name__:
         needed = f"needed is a {kind.__name__}; {architecture.advice}"
         raise ValueError(f"{folder} holds a {architecture.name}, {needed}.")
     with torch.device("meta"):
-        model = architecture.model(_make_config(architecture, settings, folder))
+        model = architecture.model(make_config(architecture, settings, folder))
     try:
         weights = weights_as_now(architecture.name, load_file(folder / WEIGHTS))
     except Exception as error:  # safetensors raises its own, unexported kind
@@ -100,11 +83,6 @@ def load(folder: Path | str, kind: type[nn.Module] | None = None) -> tuple[Any, 
     return model.eval().requires_grad_(True), info
 
 
-def architecture_in(folder: Path | str) -> Architecture[Any]:
-    """The architecture of a saved model, from its configuration alone. ValueError as `load`."""
-    return _read_config(Path(folder))[0]
-
-
 def model_digest(folder: Path | str) -> str:
     """Twelve hexadecimal digits that tell a saved model from every other: of the bytes of its two files."""
     digest = hashlib.sha256()
@@ -112,47 +90,6 @@ def model_digest(folder: Path | str) -> str:
         with open(Path(folder) / name, "rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:12]
-
-
-def _read_config(folder: Path) -> tuple[Architecture[Any], dict[str, Any], ModelInfo]:
-    """What a folder's config.json says: the architecture, the fields of the configuration, and the rest."""
-    for file in (WEIGHTS, CONFIG):
-        if not (folder / file).is_file():
-            raise ValueError(f"{folder} holds no saved model: {file} is missing. Give a folder that training wrote.")
-    path = folder / CONFIG
-    try:
-        record = json.loads(path.read_text())
-        sizes = tuple((int(h), int(w)) for h, w in record["training_sizes"])
-        info = ModelInfo(record["name"], tuple(record["classes"]), sizes, record["extra"])
-        settings, found = dict(record["config"]), record["architecture"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is not a model configuration of anyres: {error!r}") from error
-    if found not in ARCHITECTURES:
-        raise ValueError(f"{folder} holds a {found}; allowed: {', '.join(ARCHITECTURES)}.")
-    return ARCHITECTURES[found], settings_as_now(found, settings), info
-
-
-def _make_config(architecture: Architecture[Any], settings: Mapping[str, Any], folder: Path) -> Any:
-    """The configuration of a model in a folder, and within it that of its ViTAR."""
-    if not architecture.backbone:
-        return _from_json(architecture.config, settings, folder)
-    if "backbone" not in settings:
-        raise ValueError(f"{folder / CONFIG} is not a model configuration of anyres: no backbone")
-    inner = _from_json(ViTARConfig, settings["backbone"], folder)
-    return _from_json(architecture.config, {**settings, "backbone": inner}, folder)
-
-
-def _from_json(kind: Any, settings: Mapping[str, Any], folder: Path) -> Any:
-    """A frozen configuration of a kind from what JSON holds, where tuples are lists. ValueError for unknown fields."""
-    settings = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
-    allowed = [field.name for field in fields(kind)]
-    for key in settings:
-        if key not in allowed:
-            raise unknown(f"field in {folder / CONFIG}", key, allowed)
-    try:
-        return kind(**settings)
-    except TypeError as error:
-        raise ValueError(f"{folder / CONFIG} is not a model configuration of anyres: {error}") from error
 
 
 def check_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:

@@ -20,8 +20,9 @@ from anyres.models.architectures import ARCHITECTURES, architecture_of, backbone
 from anyres.models.config import ViTARConfig
 from anyres.models.vitar import ViTAR
 from anyres.models.weights.compare import TABLES, Differing, differing_settings, options, told, unequal
-from anyres.models.weights.files import CONFIG, WEIGHTS, load, model_digest
+from anyres.models.weights.files import load, model_digest
 from anyres.models.weights.foreign import Source, convert, read_tensors
+from anyres.models.weights.record import CONFIG, WEIGHTS
 
 _SHARED = ("stem", "patch_size", "in_channels", "width", "depth", "heads")  # what model and source must have in common
 _SINCOS_ERROR = 1e-3  # half precision keeps sines to 5e-4; those of another grid, or learned, differ by far more

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from anyres.errors import Unreadable
 from anyres.models.vitar import ViTAR
-from anyres.models.weights.files import ModelInfo, load, model_digest, save
+from anyres.models.weights.files import load, model_digest, save
+from anyres.models.weights.record import ModelInfo
 from anyres.seeds import key, permutation
 from anyres.settings import default_of
 from anyres.sizes import Size

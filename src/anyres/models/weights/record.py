@@ -1,0 +1,83 @@
+"""What stands beside a model's weights on disk: `config.json`, read without torch and turned into configurations."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from anyres.errors import unknown
+from anyres.models.architectures import ARCHITECTURES, Architecture
+from anyres.models.config import ViTARConfig
+from anyres.models.weights.earlier import settings_as_now
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What is known of a saved model beside its weights."""
+
+    name: str | None
+    """The preset that it was made from, if any."""
+    classes: tuple[str, ...]
+    """Class names in the order of the logits."""
+    training_sizes: tuple[tuple[int, int], ...]
+    """(height, width) of the images that it was trained on."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Anything else that was written with it."""
+
+
+def architecture_in(folder: Path | str) -> Architecture[Any]:
+    """The architecture of the model in a folder, from config.json alone. ValueError if there is none."""
+    path = Path(folder) / CONFIG
+    try:
+        name = json.loads(path.read_text())["architecture"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder} holds no saved model: {path} cannot be read ({error})") from error
+    return _known(name, folder)
+
+
+def read_record(folder: Path) -> tuple[Architecture[Any], dict[str, Any], ModelInfo]:
+    """What a folder's config.json says: the architecture, the fields of the configuration, and the rest."""
+    for file in (WEIGHTS, CONFIG):
+        if not (folder / file).is_file():
+            raise ValueError(f"{folder} holds no saved model: {file} is missing. Give a folder that training wrote.")
+    path = folder / CONFIG
+    try:
+        record = json.loads(path.read_text())
+        sizes = tuple((int(h), int(w)) for h, w in record["training_sizes"])
+        info = ModelInfo(record["name"], tuple(record["classes"]), sizes, record["extra"])
+        settings, found = dict(record["config"]), record["architecture"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is not a model configuration of anyres: {error!r}") from error
+    return _known(found, folder), settings_as_now(found, settings), info
+
+
+def make_config(architecture: Architecture[Any], settings: Mapping[str, Any], folder: Path) -> Any:
+    """The configuration of a model in a folder, and within it that of its ViTAR."""
+    if not architecture.backbone:
+        return _from_json(architecture.config, settings, folder)
+    if "backbone" not in settings:
+        raise ValueError(f"{folder / CONFIG} is not a model configuration of anyres: no backbone")
+    inner = _from_json(ViTARConfig, settings["backbone"], folder)
+    return _from_json(architecture.config, {**settings, "backbone": inner}, folder)
+
+
+def _known(name: str, folder: Path | str) -> Architecture[Any]:
+    if name not in ARCHITECTURES:
+        raise ValueError(f"{folder} holds a {name}; allowed: {', '.join(ARCHITECTURES)}.")
+    return ARCHITECTURES[name]
+
+
+def _from_json(kind: Any, settings: Mapping[str, Any], folder: Path) -> Any:
+    """A frozen configuration of a kind from what JSON holds, where tuples are lists. ValueError for unknown fields."""
+    settings = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
+    allowed = [field.name for field in fields(kind)]
+    for key in settings:
+        if key not in allowed:
+            raise unknown(f"field in {folder / CONFIG}", key, allowed)
+    try:
+        return kind(**settings)
+    except TypeError as error:
+        raise ValueError(f"{folder / CONFIG} is not a model configuration of anyres: {error}") from error
