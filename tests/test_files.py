@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from anyres.files import as_json, read_json, write_atomically, write_json
+from anyres.files import read_json, write_atomically, write_json
 
 
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
@@ -74,7 +74,3 @@ def test_json_that_is_something_else_names_the_file_the_reason_and_the_remedy(tm
     path.write_bytes(content)
     with pytest.raises(ValueError, match=rf"a\.json is not a list of apples \(.*{reason}.*\); delete it$"):
         read_json(path, "a list of apples", keys=("a", "b", "c"), remedy="delete it")
-
-
-def test_plain_values_are_as_json_reads_them_back():
-    assert as_json({"size": (1, 2), 3: None}) == {"size": [1, 2], "3": None}

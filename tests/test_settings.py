@@ -1,6 +1,11 @@
-"""Two configurations in their form on disk, compared."""
+"""Configurations as such: defaults, the form on disk, and two of them compared."""
 
-from anyres.settings import differences
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from anyres.settings import default_of, defaults, differences, plain
 
 OLD = {"lr": 0.001, "out": "here", "augmentation": {"hflip": 0.5, "scale": [0.1, 1.0]}}
 
@@ -22,3 +27,22 @@ def test_a_field_of_one_side_only_is_not_set_on_the_other():
 def test_long_values_are_cut_short():
     [line] = differences({"classes": [f"class {i}" for i in range(1000)]}, {"classes": ["cat"]})
     assert len(line) < 400 and "class 3" in line and line.endswith("['cat'] here")
+
+
+@dataclass
+class Settings:
+    needed: int
+    size: tuple[int, int] = (1, 2)
+    more: dict[str, int] = field(default_factory=dict)
+
+
+def test_defaults_are_those_of_the_fields_that_may_be_left_out():
+    assert defaults(Settings) == {"size": (1, 2), "more": {}} and default_of("size", Settings) == (1, 2)
+    with pytest.raises(KeyError):
+        default_of("needed", Settings)
+
+
+def test_plain_values_are_as_json_reads_them_back():
+    found = plain({"size": (1, 2), "path": Path("a") / "b", "settings": Settings(3), 3: None})
+    settings = {"needed": 3, "size": [1, 2], "more": {}}
+    assert found == {"size": [1, 2], "path": str(Path("a") / "b"), "settings": settings, "3": None}

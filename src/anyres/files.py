@@ -40,11 +40,6 @@ def write_bytes(path: Path, content: bytes) -> None:
     write_atomically(path, lambda file: file.write(content))
 
 
-def as_json(content: Any) -> Any:
-    """Plain values as JSON reads them back: tuples become lists, so that what is read compares equal."""
-    return json.loads(json.dumps(content))
-
-
 def write_json(path: Path, content: Any, *, indent: int | None = 1) -> None:
     """Plain JSON in UTF-8, atomically; None for `indent` puts all of it on one line."""
     text = json.dumps(content, indent=indent, ensure_ascii=False) + "\n"

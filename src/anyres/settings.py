@@ -26,7 +26,8 @@ def default_of(name: str, kind: type[Any]) -> Any:
 
 
 def plain(settings: Any) -> Any:
-    """The same in lists, dictionaries, numbers and strings: the form that settings have in JSON."""
+    """The same in lists, dictionaries, numbers and strings, as JSON reads it back, so that what is read compares equal:
+    tuples are lists, dataclasses are dictionaries, paths are strings."""
     return json.loads(json.dumps(settings, default=_plain))
 
 

@@ -23,10 +23,11 @@ from anyres.costs.fit import Constants, CostModel, Counts, fit
 from anyres.costs.memory import is_out_of_memory
 from anyres.costs.probe import Shape, peak_bytes, resident_is_measured
 from anyres.costs.timing import latency
-from anyres.files import as_json, read_json, write_json
+from anyres.files import read_json, write_json
 from anyres.layers.pieces import piece_positions
 from anyres.models.config import ViTARConfig
 from anyres.models.vitar import ViTAR
+from anyres.settings import plain
 
 FORMAT = 1  # of the files and of what the constants mean
 _ROUNDS = 3  # so that what else the machine does for a while falls on all sizes alike
@@ -168,7 +169,7 @@ def identify(model: ViTAR) -> dict[str, Any]:
         "torch": torch.__version__,
         "code": _code(),
         "positions": _counts(model).positions,
-        "config": as_json(asdict(model.config)),
+        "config": plain(model.config),
     }
 
 

@@ -17,8 +17,9 @@ from tqdm import tqdm
 
 from anyres.data.glyph_scenes import SPLITS, Split, colours
 from anyres.data.scene import FONTS, fill, glyph_matrix, glyph_outline, gradient
-from anyres.files import as_json, read_json, write_bytes, write_json
+from anyres.files import read_json, write_bytes, write_json
 from anyres.seeds import key
+from anyres.settings import plain
 
 _LEAST_PIXELS = 12  # of an object that counts; what is hidden more than that is taken out of the picture's annotations
 
@@ -95,7 +96,7 @@ def write_dense(root: Path | str, *, progress: bool = True, **options: Any) -> P
     A folder that already holds the same set is left as it is; any other non-empty folder is a ValueError.
     """
     root, config = Path(root), DenseSceneConfig(**options)
-    record = as_json({"format": 1, "generator": "anyres.data.dense_scenes", "parameters": asdict(config)})
+    record = plain({"format": 1, "generator": "anyres.data.dense_scenes", "parameters": asdict(config)})
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         written = root / "data.json"
         if written.is_file() and read_json(written, "the record of a synthetic set", remedy=_REMEDY) == record:

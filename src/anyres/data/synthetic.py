@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 from anyres.data.glyph_scenes import SPLITS, SceneConfig, Split, make_canvas, make_scene
 from anyres.data.scene import FONTS, glyph_outline
-from anyres.files import as_json, read_json, write_json
+from anyres.files import read_json, write_json
+from anyres.settings import plain
 
 FORMATS: Mapping[str, float] = {"jpg": 0.8, "png": 0.1, "webp": 0.1}
 
@@ -106,7 +107,7 @@ def _write_one(root: Path, config: SceneConfig, split: Split, index: int) -> Non
 
 
 def _record(config: SceneConfig) -> dict:
-    return as_json({"format": 1, "generator": "anyres.data.synthetic", "parameters": asdict(config)})
+    return plain({"format": 1, "generator": "anyres.data.synthetic", "parameters": asdict(config)})
 
 
 def _already_written(root: Path, config: SceneConfig) -> bool:

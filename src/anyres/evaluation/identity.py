@@ -14,9 +14,9 @@ from anyres.data.folder import ImageFolder
 from anyres.devices import resolve_device
 from anyres.evaluation.subject import Subject
 from anyres.evaluation.sweep_config import SweepConfig
-from anyres.files import as_json
 from anyres.models.presets import CLASSIFIERS
 from anyres.models.weights.files import model_digest
+from anyres.settings import plain
 
 # Of the configuration: said elsewhere in the identity, or without influence on what is measured.
 _ELSEWHERE = {"runs", "data", "sizes", "device", "threads", "precision", "out", "title", "num_workers", "progress"}
@@ -35,7 +35,7 @@ def identity(config: SweepConfig, subjects: Sequence[Subject], folders: Mapping[
         "models": {subject.label: _describe(subject) for subject in subjects},
         "sets": {name: {"images": len(folder), "files": folder.digest()} for name, folder in folders.items()},
     }
-    return as_json(found)
+    return plain(found)
 
 
 def _describe(subject: Subject) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from anyres.errors import check_choice, unknown
 from anyres.layers.merge_plan import Grid, MergePlan
 from anyres.layers.options import Interpolation, Padding, Start, check_amount, usual_global_blocks
+from anyres.settings import default_of
 
 if TYPE_CHECKING:
     pass
@@ -103,7 +104,7 @@ class ViTARConfig:
             if not all(isinstance(value, int | float) for value in given):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; give one number for each channel, such as 0.5.")
             values = tuple(float(value) for value in given)
-            if self.in_channels != 3 and values == _default(name):  # ImageNet's fit colour images only
+            if self.in_channels != 3 and values == default_of(name, ViTARConfig):  # ImageNet's fit colour images only
                 values = (0.5,) * self.in_channels
             object.__setattr__(self, name, values)
         self._check_numbers()
@@ -150,7 +151,7 @@ class ViTARConfig:
         literals = {"stem": Stem, "position": Position, "merger": Merger, "cells": Cells, "pool": Pool}
         literals |= {"padding": Padding, "interpolation": Interpolation, "placement": Placement, "start": Start}
         for name, literal in literals.items():
-            if getattr(self, name) is not None or _default(name) is not None:
+            if getattr(self, name) is not None or default_of(name, ViTARConfig) is not None:
                 check_choice(name, getattr(self, name), get_args(literal))
         if self.pool == "token" and not self.prefix_tokens:
             raise ValueError('pool is "token" but prefix_tokens is 0; give at least one prefix token.')
@@ -275,12 +276,8 @@ def idle_fields(values: Mapping[str, Any]) -> dict[str, str]:
         name: reason
         for reason, (applies, names) in table.items()
         for name in names
-        if applies and values[name] != _default(name)
+        if applies and values[name] != default_of(name, ViTARConfig)
     }
-
-
-def _default(name: str) -> Any:
-    return next(field.default for field in fields(ViTARConfig) if field.name == name)
 
 
 FIELDS = tuple(field.name for field in fields(ViTARConfig))

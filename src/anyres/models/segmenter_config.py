@@ -1,12 +1,13 @@
 """The configuration of a segmenter: its backbone and what makes labels of pixels from it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 from anyres.errors import check_choice
 from anyres.layers.options import doublings
 from anyres.models.config import ViTARConfig
+from anyres.settings import default_of
 
 Decoder = Literal["upernet", "unmerge", "bilinear"]
 
@@ -47,7 +48,8 @@ class SegmenterConfig:
                 raise ValueError(f"{name} is {given!r}; it must be a whole number from {least} up.")
         for name in ("taps", "scales"):
             if not isinstance(getattr(self, name), Sequence):
-                raise ValueError(f"{name} is {getattr(self, name)!r}; give a tuple of numbers, such as {_of(name)}.")
+                near = default_of(name, SegmenterConfig)
+                raise ValueError(f"{name} is {getattr(self, name)!r}; give a tuple of numbers, such as {near}.")
             object.__setattr__(self, name, tuple(getattr(self, name)))
         check_choice("decoder", self.decoder, get_args(Decoder))
         for name in ("skip", "neighbours"):
@@ -71,9 +73,10 @@ class SegmenterConfig:
         of_others = {"upernet": ("skip", "neighbours"), "bilinear": ("neighbours",)}.get(self.decoder, ())
         idle = of_others if self.decoder == "upernet" else (*of_others, "taps", "scales", "auxiliary_tap")
         for name in idle:
-            if getattr(self, name) != _of(name):
+            if getattr(self, name) != default_of(name, SegmenterConfig):
                 raise ValueError(f'{name}={getattr(self, name)!r} has no effect because decoder is "{self.decoder}".')
-        if self.decoder != "upernet" and self.auxiliary_channels not in (0, _of("auxiliary_channels")):
+        usual = default_of("auxiliary_channels", SegmenterConfig)
+        if self.decoder != "upernet" and self.auxiliary_channels not in (0, usual):
             raise ValueError(
                 f'auxiliary_channels={self.auxiliary_channels} has no effect because decoder is "{self.decoder}".'
             )
@@ -97,15 +100,10 @@ class SegmenterConfig:
             raise ValueError(f"scales are {self.scales}; the first map is the finest: give the largest scale first.")
         if self.auxiliary_tap >= count:
             raise ValueError(f"auxiliary_tap is {self.auxiliary_tap}; allowed: 0 to {count - 1}, the place of a tap.")
-        if not self.auxiliary_channels and self.auxiliary_tap != _of("auxiliary_tap"):
+        if not self.auxiliary_channels and self.auxiliary_tap != default_of("auxiliary_tap", SegmenterConfig):
             raise ValueError(f"auxiliary_tap={self.auxiliary_tap} has no effect because auxiliary_channels is 0.")
 
     @property
     def stride(self) -> int:
         """Pixels per token of what is decoded: of the backbone's grid, or a patch where the grid is carried back."""
         return self.backbone.stride if self.decoder == "upernet" else self.backbone.patch_size
-
-
-def _of(name: str) -> Any:
-    """The default of a field."""
-    return next(each.default for each in fields(SegmenterConfig) if each.name == name)

@@ -4,7 +4,7 @@ import torch
 
 from anyres.models.detector import Detector
 from anyres.predict.memory_budget import peak_on_meta, with_reserve
-from anyres.sizes import Size
+from anyres.sizes import Size, rounded_up
 
 _ANCHOR_BYTES = 3 * 120  # at each place of a map: three anchors, their boxes and scores in several stages
 _LEVELS = 4 / 3  # times the finest map: all of them
@@ -33,7 +33,7 @@ class DetectNeeds:
 
     def windows(self, size: Size, window: Size, at_once: int) -> int:
         given = min(window[0], size[0]), min(window[1], size[1])
-        padded = self._padded(given) if self._scales or given != window else self._to_divisor(window)
+        padded = self._padded(given) if self._scales or given != window else rounded_up(window, self._divisor)
         return with_reserve(self._called(padded, at_once)) + 40 * at_once * given[0] * given[1]
 
     def usual_window(self) -> Size:
@@ -42,10 +42,6 @@ class DetectNeeds:
     def smaller_window(self, part: float) -> Size:
         height, width = (max(2, round(side * part / self._divisor)) * self._divisor for side in self._limits)
         return self._limits if part == 1 else (height, width)
-
-    def _to_divisor(self, size: Size) -> Size:
-        height, width = (max(1, -(-side // self._divisor)) * self._divisor for side in size)
-        return height, width
 
     def _called(self, size: Size, count: int) -> int:
         """In one call of the model."""

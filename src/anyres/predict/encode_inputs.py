@@ -7,9 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
-from anyres.data.decode import IMAGE_SUFFIXES, MAX_PIXELS, stored_size
+from anyres.data.decode import IMAGE_SUFFIXES, MAX_PIXELS, check_size, others_may_read, stored_size
 from anyres.data.folder import find_images
 from anyres.errors import Unreadable, UnreadableImageError
 from anyres.sizes import Size
@@ -123,13 +121,11 @@ def _look(item: Input, stream_pixels: int | None) -> Seen:
     path, label = item.path, item.label
     try:
         size, is_source = _size_and_reader(path)
+        if stream_pixels is None:
+            check_size(path, size, MAX_PIXELS, "where all images are given one size")
     except (ValueError, ImportError, OSError) as error:  # the errors of `open_source`
         return Seen(path, label, (0, 0), error=Unreadable.of(path, error))
-    pixels = math.prod(size)
-    if stream_pixels is None and pixels > MAX_PIXELS:
-        reason = f"{size[0]}x{size[1]} pixels are {pixels}; with a size given, allowed are {MAX_PIXELS}"
-        return Seen(path, label, (0, 0), error=Unreadable(path, reason))
-    return Seen(path, label, size, is_source, stream_pixels is not None and pixels > stream_pixels)
+    return Seen(path, label, size, is_source, stream_pixels is not None and math.prod(size) > stream_pixels)
 
 
 def _size_and_reader(path: Path) -> tuple[Size, bool]:
@@ -138,8 +134,7 @@ def _size_and_reader(path: Path) -> tuple[Size, bool]:
         try:
             return stored_size(path), False
         except UnreadableImageError as error:
-            is_too_large = isinstance(error.__cause__, Image.DecompressionBombError)
-            if path.suffix.lower() in IMAGE_SUFFIXES and not is_too_large:
-                raise  # no other reader knows better
+            if not others_may_read(path, error):
+                raise
     with open_source(path) as source:
         return source.size, True

@@ -5,10 +5,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from PIL import Image
 
 from anyres.amounts import show_bytes
-from anyres.data.decode import IMAGE_SUFFIXES
+from anyres.data.decode import others_may_read
 from anyres.errors import UnreadableImageError
 from anyres.predict.inputs import Failure, Input
 from anyres.predict.memory_budget import MOST_AT_ONCE, Needs, decoding_bytes, fitting_windows
@@ -96,10 +95,8 @@ def _small_size(given: Input, max_pixels: int) -> Size | None:
     try:
         size = given.stored_size()
     except UnreadableImageError as error:
-        is_too_large = isinstance(error.__cause__, Image.DecompressionBombError)
-        is_picture = given.path is not None and given.path.suffix.lower() in IMAGE_SUFFIXES
-        if is_picture and not is_too_large and not given.is_read_in_parts:
-            raise  # no other reader knows better
+        if given.path is not None and not given.is_read_in_parts and not others_may_read(given.path, error):
+            raise
         return None
     return size if math.prod(size) <= max_pixels else None
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from anyres.files import as_json, write_json
+from anyres.files import write_json
 from anyres.layers.merge_plan import Grid
+from anyres.settings import plain
 from anyres.streaming.records import FORMAT, INDEX, Record, Shard, read_index, shard_path, write_shard
 
 _UNFINISHED = ".unfinished-"
@@ -32,7 +33,7 @@ class RecordWriter:
 
     def __init__(self, folder: Path, settings: dict[str, Any], run: Path) -> None:
         self.folder, self.run = folder, run
-        self.settings: dict[str, Any] = as_json(settings)
+        self.settings: dict[str, Any] = plain(settings)
         self.done = 0
         """Inputs that have been tried: all before this place."""
         self.count = 0
