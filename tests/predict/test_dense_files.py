@@ -362,7 +362,7 @@ def test_the_largest_windows_that_fit_are_taken_and_then_as_many_as_fit():
 
     assert fit(6499) == ((60, 60), 1) and fit(6500) == ((80, 80), 1) and fit(2 * 6400 + 100) == ((80, 80), 2)
     assert fit(10**6) == ((80, 80), 4) and fit(6500, held=1) == ((60, 60), 1) and fit(500, (20, 20)) == ((20, 20), 1)
-    with pytest.raises(ValueError, match="by windows of 10x10 pixels needs 0.000201MB; allowed is at least that"):
+    with pytest.raises(ValueError, match="by windows of 10x10 pixels needs 0.000201MB; allowed: at least that"):
         fit(199)
     with pytest.raises(ValueError, match="by windows of 20x20"):
         fit(499, (20, 20))
@@ -380,7 +380,7 @@ def test_a_memory_budget_chooses_windows_and_refuses_before_it_reads(labeller, f
         (entry,) = call(config, progress=False)
         assert "window" in entry or call is find_objects
     for kind, run, call in ((SegmentConfig, labeller, segment), (DetectConfig, finder, find_objects)):
-        with pytest.raises(ValueError, match="x.tif: memory_budget=20MB given: .*allowed is at least that"):
+        with pytest.raises(ValueError, match="x.tif: memory_budget is 20MB, but .*allowed: at least that"):
             call(kind(run=run, out=tmp_path / "c", memory_budget="20MB", **common), progress=False)
     assert not list((tmp_path / "c").iterdir())
 
@@ -438,7 +438,7 @@ def test_a_process_stays_within_the_least_budget_that_is_allowed(tmp_path):
     budgets = {"whole.png": needs.whole((1300, 1500))}
     for name in ("plain.jpg", "turned.jpg", "alpha.png"):
         config = SegmentConfig(run=tmp_path, inputs=(tmp_path / name,), out=tmp_path / "out", memory_budget="1MB")
-        with pytest.raises(ValueError, match="allowed is at least that") as refused:
+        with pytest.raises(ValueError, match="allowed: at least that") as refused:
             segment(config, progress=False)
         budgets[name] = parse_bytes(re.search(r"needs (\S+);", str(refused.value))[1])
     for name, budget in budgets.items():
@@ -477,7 +477,7 @@ def test_windows_of_a_detector_see_pixels_as_they_are(finder, tmp_path, monkeypa
         ({"inputs": ()}, "no inputs"),
         ({"window": "sometimes"}, "window: cannot read 'sometimes'.*or auto, or none"),
         ({"memory_budget": "much"}, "cannot read 'much' as memory"),
-        ({"batch_size": 0}, "batch_size=0"),
+        ({"batch_size": 0}, "batch_size is 0"),
         ({"max_pixels": 0}, "max_pixels is 0"),
     ],
 )

@@ -258,16 +258,16 @@ def test_a_grid_that_grows_needs_one_size(images, tmp_path):
     ("options", "message"),
     [
         ({"inputs": ()}, "no inputs given"),
-        ({"shard_records": 0}, "shard_records=0 given: allowed is 1 and more"),
-        ({"batch_size": 0}, "batch_size=0"),
+        ({"shard_records": 0}, "shard_records is 0; allowed: 1 and more"),
+        ({"batch_size": 0}, "batch_size is 0"),
         ({"dtype": "float32"}, "dtype 'float32'.*Did you mean"),
         ({"size": "big"}, "'big' as a size"),
         ({"device": "tpu"}, "tpu"),
-        ({"stream_pixels": 0}, "stream_pixels=0"),
-        ({"stream_pixels": 2**30}, "stream_pixels=1073741824 given: allowed is 1 to"),
+        ({"stream_pixels": 0}, "stream_pixels is 0"),
+        ({"stream_pixels": 2**30}, "stream_pixels is 1073741824; allowed: 1 to"),
         ({"stream_pixels": 9, "size": "224"}, "stream_pixels=9 given but has no effect, because with size=224"),
         ({"stream_pixels": 9, "short_side": 224}, "no effect, because with short_side=224"),
-        ({"size": "9", "short_side": 9}, "size=9 and short_side=9 given: allowed is one of them"),
+        ({"size": "9", "short_side": 9}, "size is 9 and short_side is 9; allowed: one of them"),
     ],
 )
 def test_bad_settings(run, tmp_path, options, message):

@@ -273,5 +273,5 @@ def test_folders_are_searched_for_slides_and_arrays(run, images, tmp_path, monke
     assert sorted(names) == ["0.npy", "1.tif", "2.png", "3.npy", "4.tif", "5.png", "6.NPY", "7.svs"]
     assert records.classes == ("deep",) and records.labels.count("deep") == 1
     (tmp_path / "none").mkdir()
-    with pytest.raises(ValueError, match="no images below .*allowed are files ending in .*npy.*svs"):
+    with pytest.raises(ValueError, match="no images below .*allowed: files ending in .*npy.*svs"):
         call(run, tmp_path / "other", [tmp_path / "none"])

@@ -143,7 +143,7 @@ def test_what_cannot_be_read_is_a_value_among_the_results(runs, files, tmp_path,
     [
         (["absent.png"], "no such file"),
         ([3], "input 0 is a int"),
-        ([np.zeros((4, 4, 3), np.float64)], r"\(4, 4, 3\) float64; allowed are a path"),
+        ([np.zeros((4, 4, 3), np.float64)], r"\(4, 4, 3\) float64; allowed: a path"),
         (np.zeros((2, 4, 4, 3), np.uint8), r"\(2, 4, 4, 3\) uint8"),
         (torch.zeros(1, 3, 4, 4), r"\(1, 3, 4, 4\) float32"),
         (torch.zeros(3, 4, 0), r"\(3, 4, 0\)"),
@@ -180,8 +180,8 @@ def test_models_in_memory_call_their_classes_by_number(runs, files):
         ("finder", {"flip": True}, "flip is given but has no effect on a Detector"),
         ("finder", {"label_folder": "x"}, "label_folder is given"),
         ("classifier", {"window": 64}, "window is given but has no effect on a ViTAR"),
-        ("classifier", {"size": 32, "short_side": 32}, "size=32x32 and short_side=32 given"),
-        ("classifier", {"top_k": 0}, "top_k=0"),
+        ("classifier", {"size": 32, "short_side": 32}, "size is 32x32 and short_side is 32"),
+        ("classifier", {"top_k": 0}, "top_k is 0"),
         ("classifier", {"device": "tpu"}, "tpu"),
         ("absent", {}, "holds no saved model"),
     ],
@@ -243,7 +243,7 @@ def test_label_maps_of_huge_images_are_written_if_there_is_a_folder(runs, tmp_pa
 
 
 def test_a_memory_budget_is_kept_for_what_is_in_memory_too(runs):
-    with pytest.raises(ValueError, match="input 1: memory_budget=70MB given: an image of 2000x2000 pixels by windows"):
+    with pytest.raises(ValueError, match="input 1: memory_budget is 70MB, but an image of 2000x2000 pixels by windows"):
         Predictor(runs / "labeller", device="cpu", memory_budget="70MB")([pixels(9, 9), pixels(2000, 2000)])
 
 

@@ -26,11 +26,11 @@ class Evaluation:
 
     images: int
     measures: dict[str, float | None]
-    """percentages, see `AveragePrecision.compute`"""
+    """Percentages, see `AveragePrecision.compute`."""
     results: list[dict[str, Any]]
-    """what was found in all the images, as `coco_results`"""
+    """What was found in all the images, as `coco_results`."""
     skipped: list[Unreadable]
-    """files that could not be read, and why"""
+    """Files that could not be read, and why."""
 
 
 def evaluate_detector(

@@ -22,7 +22,7 @@ class Confusion:
     def __init__(self, num_classes: int) -> None:
         self.num_classes = num_classes
         self.counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
-        """(true, predicted)"""
+        """(true, predicted)."""
 
     def add(self, predicted: Tensor, labels: Tensor) -> None:
         """Counts whole-numbered maps of one shape; pixels labelled IGNORE are left out."""

@@ -41,7 +41,7 @@ class Reconstruction:
     is_hidden: Tensor
     """(B, R, C) bool, the final cells that the decoder filled in."""
     loss: Tensor
-    """(B,) float32"""
+    """(B,) float32."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ class _Masked:
 
     plan: MergePlan
     is_visible: Tensor
-    """(B, rows, cols) bool, patches"""
+    """(B, rows, cols) bool, patches."""
     weights: Tensor
-    """(B, R, C, 1 or pixels), how much of each cell, or of each pixel of its square, is hidden"""
+    """(B, R, C, 1 or pixels), how much of each cell, or of each pixel of its square, is hidden."""
 
 
 class MaskedAutoencoder(nn.Module):

@@ -38,7 +38,7 @@ class Classifier(Looker):
         outputs = model.config.num_classes
         if outputs < 1 or len(info.classes) != outputs:
             raise ValueError(
-                f"the model has {outputs} outputs and {len(info.classes)} class names: allowed is a classifier with a "
+                f"the model has {outputs} outputs and {len(info.classes)} class names; allowed: a classifier with a "
                 "name for every output"
             )
         self.model, self.classes, self.options, self.progress = model, info.classes, options, progress

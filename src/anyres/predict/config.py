@@ -27,19 +27,19 @@ class LookOptions:
     """How a model of any kind looks at images."""
 
     batch_size: int | None = None
-    """most images, or windows of one, in one call of the model; unset: 1, or with a memory budget as many as fit"""
+    """Most images, or windows of one, in one call of the model; unset: 1, or with a memory budget as many as fit."""
     max_pixels: int = MAX_PIXELS
-    """most pixels of an image that is decoded as a whole; larger ones are read by region"""
+    """Most pixels of an image that is decoded as a whole; larger ones are read by region."""
     memory_budget: str | None = None
-    """most memory beside the loaded model, such as "2GB", as predicted"""
+    """Most memory beside the loaded model, such as "2GB", as predicted."""
     strict: bool = False
-    """stop at the first unreadable image instead of naming it among the results"""
+    """Stop at the first unreadable image instead of naming it among the results."""
     device: str = "auto"
-    """where the model runs: auto (cuda if there is one), cpu, cuda, cuda:N or mps"""
+    """Where the model runs: auto (cuda if there is one), cpu, cuda, cuda:N or mps."""
 
     def __post_init__(self) -> None:
         if self.batch_size is not None and self.batch_size < 1:
-            raise ValueError(f"batch_size={self.batch_size} given: allowed is 1 and more")
+            raise ValueError(f"batch_size is {self.batch_size}; allowed: 1 and more")
         check_max_pixels(self.max_pixels)
         check_device(self.device)
         if self.memory_budget is not None:
@@ -56,36 +56,36 @@ class ClassOptions(LookOptions):
     """How a classifier looks at images."""
 
     size: str | None = None
-    """unset: every image at its own size; "224": a square of 224x224 pixels; "224x320": height x width"""
+    """Unset: every image at its own size; "224": a square of 224x224 pixels; "224x320": height x width."""
     short_side: int | None = None
-    """instead of a size: pixels of the shorter side, the aspect being kept"""
+    """Instead of a size: pixels of the shorter side, the aspect being kept."""
     top_k: int = 5
-    """classes per image, at most those that the model has"""
+    """Classes per image, at most those that the model has."""
     batch_size: int = BATCH_SIZE
-    """most images in one call of the model; not with a budget, with which they go one by one"""
+    """Most images in one call of the model; not with a budget, with which they go one by one."""
     max_pixels: int = MAX_PIXELS
-    """most pixels of an image that is decoded as a whole; larger ones are encoded piece by piece if the model merges,
-    and refused otherwise, and with a size or a budget"""
+    """Most pixels of an image that is decoded as a whole; larger ones are encoded piece by piece if the model merges,
+    and refused otherwise, and with a size or a budget."""
     max_milliseconds: float | None = None
-    """most milliseconds that the model may take for an image, as predicted for this machine; images then go one by
-    one, and the first such call on a machine measures it for a minute or two"""
+    """Most milliseconds that the model may take for an image, as predicted for this machine; images then go one by
+    one, and the first such call on a machine measures it for a minute or two."""
     memory_budget: str | None = None
-    """most memory that the model may need for an image beside itself, such as "2GB", in the same manner"""
+    """Most memory that the model may need for an image beside itself, such as "2GB", in the same manner."""
     over_budget: OverBudget | None = None
-    """what happens to an image that would exceed them: "reduce" (unset: this) makes it as much smaller as needed,
-    "refuse" lists it as unreadable"""
+    """What happens to an image that would exceed them: "reduce" (unset: this) makes it as much smaller as needed,
+    "refuse" lists it as unreadable."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_size(self.size, self.short_side)
         if self.top_k < 1:
-            raise ValueError(f"top_k={self.top_k} given: allowed is 1 and more")
+            raise ValueError(f"top_k is {self.top_k}; allowed: 1 and more")
         if self.limits is None and self.over_budget is not None:  # `limits` itself refuses impossible ones
-            raise ValueError("over_budget is given without a budget; allowed with max_milliseconds or memory_budget")
+            raise ValueError("over_budget is set without a budget; allowed: with max_milliseconds or memory_budget")
         if self.limits is not None and self.batch_size != BATCH_SIZE:
             raise ValueError(
                 f"batch_size={self.batch_size} given but has no effect, because with a budget images go one by one: "
-                f"allowed is to leave it at {BATCH_SIZE}"
+                f"allowed: leave it at {BATCH_SIZE}"
             )
         if self.over_budget is not None:
             check_choice("over_budget", self.over_budget, get_args(OverBudget))
@@ -105,10 +105,10 @@ class WindowOptions(LookOptions):
     window: str = "auto"
     """auto: images above max_pixels, and those that a memory budget has no room for, by windows, others whole; none:
     all of them whole; "512" or "512x768": all by windows of so many pixels (height x width). Windows overlap by a
-    third"""
+    third."""
     memory_budget: str | None = None
-    """most memory beside the loaded model, such as "2GB", as predicted: chooses windows and how many images or windows
-    go at once; host and device together"""
+    """Most memory beside the loaded model, such as "2GB", as predicted: chooses windows and how many images or windows
+    go at once; host and device together."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -129,14 +129,14 @@ class LabelOptions(WindowOptions):
     """How a segmenter looks at images."""
 
     short_side: int | None = None
-    """unset: every image at its own size; otherwise pixels of the shorter side that it is seen with, the aspect being
-    kept; for whole images"""
+    """Unset: every image at its own size; otherwise pixels of the shorter side that it is seen with, the aspect being
+    kept; for whole images."""
     ratios: tuple[float, ...] = (1.0,)
-    """sizes of an image, relative to that, whose probabilities are averaged; for whole images"""
+    """Sizes of an image, relative to that, whose probabilities are averaged; for whole images."""
     flip: bool = False
-    """look at the mirror image too; for whole images"""
+    """Look at the mirror image too; for whole images."""
     max_pixels: int = 2**22
-    """most pixels of an image that is decoded as a whole; larger ones are read by region, window by window"""
+    """Most pixels of an image that is decoded as a whole; larger ones are read by region, window by window."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -159,10 +159,10 @@ class ObjectOptions(WindowOptions):
     """
 
     threshold: float = 0.05
-    """least score of an object that counts"""
+    """Least score of an object that counts."""
     max_pixels: int = 2**25
-    """most pixels of an image that is decoded as a whole and resized to the size that the model works at; larger ones
-    are read by region, window by window"""
+    """Most pixels of an image that is decoded as a whole and resized to the size that the model works at; larger ones
+    are read by region, window by window."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -175,14 +175,14 @@ class FilesConfig:
     """What every command that predicts is told first."""
 
     run: Path
-    """folder of the trained model"""
+    """Folder of the trained model."""
     inputs: tuple[Path, ...]
-    """image files, and folders that are searched for images"""
+    """Image files, and folders that are searched for images."""
 
     def check_inputs(self) -> None:
         """ValueError without any."""
         if not self.inputs:
-            raise ValueError("no inputs given: allowed are image files and folders")
+            raise ValueError("no inputs given; allowed: image files and folders")
 
     def options(self) -> dict[str, Any]:
         """What a `Predictor` is told of it."""
@@ -194,7 +194,7 @@ class ClassifyConfig(ClassOptions, FilesConfig):
     """Classify images with a trained model."""
 
     out: Path | None = None
-    """file to write, .csv or .json"""
+    """File to write, .csv or .json."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -202,11 +202,11 @@ class ClassifyConfig(ClassOptions, FilesConfig):
         if self.out is None:
             return
         if self.out.suffix.lower() not in (".csv", ".json"):
-            raise ValueError(f"out is {self.out}; allowed are names ending in .csv or .json")
+            raise ValueError(f"out is {self.out}; allowed: names ending in .csv or .json")
         folder = self.out.absolute().parent
         if not folder.is_dir():
             raise ValueError(
-                f"out is {self.out}, but there is no folder {folder}: allowed are names in an existing folder"
+                f"out is {self.out}, but there is no folder {folder}; allowed: names in an existing folder"
             )
 
 
@@ -215,10 +215,10 @@ class SegmentConfig(LabelOptions, FilesConfig):
     """Label every pixel of images with a trained segmenter."""
 
     out: Path
-    """folder to write NAME.png into, a label map of each image at its own size (NAME.tif of an image that is never in
-    memory as a whole); values are those of the masks that the model was trained on"""
+    """Folder to write NAME.png into, a label map of each image at its own size (NAME.tif of an image that is never in
+    memory as a whole); values are those of the masks that the model was trained on."""
     draw: bool = False
-    """write NAME.drawn.png too, the image under its classes' colours, with their names"""
+    """Write NAME.drawn.png too, the image under its classes' colours, with their names."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -231,10 +231,10 @@ class DetectConfig(ObjectOptions, FilesConfig):
     """Find objects in images with a trained detector."""
 
     out: Path
-    """folder to write results.json into, COCO's results, and images.json, which says which file an image_id is: it is
-    the place among the inputs, from 0. With COCO's own ids: anyres evaluate --results"""
+    """Folder to write results.json into, COCO's results, and images.json, which says which file an image_id is: it is
+    the place among the inputs, from 0. With COCO's own ids: anyres evaluate --results."""
     draw: bool = False
-    """write pictures too, of what has a score of 0.5 or more"""
+    """Write pictures too, of what has a score of 0.5 or more."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -245,11 +245,11 @@ class DetectConfig(ObjectOptions, FilesConfig):
 def check_size(size: str | None, short_side: int | None) -> None:
     """ValueError unless they can be read and at most one of them is given."""
     if size is not None and short_side is not None:
-        raise ValueError(f"size={size} and short_side={short_side} given: allowed is one of them")
+        raise ValueError(f"size is {size} and short_side is {short_side}; allowed: one of them")
     if size is not None:
         parse_size(size)
     if short_side is not None and short_side < 1:
-        raise ValueError(f"short_side={short_side} given: allowed is 1 pixel and more")
+        raise ValueError(f"short_side is {short_side}; allowed: 1 pixel and more")
 
 
 def check_ratios(ratios: tuple[float, ...]) -> None:

@@ -124,7 +124,7 @@ def _record_grid(config: EncodeConfig, prepare: Preparation) -> Grid:
         return model.plan(token_grid(*prepare.size, model.patch_size)).grid
     raise ValueError(
         f"the model in {config.run} has merger {model.merger!r} and cells {model.cells!r}, so that its grid grows with "
-        f"the image, and size is {config.size}; allowed is one size for all images, such as 224x224"
+        f"the image, and size is {config.size}; allowed: one size for all images, such as 224x224"
     )
 
 

@@ -22,37 +22,37 @@ class EncodeConfig:
     """Write the features of images to a folder of records, or go on where it was stopped."""
 
     inputs: Positional[tuple[Path, ...]] = ()
-    """image files, huge ones too, and folders that are searched for images, slides and .npy files"""
+    """Image files, huge ones too, and folders that are searched for images, slides and .npy files."""
     run: Path
-    """folder of the trained model"""
+    """Folder of the trained model."""
     out: Path
-    """folder for the records"""
+    """Folder for the records."""
     list_file: Annotated[Path | None, arg(name="list")] = None
-    """text file with one more input per line"""
+    """Text file with one more input per line."""
     size: str | None = None
-    """unset: every image at its own size; "224": a square of 224x224 pixels; "224x320": height x width"""
+    """Unset: every image at its own size; "224": a square of 224x224 pixels; "224x320": height x width."""
     short_side: int | None = None
-    """instead of a size: pixels of the shorter side, the aspect being kept"""
+    """Instead of a size: pixels of the shorter side, the aspect being kept."""
     dtype: Precision = "float16"
-    """type of the tokens on disk"""
+    """Type of the tokens on disk."""
     shard_records: int | None = None
-    """records per file; by default as many as have 256 MB together, at most 4096"""
+    """Records per file; by default as many as have 256 MB together, at most 4096."""
     stream_pixels: int = _STREAM_PIXELS
-    """images with more pixels are encoded piece by piece; TIFF, slides and .npy are then never held whole"""
+    """Images with more pixels are encoded piece by piece; TIFF, slides and .npy are then never held whole."""
     batch_size: int = 16
-    """most images in one call of the model"""
+    """Most images in one call of the model."""
     device: str = "auto"
-    """where the model runs: auto (cuda if there is one), cpu, cuda, cuda:N or mps"""
+    """Where the model runs: auto (cuda if there is one), cpu, cuda, cuda:N or mps."""
 
     def __post_init__(self) -> None:
         if not self.inputs and self.list_file is None:
-            raise ValueError("no inputs given: allowed are image files, folders and a list of them")
+            raise ValueError("no inputs given; allowed: image files, folders and a list of them")
         for name in ("shard_records", "batch_size"):
             given = getattr(self, name)
             if given is not None and given < 1:
-                raise ValueError(f"{name}={given} given: allowed is 1 and more")
+                raise ValueError(f"{name} is {given}; allowed: 1 and more")
         if not 1 <= self.stream_pixels <= MAX_PIXELS:
-            raise ValueError(f"stream_pixels={self.stream_pixels} given: allowed is 1 to {MAX_PIXELS}")
+            raise ValueError(f"stream_pixels is {self.stream_pixels}; allowed: 1 to {MAX_PIXELS}")
         check_choice("dtype", self.dtype, get_args(Precision))
         check_device(self.device)
         check_size(self.size, self.short_side)

@@ -56,10 +56,10 @@ def find_inputs(paths: Iterable[Path], list_file: Path | None) -> list[Input]:
         try:
             lines = list_file.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"the list {list_file} cannot be read ({error}); allowed is one path per line") from error
+            raise ValueError(f"the list {list_file} cannot be read ({error}); allowed: one path per line") from error
         given += [Path(line.strip()) for line in lines if line.strip()]
     if not given:
-        raise ValueError(f"the list {list_file} is empty; allowed is one path per line")
+        raise ValueError(f"the list {list_file} is empty; allowed: one path per line")
     found: dict[Path, Input] = {}
     for path in given:
         is_folder = path.is_dir()
@@ -85,7 +85,7 @@ def _images_below(folder: Path) -> list[Path]:
 
     found = sorted(path for path in walk() if path.suffix.lower() in FOLDER_SUFFIXES)
     if not found:
-        raise ValueError(f"no images below {folder}: allowed are files ending in {', '.join(sorted(FOLDER_SUFFIXES))}")
+        raise ValueError(f"no images below {folder}; allowed: files ending in {', '.join(sorted(FOLDER_SUFFIXES))}")
     return found
 
 

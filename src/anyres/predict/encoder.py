@@ -32,10 +32,10 @@ class Encoder:
     model: ViTAR
     prepare: Preparation
     max_pixels: int
-    """of a file that is decoded as a whole"""
+    """Of a file that is decoded as a whole."""
     batch_size: int
     dtype: torch.dtype
-    """of the tokens in the records"""
+    """Of the tokens in the records."""
     progress: bool
 
     def encode(self, portion: Sequence[Seen], unfinished: Path, bar: Any) -> list[Record | Unreadable]:

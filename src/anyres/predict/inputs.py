@@ -34,10 +34,10 @@ class Input:
     """One image among those that a predictor is given. What reads it raises one of `Failure`, naming it."""
 
     index: int
-    """its place among them"""
+    """Its place among them."""
     path: Path | None
     pixels: Image.Image | np.ndarray | Tensor | None = None
-    """of what is no file"""
+    """Of what is no file."""
 
     @property
     def name(self) -> Path | str:
@@ -127,7 +127,7 @@ def _checked(pixels: object, index: int) -> Image.Image | np.ndarray | Tensor:
         if 0 not in pixels.shape and _is_image(pixels):
             return pixels
     raise ValueError(
-        f"{what}; allowed are a path, a Pillow image, an array (H, W, C) or (H, W) of uint8, and a tensor (C, H, W) of "
+        f"{what}; allowed: a path, a Pillow image, an array (H, W, C) or (H, W) of uint8, and a tensor (C, H, W) of "
         f"uint8 or floating point, with {', '.join(map(str, _CHANNELS))} channels"
     )
 

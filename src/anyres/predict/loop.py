@@ -34,20 +34,20 @@ class Loaded:
     """An image as a model takes it."""
 
     size: Size
-    """(height, width) in pixels of the upright image"""
+    """(height, width) in pixels of the upright image."""
     pixels: Tensor
-    """(C, H, W) as the model sees it"""
+    """(C, H, W) as the model sees it."""
 
 
 class Looker(ABC):
     """A model at work on images: what differs between classes, label maps and objects."""
 
     what: str
-    """that it does, for the progress bar"""
+    """That it does, for the progress bar."""
     rules: Rules
     channels: int
     needs: Needs | None = None
-    """memory; None for a model that knows no windows"""
+    """Memory; None for a model that knows no windows."""
 
     def check(self, items: Sequence[Item]) -> None:  # noqa: B027  (most need nothing)
         """ImportError for a missing package that these need, before any image is read."""

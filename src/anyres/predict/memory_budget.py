@@ -9,7 +9,7 @@ from PIL import ExifTags, Image
 
 from anyres.amounts import show_bytes
 from anyres.costs.memory import peak_tensor_bytes
-from anyres.sizes import Size
+from anyres.sizes import Size, size_text
 
 _AROUND = 2**26  # bytes beside tensors: what libraries allocate once, and what lies between tensors
 _SCRATCH = 1.75  # times the tensors, since kernels need room of their own
@@ -89,6 +89,6 @@ def fitting_windows(
             return each, count
     least = min(most(each, 1) for each in tried)
     raise ValueError(
-        f"memory_budget={show_bytes(budget)} given: an image of {size[0]}x{size[1]} pixels by windows of "
-        f"{tried[-1][0]}x{tried[-1][1]} pixels needs {show_bytes(least)}; allowed is at least that"
+        f"memory_budget is {show_bytes(budget)}, but an image of {size_text(size)} pixels by windows of "
+        f"{size_text(tried[-1])} pixels needs {show_bytes(least)}; allowed: at least that"
     )

@@ -35,19 +35,19 @@ class Objects:
     """What is found in an image, on the CPU, the best first. Masks are as small as the model makes them."""
 
     size: Size
-    """(height, width) of the image"""
+    """(height, width) of the image."""
     boxes: Tensor
-    """(N, 4) float32: x0, y0, x1, y1 in pixels"""
+    """(N, 4) float32: x0, y0, x1, y1 in pixels."""
     scores: Tensor
-    """(N,) float32"""
+    """(N,) float32."""
     labels: Tensor
-    """(N,) int64, from 1 up"""
+    """(N,) int64, from 1 up."""
     masks: Tensor | None
-    """(N, h, w) from 0 to 1 within the box"""
+    """(N, h, w) from 0 to 1 within the box."""
     windows: Tensor | None = None
-    """(N, 4) int64: y, x, height and width of the window that each was seen in, where its mask ends; None: the whole"""
+    """(N, 4) int64: y, x, height and width of the window it was seen in, where its mask ends; None: the whole."""
     seen: Tensor | None = None
-    """(N, 4): its box there"""
+    """(N, 4): its box there."""
 
     def __len__(self) -> int:
         return len(self.scores)

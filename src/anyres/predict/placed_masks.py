@@ -18,10 +18,10 @@ class PlacedMask:
     """A mask that is empty outside of a rectangle."""
 
     part: np.ndarray
-    """(h, w) bool"""
+    """(h, w) bool."""
     top: int
     left: int
-    """where it begins in the image, in pixels"""
+    """Where it begins in the image, in pixels."""
 
     def whole(self, size: Size) -> np.ndarray:
         """(height, width) bool."""

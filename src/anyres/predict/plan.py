@@ -12,7 +12,7 @@ from anyres.errors import UnreadableImageError
 from anyres.predict.inputs import Failure, Input
 from anyres.predict.memory_budget import MOST_AT_ONCE, Needs, decoding_bytes, fitting_windows
 from anyres.predict.sliding import starts, usual_step
-from anyres.sizes import Size
+from anyres.sizes import Size, size_text
 from anyres.streaming.source_array import ArraySource
 from anyres.streaming.sources import CACHE_BYTES, OpenSource
 
@@ -24,19 +24,19 @@ class Rules:
     """How images are looked at, as `plan` follows it."""
 
     max_pixels: int
-    """of an image that is decoded as a whole"""
+    """Of an image that is decoded as a whole."""
     batch_size: int | None
-    """most images, or windows of one, at once; None: 1, or with a budget as many as fit"""
+    """Most images, or windows of one, at once; None: 1, or with a budget as many as fit."""
     in_parts: bool = True
-    """whether larger ones may be read by region"""
+    """Whether larger ones may be read by region."""
     needs_whole: str | None = None
-    """the option that cannot be followed in parts, if there is one"""
+    """The option that cannot be followed in parts, if there is one."""
     window: Size | None = None
-    """of all images; None: as it turns out"""
+    """Of all images; None: as it turns out."""
     budget: int | None = None
-    """bytes"""
+    """Bytes."""
     kept: int = 0
-    """bytes per pixel that are left in memory of an image that is never decoded as a whole"""
+    """Bytes per pixel that are left in memory of an image that is never decoded as a whole."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,13 @@ class Item:
 
     input: Input
     size: Size
-    """(height, width) in pixels as stored"""
+    """(height, width) in pixels as stored."""
     by_region: bool = False
-    """too large to be decoded as a whole"""
+    """Too large to be decoded as a whole."""
     window: Size | None = None
-    """None: no windows"""
+    """None: no windows."""
     at_once: int = 1
-    """windows in one call of the model"""
+    """Windows in one call of the model."""
     error: Exception | None = None
 
     @property
@@ -127,7 +127,7 @@ def _refusal(item: Item, rules: Rules, needs: Needs) -> str:
     limit = f"max_pixels={rules.max_pixels}"
     if rules.budget is not None and not item.by_region:
         limit = f"{show_bytes(rules.budget)}, where it needs {show_bytes(needs.whole(item.size))}"
-    return f"{item.size[0]}x{item.size[1]} pixels are too large for {limit}, and {why}"
+    return f"{size_text(item.size)} pixels are too large for {limit}, and {why}"
 
 
 def _held(item: Item, rules: Rules) -> int:
@@ -197,7 +197,7 @@ def item_source(item: Item, rules: Rules, channels: int) -> OpenSource:
     if kind not in (np.uint8, np.uint16):
         source.close()
         raise UnreadableImageError(
-            item.input.name, f"pixels are {kind}, whose range no file states; by windows, allowed are uint8 and uint16"
+            item.input.name, f"pixels are {kind}, whose range no file states; allowed by windows: uint8 and uint16"
         )
     return source
 

@@ -109,7 +109,7 @@ class Predictor:
             folder["label_folder"] = Path(label_folder)
         self.model: Any = model
         self.classes: tuple[str, ...] = info.classes
-        """names, in the order of the model's outputs"""
+        """Names, in the order of the model's outputs."""
         self._looker: Looker = looker(model, info, options, progress=progress, **folder)
         self._strict, self._progress = strict, progress
 

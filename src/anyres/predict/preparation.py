@@ -22,9 +22,9 @@ class Preparation:
 
     model: ViTARConfig
     size: Size | None = None
-    """every image is made exactly this high and wide; None: it keeps its aspect"""
+    """Every image is made exactly this high and wide; None: it keeps its aspect."""
     short_side: int | None = None
-    """pixels of the shorter side; None: every image at its own size"""
+    """Pixels of the shorter side; None: every image at its own size."""
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Normalised, (C, H, W)."""

@@ -22,15 +22,15 @@ class Result:
     """What is said of one image; `draw` reads the image again."""
 
     index: int
-    """its place among the inputs, from 0"""
+    """Its place among the inputs, from 0."""
     path: Path | None
-    """None for what was given in memory"""
+    """None for what was given in memory."""
     size: Size
-    """(height, width) in pixels of the upright image"""
+    """(height, width) in pixels of the upright image."""
     window: Size | None = None
-    """(height, width) of the windows that it was looked at by, if it was"""
+    """(height, width) of the windows that it was looked at by, if it was."""
     picture: Callable[[], Image.Image] = field(repr=False, compare=False)
-    """reads the image for drawing; of a huge one every so many pixels"""
+    """Reads the image for drawing; of a huge one every so many pixels."""
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as values of JSON."""
@@ -45,9 +45,9 @@ class Classification(Result):
 
     classes: tuple[str, ...]
     probabilities: tuple[float, ...]
-    """of each of these"""
+    """Of each of these."""
     reduced: Size | None = None
-    """(height, width) that the image was made smaller to for a budget, if it was"""
+    """(height, width) that the image was made smaller to for a budget, if it was."""
 
     def to_dict(self) -> dict[str, Any]:
         """With "top": [{"class", "probability"}]."""
@@ -70,17 +70,17 @@ class LabelMap(Result):
     """A class for every pixel of an image."""
 
     classes: tuple[str, ...]
-    """all that the model tells apart"""
+    """All that the model tells apart."""
     first: int
-    """the value of the first class: 1 where 0 stands for pixels without a class, else 0"""
+    """The value of the first class: 1 where 0 stands for pixels without a class, else 0."""
     shares: dict[str, float]
-    """of the pixels, by class, of those that are there"""
+    """Of the pixels, by class, of those that are there."""
     values: np.ndarray | None
-    """(H, W) uint8; None if they are in a file alone"""
+    """(H, W) uint8; None if they are in a file alone."""
     file: Path | None = None
-    """a tiled TIFF with the values of an image that was never in memory as a whole"""
+    """A tiled TIFF with the values of an image that was never in memory as a whole."""
     shown: np.ndarray = field(repr=False, compare=False)
-    """(h, w) uint8: the values at the pixels of `picture`"""
+    """(h, w) uint8: the values at the pixels of `picture`."""
 
     def to_dict(self) -> dict[str, Any]:
         """Without the values: with "share" by class and, if they are in a file, its name as "labels"."""
@@ -97,9 +97,9 @@ class Detections(Result):
     """The objects in an image, the best first."""
 
     classes: tuple[str, ...]
-    """all that the model finds"""
+    """All that the model finds."""
     category_ids: tuple[int, ...]
-    """of each of these, in the annotations that it learned from"""
+    """Of each of these, in the annotations that it learned from."""
     objects: Objects = field(repr=False, compare=False)
 
     def __len__(self) -> int:

@@ -295,7 +295,7 @@ def test_settings_are_on_disk_and_other_ones_are_another_run(make):
 
 
 def test_impossible_predictions_are_refused(make, shapes, tmp_path):
-    with pytest.raises(ValueError, match="short_side=0 given"):
+    with pytest.raises(ValueError, match="short_side is 0"):
         SegmentConfig(run=tmp_path, inputs=(shapes,), out=tmp_path / "maps", short_side=0)
     with pytest.raises(ValueError, match="0.png would both be written to 0.png"):
         segment(SegmentConfig(run=tmp_path, inputs=(shapes / "images",), out=tmp_path / "maps"))
