@@ -8,8 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from anyres.costs.cost import macs_by_part, mae_macs_by_part
 from anyres.data.schedule import EverySize
-from anyres.layers.cells import cell_sum
-from anyres.layers.masking import to_patches
+from anyres.layers.cells import cell_sum, to_patches
 from anyres.layers.visible import merge_visible
 from anyres.models.architectures import AUTOENCODER, create_model, get_config
 from anyres.recipes import expected_macs, training_hours

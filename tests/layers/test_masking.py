@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from anyres.layers.masking import hidden_cells, to_patches
+from anyres.layers.cells import to_patches
+from anyres.layers.masking import hidden_cells
 from anyres.layers.merge_plan import MergePlan
 from anyres.layers.options import visible_count
 

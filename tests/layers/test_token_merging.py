@@ -127,7 +127,7 @@ def test_a_batch_is_its_images_one_by_one_and_twice_the_same(prefix):
 
 def test_ties_go_to_the_earlier_token():
     matching = match_tokens(torch.ones(1, 9, 4), count=2, prefix=1)
-    assert matching.merged.tolist() == [[0, 1]]  # tokens 2 and 4; token 0 is the class token
+    assert matching.going.tolist() == [[0, 1]]  # tokens 2 and 4; token 0 is the class token
     assert matching.target.tolist() == [[0, 0]]  # token 1
     assert matching.kept.tolist() == [[2, 3]]
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from anyres.layers.cells import cell_sum
+from anyres.layers.cells import cell_sum, to_patches
 from anyres.layers.merge_plan import MergePlan
 from anyres.layers.merging import AdaptiveTokenMerger, AveragePoolMerger, ConcatMerger
-from anyres.layers.shares import merge_with_shares, spread
+from anyres.layers.shares import merge_with_shares
 from anyres.layers.unmerge import Interpolate, LightHead, Unmerge
 
 WIDTH, HEADS = 12, 3
@@ -149,7 +149,7 @@ def test_untrained_and_alone_it_repeats_the_cells():
     plan = PLANS[0]
     cells, patches = (torch.randn(2, *grid, WIDTH) for grid in (plan.grid, plan.size))
     found = Unmerge(WIDTH, HEADS, skip=False)(cells, patches, torch.rand(2, *plan.size), plan)
-    assert torch.equal(found, spread(cells, plan))
+    assert torch.equal(found, to_patches(cells, plan))
 
 
 def test_attention_of_the_merger_learns_through_the_shares():

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
 import anyres
-from anyres.layers.masking import hidden_cells, to_patches
+from anyres.layers.cells import to_patches
+from anyres.layers.masking import hidden_cells
 from anyres.layers.visible import merge_visible
 from anyres.models.mae import MaskedAutoencoder
 from anyres.models.weights.files import load, save

@@ -4,10 +4,12 @@ Nothing here loops over cells. Boundaries are those of `merge_plan`: cell i of a
 boundaries[i] to boundaries[i + 1] - 1.
 """
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
-from anyres.layers.merge_plan import Boundaries
+from anyres.layers.merge_plan import Boundaries, MergePlan
 
 
 class Axis:
@@ -67,7 +69,7 @@ def cell_sum(x: Tensor, rows: Boundaries, cols: Boundaries) -> Tensor:
         if min(sizes) == max(sizes):
             x = x.unflatten(dim, (len(sizes), -1)).sum(dim + 1, dtype=exact)
             continue
-        cell_of = torch.tensor([cell for cell, size in enumerate(sizes) for _ in range(size)], device=x.device)
+        cell_of, _ = cell_and_place(edges, x.device)
         shape = list(x.shape)
         shape[dim] = len(sizes)
         x = x.new_zeros(shape, dtype=exact).index_add(dim, cell_of, x.to(exact))
@@ -85,7 +87,21 @@ def cell_areas(rows: Boundaries, cols: Boundaries, device: torch.device) -> Tens
 
 
 def _sizes(boundaries: Boundaries) -> list[int]:
-    return [stop - start for start, stop in zip(boundaries, boundaries[1:], strict=False)]
+    return [stop - start for start, stop in pairwise(boundaries)]
+
+
+def cell_and_place(boundaries: Boundaries, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The cell of every position of an axis, and its place in that cell, both (positions,) int64."""
+    pairs = [(cell, at - start) for cell, (start, stop) in enumerate(pairwise(boundaries)) for at in range(start, stop)]
+    cells, places = zip(*pairs, strict=True)
+    return torch.tensor(cells, device=device), torch.tensor(places, device=device)
+
+
+def to_patches(cells: Tensor, plan: MergePlan) -> Tensor:
+    """What every patch's final cell has, by the plan's own map: (B, R, C, ...) -> (B, rows, cols, ...)."""
+    row, _ = cell_and_place(plan.cell_rows, cells.device)
+    col, _ = cell_and_place(plan.cell_cols, cells.device)
+    return cells[:, row[:, None], col]
 
 
 def kept_tokens(counts: Tensor, rows: Boundaries, cols: Boundaries) -> tuple[Tensor, Tensor]:

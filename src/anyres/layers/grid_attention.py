@@ -164,12 +164,12 @@ class GridAttention(nn.Module):
         else:
             weights = (~is_absent).to(tokens.dtype)[..., None]  # (n, places, 1)
             mean = (tokens * weights).sum(1) / weights.sum(1)
-        query = self.norm1(mean)
+        query = self.norm1(mean)  # equation 1: the mean of a cell is what asks its tokens
         if self.scale is not None and coarseness is not None:
             query = query + self.scale(coarseness)
         tokens = self.norm1(tokens)
         shares = self._shares(self.q(query), tokens, is_absent)
-        x = mean + self.proj(self._attended(shares.to(tokens.dtype), tokens))
+        x = mean + self.proj(self._attended(shares.to(tokens.dtype), tokens))  # the residual is the mean, not a token
         return x + self.mlp(self.norm2(x)), shares
 
     def _value_weights(self) -> tuple[Tensor, Tensor]:
@@ -183,14 +183,14 @@ class GridAttention(nn.Module):
         values meet a cell once instead of each of its tokens. The bias of the keys adds the same to all scores of a
         query and drops out. Faster in every precision than the plain form that the tests compare it with (docs/log.md).
         """
-        values = self.kv.weight.chunk(2)[1].unflatten(0, (self.heads, -1))
+        values = self.kv.weight.chunk(2)[1].unflatten(0, (self.heads, -1))  # (heads, D / heads, D)
         found = (shares @ tokens).transpose(0, 1)  # (heads, n, D)
         merged = (found @ values.transpose(1, 2)).transpose(0, 1)  # (n, heads, D / heads)
         return merged.flatten(1) + self._value_weights()[1]
 
     def _shares(self, q: Tensor, tokens: Tensor, is_absent: Tensor | None) -> Tensor:
         """Attention of one query (n, D) on a cell's tokens (n, places, D): (n, heads, places) float32, summing to 1."""
-        keys = self.kv.weight.chunk(2)[0].unflatten(0, (self.heads, -1))
+        keys = self.kv.weight.chunk(2)[0].unflatten(0, (self.heads, -1))  # (heads, D / heads, D)
         q = q.unflatten(1, (self.heads, -1)).transpose(0, 1)  # (heads, n, D / heads)
         asked = (q @ keys).transpose(0, 1)  # (n, heads, D)
         scores = (asked @ tokens.transpose(1, 2)).float() * q.shape[-1] ** -0.5  # (n, heads, places)

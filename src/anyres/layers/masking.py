@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from anyres.layers.counter_random import counter_uniform
-from anyres.layers.merge_plan import Grid, MergePlan
+from anyres.layers.merge_plan import Grid
 from anyres.layers.options import visible_count
 
 _MASK = 0x4D41534B  # keeps the draws of masks apart from all others
@@ -23,11 +23,3 @@ def hidden_cells(keys: Tensor, grid: Grid, ratio: float) -> Tensor:
     is_hidden = torch.ones_like(noise, dtype=torch.bool)
     is_hidden.scatter_(1, noise.argsort(dim=1, stable=True)[:, :visible], False)
     return is_hidden.unflatten(1, grid)
-
-
-def to_patches(of_cells: Tensor, plan: MergePlan) -> Tensor:
-    """What is known of final cells (B, R, C), for each patch by the plan's own map: (B, rows, cols)."""
-    for dim, edges in ((1, plan.cell_rows), (2, plan.cell_cols)):
-        cell_of = [cell for cell in range(len(edges) - 1) for _ in range(edges[cell], edges[cell + 1])]
-        of_cells = of_cells.index_select(dim, torch.tensor(cell_of, device=of_cells.device))
-    return of_cells

@@ -2,7 +2,7 @@
 
 All of them take tokens (B, rows, cols, D) and a merge plan for that grid, and return the plan's final grid. Each is
 `finish` after one `step` for each level of the plan; a step can also be done on a rectangle of the level's cells alone
-(`Level.part`), which is how images are merged piece by piece (`strips`).
+(`Level.part`), which is how images are merged piece by piece (`pieces`).
 
     merger               what a cell becomes                                   levels       parameters     1x1 passes
     AdaptiveTokenMerger  mean + attention of the mean over the cell's tokens,  one by one   one block      run
@@ -103,9 +103,8 @@ class AdaptiveTokenMerger(nn.Module):
         if self.is_plain(plan, index):
             absent = is_padding(Axis(level.rows), Axis(level.cols), x.device)[:, :, 0]  # (R, C, places)
             weights = (~absent).float()
-            return cell_mean(x, level.rows, level.cols), (weights / weights.sum(-1, keepdim=True)).expand(
-                len(x), -1, -1, -1
-            )
+            shares = weights / weights.sum(-1, keepdim=True)
+            return cell_mean(x, level.rows, level.cols), shares.expand(len(x), -1, -1, -1)
         if self.grad_checkpointing and torch.is_grad_enabled():
             return checkpoint(self.block.forward_shares, x, level, extent, use_reentrant=False)
         return self.block.forward_shares(x, level, extent)

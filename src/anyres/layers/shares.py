@@ -3,13 +3,11 @@
 The shares of a cell's patches add up to 1, so that whatever is spread by them over the patches keeps its sum.
 """
 
-from itertools import pairwise
-
 import torch
 from torch import Tensor
 
-from anyres.layers.cells import cell_areas
-from anyres.layers.merge_plan import Boundaries, MergePlan
+from anyres.layers.cells import cell_and_place, cell_areas, to_patches
+from anyres.layers.merge_plan import MergePlan
 from anyres.layers.merging import AdaptiveTokenMerger, AveragePoolMerger, ConcatMerger
 
 
@@ -27,33 +25,18 @@ def merge_with_shares(
     if merger is None:
         return x, x.new_ones(x.shape[:3], dtype=torch.float32)
     if not isinstance(merger, AdaptiveTokenMerger):
-        areas = spread(cell_areas(plan.cell_rows, plan.cell_cols, x.device)[None], plan)
+        areas = to_patches(cell_areas(plan.cell_rows, plan.cell_cols, x.device)[None], plan)
         return merger(x, plan), (1 / areas.float()).expand(len(x), -1, -1)
     total = x.new_ones(len(x), *plan.size, dtype=torch.float32)
     row, col = (torch.arange(side, device=x.device) for side in plan.size)  # the token that each patch is now in
     for index, level in enumerate(plan.levels):
         x, shares = merger.step_shares(x, plan, index)
-        (row_cell, row_place), (col_cell, col_place) = _owners(level.rows, x.device), _owners(level.cols, x.device)
+        (row_cell, row_place), (col_cell, col_place) = (
+            cell_and_place(level.rows, x.device),
+            cell_and_place(level.cols, x.device),
+        )
         across = level.cell[1]
         of_tokens = shares[:, row_cell[:, None], col_cell, row_place[:, None] * across + col_place]  # (B, r, c)
         total = total * of_tokens[:, row[:, None], col]
         row, col = row_cell[row], col_cell[col]
     return x, total
-
-
-def spread(cells: Tensor, plan: MergePlan) -> Tensor:
-    """What every patch's final cell has: (B, R, C, ...) -> (B, rows, cols, ...)."""
-    row, col = cell_of(plan.cell_rows, cells.device), cell_of(plan.cell_cols, cells.device)
-    return cells[:, row[:, None], col]
-
-
-def cell_of(boundaries: Boundaries, device: torch.device) -> Tensor:
-    """The cell of every position of an axis, (positions,) int64."""
-    return _owners(boundaries, device)[0]
-
-
-def _owners(boundaries: Boundaries, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The cell of every position of an axis, and the place in it."""
-    pairs = [(cell, at - start) for cell, (start, stop) in enumerate(pairwise(boundaries)) for at in range(start, stop)]
-    cells, places = zip(*pairs, strict=True)
-    return torch.tensor(cells, device=device), torch.tensor(places, device=device)

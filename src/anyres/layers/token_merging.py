@@ -25,7 +25,7 @@ class Matching(NamedTuple):
 
     kept: Tensor
     """(B, A - r) places in the first set of the tokens that stay, ascending."""
-    merged: Tensor
+    going: Tensor
     """(B, r) places in the first set of the tokens that go, the most similar pair first."""
     target: Tensor
     """(B, r) the places in the second set that they are merged into; several may share one."""
@@ -63,8 +63,8 @@ def match_tokens(metric: Tensor, count: int, prefix: int = 0) -> Matching:
         first, second = two_sets(metric, prefix)  # (B, A, d), (B, A', d)
         best, target = (first @ second.transpose(1, 2)).max(dim=-1)  # (B, A) each
     order = best.argsort(dim=-1, descending=True, stable=True)
-    merged, kept = order[:, :count], order[:, count:]
-    return Matching(kept.sort(dim=-1).values, merged, target.gather(1, merged))
+    going, kept = order[:, :count], order[:, count:]
+    return Matching(kept.sort(dim=-1).values, going, target.gather(1, going))
 
 
 def merge_tokens(x: Tensor, sizes: Tensor | None, matching: Matching, prefix: int = 0) -> tuple[Tensor, Tensor]:
@@ -82,22 +82,22 @@ def merge_tokens(x: Tensor, sizes: Tensor | None, matching: Matching, prefix: in
 
 def moved(matching: Matching, tokens: int, prefix: int) -> Tensor:
     """Where each of N = `tokens` tokens is after the merge: (B, N) places in 0 .. N - r - 1."""
-    kept, merged, target = matching
+    kept, going, target = matching
     batch, device = len(kept), kept.device
     place = torch.arange(tokens, device=device).repeat(batch, 1)
     first, second = two_sets(place, prefix)  # views: what is written there is written into `place`
     seconds = prefix + kept.shape[1]  # where the second set begins
     second.copy_(seconds + torch.arange(second.shape[1], device=device))
     stay = prefix + torch.arange(kept.shape[1], device=device).expand(batch, -1)
-    first.scatter_(1, kept, stay).scatter_(1, merged, seconds + target)
+    first.scatter_(1, kept, stay).scatter_(1, going, seconds + target)
     return place
 
 
 def _summed(x: Tensor, matching: Matching, prefix: int) -> Tensor:
     """(B, N, D) -> (B, N - r, D), each target with the tokens that are merged into it added."""
     first, second = two_sets(x, prefix)
-    kept, merged, target = (index[..., None].expand(-1, -1, x.shape[-1]) for index in matching)
-    second = second.scatter_add(1, target, first.gather(1, merged))
+    kept, going, target = (index[..., None].expand(-1, -1, x.shape[-1]) for index in matching)
+    second = second.scatter_add(1, target, first.gather(1, going))
     return torch.cat([x[:, :prefix], first.gather(1, kept), second], dim=1)
 
 

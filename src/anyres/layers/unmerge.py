@@ -12,10 +12,9 @@ import torch.nn.functional as F
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
-from anyres.layers.cells import cell_areas
+from anyres.layers.cells import cell_and_place, cell_areas, to_patches
 from anyres.layers.merge_plan import Boundaries, MergePlan
 from anyres.layers.pyramid import rescale
-from anyres.layers.shares import cell_of, spread
 
 
 class Unmerge(nn.Module):
@@ -55,9 +54,9 @@ class Unmerge(nn.Module):
                 patches it is 1 on average.
             plan: how they were merged.
         """
-        areas = spread(cell_areas(plan.cell_rows, plan.cell_cols, cells.device)[None], plan)  # (1, rows, cols)
+        areas = to_patches(cell_areas(plan.cell_rows, plan.cell_cols, cells.device)[None], plan)  # (1, rows, cols)
         excess = (shares * areas - 1)[..., None].to(cells.dtype)
-        x = spread(cells, plan) * (1 + self.gain * excess)
+        x = to_patches(cells, plan) * (1 + self.gain * excess)
         if self.norm is None:
             return x
         patches = self.norm(patches)
@@ -148,7 +147,7 @@ def _nearest(boundaries: Boundaries, device: torch.device) -> list[tuple[Tensor,
     """
     edges = torch.tensor(boundaries, device=device, dtype=torch.float32)
     centres, size = (edges[1:] + edges[:-1]) / 2, boundaries[-1] / (len(boundaries) - 1)
-    own, at = cell_of(boundaries, device), torch.arange(boundaries[-1], device=device) + 0.5
+    own, at = cell_and_place(boundaries, device)[0], torch.arange(boundaries[-1], device=device) + 0.5
     found = []
     for offset in (-1, 0, 1):
         wanted = own + offset

@@ -13,7 +13,8 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from anyres.layers.masking import hidden_cells, to_patches
+from anyres.layers.cells import to_patches
+from anyres.layers.masking import hidden_cells
 from anyres.layers.merge_plan import Boundaries, MergePlan
 from anyres.layers.merging import AdaptiveTokenMerger
 from anyres.layers.position import FuzzyPositionalEncoding, NoPosition

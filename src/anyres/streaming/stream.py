@@ -47,7 +47,7 @@ def stream(
 ) -> Features:
     """Encodes an image of any size, in memory that does not grow with it; equal to `model.forward_features`.
 
-    The image is read and merged piece by piece (`layers.strips`), the next pieces being read while one is computed;
+    The image is read and merged piece by piece (`layers.pieces`), the next pieces being read while one is computed;
     then the trunk runs once. In training mode with gradients enabled the result has a graph: `backward()` reads the
     image a second time and gives the gradients of all parameters (`layers.recompute`).
 
