@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from torchvision.models.detection.mask_rcnn import MaskRCNN
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from anyres.data.coco_masks import decode_mask, encode_mask
@@ -223,7 +224,9 @@ def test_images_of_several_sizes_at_once_give_what_they_give_alone(model):
     assert sum(len(found["scores"]) for found in together) > 20
     for image, found in zip(images, together, strict=True):
         with torch.no_grad():
-            (alone,) = model([image])  # torchvision's own way, with whole masks
+            (alone,) = MaskRCNN.forward(model, [image])  # torchvision's own way, with whole masks
+            (ours,) = model([image])
+        assert all(torch.equal(ours[name], value) for name, value in alone.items()) and ours.keys() == alone.keys()
         assert len(found["scores"]) == len(alone["scores"])
         for name in ("boxes", "scores", "labels"):
             torch.testing.assert_close(found[name], alone[name], rtol=1e-4, atol=1e-4)

@@ -12,7 +12,8 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, RPNHead
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNN, MaskRCNNHeads, MaskRCNNPredictor
-from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.models.detection.roi_heads import paste_masks_in_image
+from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import initLevelMapper
 from torchvision.transforms.v2 import functional
@@ -108,18 +109,35 @@ class Detector(MaskRCNN):
                 float32, as which torchvision cuts out regions (autocast does mix).
         """
         images = list(images)
-        if not images:
-            raise ValueError("no images are given; give a list of (C, H, W) tensors.")
-        self.check_images(images)
         if self.training:
+            self.check_images(images)
             self._check_targets(images, targets)
             return super().forward(images, [dict(target) for target in targets or ()])
-        seen_as = (self.transform.padded((each.shape[-2], each.shape[-1])) for each in images)
-        together = super().forward
-        return run_by_group(seen_as, lambda members: together([images[i] for i in members]))
+        found = self.find(images)
+        for image, each in zip(images, found, strict=True):
+            if "masks" in each:
+                each["masks"] = paste_masks_in_image(each["masks"], each["boxes"], image.shape[-2:])
+        return found
+
+    def find(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
+        """What `forward` gives in evaluation, but with masks as small as they are made, (N, 1, 28, 28) within boxes."""
+        self.check_images(images)
+        padded = (self.transform.padded((each.shape[-2], each.shape[-1])) for each in images)
+        return run_by_group(padded, lambda members: self._find_together([images[i] for i in members]))
+
+    def _find_together(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
+        """The same in images that are padded to one size."""
+        batch, _ = self.transform(images)
+        maps = self.backbone(batch.tensors)
+        found, _ = self.roi_heads(maps, self.rpn(batch, maps)[0], batch.image_sizes)
+        for image, seen, each in zip(images, batch.image_sizes, found, strict=True):
+            each["boxes"] = resize_boxes(each["boxes"], list(seen), list(image.shape[-2:]))
+        return found
 
     def check_images(self, images: Sequence[Tensor]) -> None:
-        """ValueError for images that the model does not take, or weights of another type than float32."""
+        """ValueError for images that the model does not take, or none, or weights of another type than float32."""
+        if not images:
+            raise ValueError("no images are given; give a list of (C, H, W) tensors.")
         dtype = self.rpn.head.cls_logits.weight.dtype
         if dtype != torch.float32:
             raise ValueError(f"the detector's weights are {dtype}; allowed: model.float(), then torch.autocast.")

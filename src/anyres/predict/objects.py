@@ -1,7 +1,7 @@
 """What a detector finds in images: as tensors, as COCO's JSON, and drawn."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,11 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.transform import resize_boxes
 from torchvision.transforms.v2 import functional
 
 from anyres.data.coco_masks import encode_mask
 from anyres.files import write_atomically
 from anyres.models.detector import Detector
-from anyres.models.images import run_by_group
 from anyres.predict.pictures import class_colour, draw_box, draw_name, enlarged
 from anyres.predict.placed_masks import PlacedMask, place_mask
 from anyres.sizes import Size
@@ -106,24 +103,15 @@ def objects_in(
     model: Detector, images: Sequence[Tensor | Image.Image], device: torch.device | str = "cpu"
 ) -> list[Objects]:
     """The same with small masks."""
-    mode, prepare = _MODES[model.config.backbone.in_channels], model.transform
+    mode = _MODES[model.config.backbone.in_channels]
     given = [functional.pil_to_tensor(each.convert(mode)) if isinstance(each, Image.Image) else each for each in images]
-    sizes = [(each.shape[-2], each.shape[-1]) for each in given]
-    scaled = [functional.to_dtype(each, torch.float32, scale=True).to(device) for each in given]
-    model.check_images(scaled)
-    scaled = [prepare.resize(prepare.normalize(each))[0] for each in scaled]
+    found = model.find([functional.to_dtype(each, torch.float32, scale=True).to(device) for each in given])
+    return [_on_cpu(each, (image.shape[-2], image.shape[-1])) for image, each in zip(given, found, strict=True)]
 
-    def together(members: list[int]) -> Iterator[Objects]:
-        inner = [(scaled[i].shape[-2], scaled[i].shape[-1]) for i in members]
-        batch = ImageList(prepare.batch_images([scaled[i] for i in members], prepare.size_divisible), inner)
-        maps = model.backbone(batch.tensors)
-        outputs, _ = model.roi_heads(maps, model.rpn(batch, maps)[0], batch.image_sizes)
-        for i, own, output in zip(members, inner, outputs, strict=True):
-            boxes = resize_boxes(output["boxes"].float(), list(own), list(sizes[i])).cpu()
-            masks = output["masks"][:, 0].float().cpu() if "masks" in output else None
-            yield Objects(sizes[i], boxes, output["scores"].float().cpu(), output["labels"].cpu(), masks)
 
-    return run_by_group((prepare.padded(size) for size in sizes), together)
+def _on_cpu(found: Mapping[str, Tensor], size: Size) -> Objects:
+    boxes, scores, labels = found["boxes"].float().cpu(), found["scores"].float().cpu(), found["labels"].cpu()
+    return Objects(size, boxes, scores, labels, found["masks"][:, 0].float().cpu() if "masks" in found else None)
 
 
 def coco_results(image_id: int, found: Found, category_ids: Sequence[int]) -> list[dict[str, Any]]:
