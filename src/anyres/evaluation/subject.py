@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from anyres.layers.merge_plan import token_grid
 from anyres.models.vitar import ViTAR
 from anyres.models.weights.files import load
 from anyres.models.weights.record import ModelInfo
+from anyres.packing import packed
 from anyres.sizes import Size
 
 
@@ -66,7 +67,8 @@ class Subject:
         """Class probabilities (B, classes), float32 on the CPU; in pieces of at most `max_patches` or one image."""
         outputs = []
         counts = [self.patches((image.shape[1], image.shape[2])) for image in images]
-        for piece in _pieces(images, counts, max_patches):
+        for group in packed(counts, max_patches):
+            piece = [images[index] for index in group]
             alike = len({image.shape for image in piece}) == 1
             batch: Any = torch.stack(piece) if alike else piece
             batch = self._move(batch) if alike else [self._move(image) for image in batch]
@@ -106,20 +108,6 @@ class Subject:
 
     def _move(self, images: Tensor) -> Tensor:
         return images.to(self.device, self.dtype)
-
-
-def _pieces(images: Sequence[Tensor], patches: Sequence[int], most: int) -> Iterator[list[Tensor]]:
-    """Consecutive images whose patches add up to `most` at most; an image with more stands alone."""
-    piece: list[Tensor] = []
-    total = 0
-    for image, count in zip(images, patches, strict=True):
-        if piece and total + count > most:
-            yield piece
-            piece, total = [], 0
-        piece.append(image)
-        total += count
-    if piece:
-        yield piece
 
 
 def load_subjects(config: SweepConfig) -> list[Subject]:

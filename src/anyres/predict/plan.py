@@ -9,6 +9,7 @@ import numpy as np
 from anyres.amounts import show_bytes
 from anyres.data.decode import others_may_read
 from anyres.errors import UnreadableImageError
+from anyres.packing import packed
 from anyres.predict.inputs import Failure, Input
 from anyres.predict.memory_budget import MOST_AT_ONCE, Needs, decoding_bytes, fitting_windows
 from anyres.predict.sliding import starts, usual_step
@@ -153,16 +154,8 @@ def groups(sizes: Sequence[Size], most: int, costs: Sequence[int], limit: int | 
         costs: of each, in pixels or bytes.
         limit: that the sum of a group's costs, unless it is one image alone, stays within; 2**24 pixels if not given.
     """
-    group: list[int] = []
-    together, limit = 0, _GROUP_PIXELS if limit is None else limit
-    for _, index in sorted((size, index) for index, size in enumerate(sizes)):
-        if group and (len(group) == most or together + costs[index] > limit):
-            yield group
-            group, together = [], 0
-        group.append(index)
-        together += costs[index]
-    if group:
-        yield group
+    rising = [index for _, index in sorted((size, index) for index, size in enumerate(sizes))]
+    return packed(costs, _GROUP_PIXELS if limit is None else limit, most=most, order=rising)
 
 
 def planned_groups(
