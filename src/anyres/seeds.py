@@ -25,11 +25,13 @@ def key(*parts: int) -> int:
     The order and the number of the parts matter. 63 bits, so that the result is a valid int64 and a valid seed
     of `random`, `numpy.random.SeedSequence` and `torch.manual_seed`.
     """
+    # so that () and (0,) differ
     state = _splitmix(len(parts))
     for part in parts:
         if part < 0:  # folded apart from the positive numbers, of any magnitude
             state = _splitmix(state ^ 0x5851F42D4C957F2D)
             part = -part
+        # integers of any size, 64 bits at a time
         while True:
             state = _splitmix(state ^ (part & _MASK))
             part >>= 64

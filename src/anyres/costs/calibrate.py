@@ -66,6 +66,7 @@ def measure(model: ViTAR, *, progress: bool, budget: Budget) -> tuple[dict[Shape
     shapes = calibration_shapes(_counts(model))
     with _inference(model), tqdm(desc="calibrate", total=100, file=sys.stderr, disable=not progress) as bar:
         bar.bar_format = "{desc} {percentage:3.0f}%|{bar}| {elapsed}"
+        # time before memory: shapes that turn out too slow are not probed for memory either
         seconds = _median_seconds(model, shapes, budget.timing, bar)
         return seconds, _peaks(model, list(seconds), seconds, budget.memory, bar)
 
@@ -82,6 +83,7 @@ def calibration_shapes(counts: Counts) -> list[Shape]:
     wanted += [(batch, share * positions, aspect) for batch, share, aspect in pieces]
     shapes = set()
     for index, (batch, patches, aspect) in enumerate(wanted):
+        # sizes that are no whole patches cost a copy of the image, which some of the shapes must show
         odd = 0.37 if index % 2 and aspect != 1 else 0  # of a patch is missing
         height, width = ((max(1, round(side)) - odd) * patch for side in _sides(patches, aspect))
         shapes.add((batch, math.ceil(height), math.ceil(width)))

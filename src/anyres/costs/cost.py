@@ -164,11 +164,16 @@ def mae_macs_by_part(config: MAEConfig, size: tuple[int, int], convention: Conve
     seen = round(cells * _seen_share(config, plan, len(plan.levels), visible))
     found["trunk"] = _trunk(backbone, (1, seen), norm)
     width, tokens = config.decoder_width, cells + backbone.prefix_tokens
+    # 12 = 3 for queries, keys and values, 1 for the projection, 8 for a feed-forward network four times as wide; the
+    # two products of attention; a LayerNorm before each half
     block = 12 * tokens * width**2 + 2 * tokens**2 * width + 2 * norm * tokens * width
     embedding = (seen + backbone.prefix_tokens) * backbone.width * width
     side = config.side(plan)
+    # every cell is told as a square of pixels
     squares = cells * width * backbone.in_channels * side**2
     found["decoder"] = embedding + config.decoder_depth * block + norm * tokens * width + squares
+    # two passes of a separable resize, rows first: every cell counts as the largest one does, since all are cut out
+    # alike
     down, across = (largest_cell(edges) * backbone.patch_size for edges in (plan.cell_rows, plan.cell_cols))
     found["target"] = backbone.in_channels * plan.grid[0] * side * (size[1] * down + plan.grid[1] * across * side)
     return {name: round(macs) for name, macs in found.items()}
@@ -183,6 +188,8 @@ def _seen_share(config: MAEConfig, plan: MergePlan, levels: int, visible: int) -
     areas = [(bottom - top) * (right - left) for top, bottom in pairwise(rows) for left, right in pairwise(cols)]
     patches = plan.size[0] * plan.size[1]
     all_sets = math.comb(patches, visible)
+    # the chance that none of a cell's patches is among the visible ones: hypergeometric, and the same for all cells of
+    # an area
     unseen = {area: math.comb(patches - area, visible) / all_sets for area in set(areas)}
     return 1 - sum(unseen[area] for area in areas) / len(areas)
 
@@ -195,6 +202,8 @@ def _stem(config: ViTARConfig, grid: tuple[int, int], norm: int) -> int:
     factors = stage_factors(config.patch_size)
     for stage, factor in enumerate(factors):
         side //= factor  # positions of this stage along one side of a patch
+        # widths double from stage to stage up to the model's own, as resolutions fall; kernels of 2 * factor - 1
+        # overlap by one less than half
         outputs = max(width >> (len(factors) - stage), 1)
         total += tokens * side**2 * outputs * (inputs * (2 * factor - 1) ** 2 + norm)
         inputs = outputs
@@ -210,6 +219,7 @@ def _positions(config: ViTARConfig, grid: tuple[int, int]) -> int:
     if config.position not in ("fuzzy", "learned") or grid == config.grid:
         return 0
     rows, cols = config.grid
+    # R table C^T, rows first: (grid rows x table rows) times the table, then (table columns x grid columns)
     return grid[0] * rows * cols * config.width + tokens * cols * config.width
 
 
@@ -226,13 +236,16 @@ def _merger_level(config: ViTARConfig, level: Level, convention: Convention) -> 
     inputs = level.input_grid[0] * level.input_grid[1]
     outputs = level.output_grid[0] * level.output_grid[1]
     if config.merger == "concat":
+        # the four tokens of a cell side by side go through one linear layer after a LayerNorm
         return outputs * 4 * width * (width + norm)
     if norm or config.padding == "zeros":
+        # zeros are keys and values like any others, and the paper counts them even where they are masked
         inputs = level.padded_grid[0] * level.padded_grid[1]
     total = _feed_forward(config, outputs)
     if config.scale_query and (norm or not level.is_identity):
         total += 2 * width
     if norm:
+        # every token meets its cell's one query, once as a key and once as a value
         attention = 2 * inputs * width
         total += attention + norm * width * (inputs + 2 * outputs)
     elif level.is_identity:
@@ -245,6 +258,8 @@ def _merger_level(config: ViTARConfig, level: Level, convention: Convention) -> 
 
 def window_pairs(grid: tuple[int, int], window: int) -> int:
     """Pairs of tokens of a grid that share a window; windows at the right and bottom edge have what remains."""
+    # pairs of a side: those of its whole windows, and those of the smaller one that remains; a window's pairs are the
+    # product of both sides'
     rows, cols = (length // window * window**2 + (length % window) ** 2 for length in grid)
     return rows * cols
 
@@ -275,10 +290,12 @@ def _merging_trunk(config: ViTARConfig, grid: tuple[int, int], norm: int, blocks
     """A trunk whose blocks merge tokens between attention and feed-forward network (ToMe)."""
     width, left, prefix, total = config.width, grid[0] * grid[1], config.prefix_tokens, 0
     for _ in range(config.depth if blocks is None else blocks):
+        # tokens become fewer from block to block, so each block is counted by itself
         tokens, merged = left + prefix, merge_count(config.tome, left)
         total += 4 * tokens * width**2 + 2 * tokens**2 * width + norm * tokens * width
         if merged:
             first = (left + 1 - prefix % 2) // 2  # the sets whose tokens are compared: even and odd places
+            # ToMe compares keys, their mean over the heads, hence as wide as one head; the mean itself is a product too
             head = width // config.heads
             total += tokens * width * head + first * (left - first) * head
         left -= merged

@@ -41,9 +41,11 @@ def decoder_parts(model: "Segmenter | Detector", size: tuple[int, int], backbone
     image = torch.empty(1, model.config.backbone.in_channels, *size, device="meta")
     if not isinstance(model, Segmenter):
         return _detector_parts(model, image)
+    # the counter names modules by their place in the model, whose root has the name of its class
     counts, own = _counted(lambda: model(image))[1], type(model).__name__
     places = {name: f"{own}.{name}" for name, _ in model.named_children() if name != "backbone"}
     parts = {name: counts[place] for name, place in places.items() if place in counts}
+    # what is done outside any module, such as carrying logits to pixels
     rest = counts["Global"] - backbone - sum(parts.values())
     return parts | {"rest": rest} if rest else parts
 

@@ -59,6 +59,7 @@ class Counts:
         grid = token_grid(height, width, self.config.patch_size)
         size = batch * self.config.width * self.item
         terms = {"call": 1e6, **{name: count * size for name, count in _at_work(self, grid, batch).items()}}
+        # completing the last patches makes a second image of all of it; pieces are completed one by one
         is_copied = (height % self.config.patch_size or width % self.config.patch_size) and not terms["pieces"]
         return {**terms, "completed": self.image_bytes(shape) if is_copied else 0}
 
@@ -66,6 +67,7 @@ class Counts:
 @lru_cache(maxsize=_CACHED)
 def _work(config: ViTARConfig, grid: Grid) -> tuple[int, Terms]:
     """Passes of the merger, and multiply-accumulates of one image by what does them."""
+    # the cost depends on the grid alone, so sizes of one grid share an entry of the cache
     size = (grid[0] * config.patch_size, grid[1] * config.patch_size)
     parts = macs_by_part(config, size)
     plan = config.plan(grid)
@@ -161,6 +163,7 @@ def fit(counts: Counts, seconds: Mapping[Shape, float], peaks: Mapping[Shape, fl
     beyond = [peak - counts.image_bytes(shape) for shape, peak in peaks.items()]
     by_bytes = _constants(terms, beyond, [peak + _HELD for peak in peaks.values()])
     expected = [_dot(by_bytes, term) for term in terms]
+    # how far the fit ever was below what was measured
     worst = max((found / value for found, value in zip(beyond, expected, strict=True) if value > 0), default=1.0)
     reserve = max(worst**2, _LEAST_RESERVE)  # some other size will be worse than the worst of these few
     return CostModel(counts, Constants(by_time, by_bytes, reserve))
@@ -177,6 +180,7 @@ def _constants(terms: Sequence[Terms], values: Sequence[float], scales: Sequence
 
 def non_negative_least_squares(matrix: np.ndarray, values: np.ndarray) -> np.ndarray:
     """The x >= 0 with the least |matrix x - values|. For few unknowns: every set of those above zero is tried."""
+    # terms are from 1 to 1e12, which least squares would take for rank deficiency
     units = np.abs(matrix).max(axis=0)
     used = np.flatnonzero(units)
     best, least = np.zeros(matrix.shape[1]), float(values @ values)

@@ -66,6 +66,7 @@ class Sizer:
         def may_fit(steps: int) -> bool:
             return self.limits.hold(*self.costs.least((self.batch, *size(steps))))
 
+        # what is searched here is a lower bound, so the answer of the true cost is at or below where this ends
         low, high = 0, 1
         while high < most and may_fit(high):
             low, high = high, min(2 * high, most)

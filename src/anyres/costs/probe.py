@@ -63,6 +63,8 @@ def _cuda_peak(model: ViTAR, shape: Shape) -> int:
 
 def _resident_peaks(config: ViTARConfig, dtype: torch.dtype, shapes: Iterable[Shape]) -> Iterator[int]:
     """One process loads a model of this configuration and splits off a process for each shape."""
+    # a fresh interpreter, since this one's allocator holds memory that a pass would use without growing; it forks for
+    # each shape, so that torch is imported once
     call = [sys.executable, "-c", f"from {__name__} import serve; serve({torch.get_num_threads()})"]
     with subprocess.Popen(call, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as process:
         assert process.stdin is not None and process.stdout is not None

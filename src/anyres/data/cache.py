@@ -64,6 +64,7 @@ class ImageCache:
         return np.asarray(image)
 
     def _reduced(self, size: tuple[int, int]) -> tuple[int, int]:
+        # enlarging would cost memory and add nothing
         scale = min(1.0, self.short_side / min(size))
         return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 

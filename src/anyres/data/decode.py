@@ -149,11 +149,13 @@ def _upright(image: Image.Image) -> Image.Image:
 def _eight_bit(image: Image.Image, path: Path | str) -> Image.Image:
     """Any Pillow mode -> one that converts to RGB and L without loss of range."""
     if image.mode.startswith("I;16"):
+        # Pillow's own conversion of 16 bits clips at 255
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
         return Image.fromarray(_own_range(np.asarray(image).astype(np.float64), path))
     if image.has_transparency_data:
         layer = image.convert("RGBA")
+        # the colour under full transparency is arbitrary, often black; paper is white
         white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, layer).convert("RGB")
     return image.convert("RGB") if image.mode != "L" else image

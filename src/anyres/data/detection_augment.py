@@ -47,6 +47,7 @@ def _jittered(
 
 
 def _multi_scaled(augment: MultiScale, image: Tensor, target: Target, size: Size) -> tuple[Tensor, Target]:
+    # always ten, used or not, so that one decision does not shift the draws of the next
     draws = torch.rand(10, dtype=torch.float64).tolist()
     if draws[0] < augment.crop_prob:
         whole = fitted(image.shape[-2:], _one_of(augment.before, draws[1]), max(size))
@@ -122,6 +123,7 @@ def _finished(image: Tensor, target: Target, flips: bool) -> tuple[Tensor, Targe
 
 def _nearest(side: int, whole: int, first: int, count: int) -> Tensor:
     """The nearest original pixel of each of `count` pixels, from `first` on, of a side resized to `whole`."""
+    # centres of pixels, as resizing takes them: masks stay where the pixels of the image are
     places = (torch.arange(first, first + count, dtype=torch.float64) + 0.5) * (side / whole)
     return places.long().clamp(max=side - 1)
 

@@ -104,6 +104,7 @@ class ImageFolder(ImageFiles):
         chosen: list[int] = []
         for label in range(len(self.classes)):
             places = [place for place, each in enumerate(self.labels) if each == label]
+            # the first of a permutation, so that a smaller share is part of a larger one
             drawn = torch.randperm(len(places), generator=torch.Generator().manual_seed(key(seed, _SHARE, label)))
             count = max(1, round(fraction * len(places)))
             chosen += [places[i] for i in sorted(drawn[:count].tolist())]

@@ -76,6 +76,7 @@ class TrainingStream:
         self.own_aspect = own_aspect
         self._cache: ImageCache | None = None
         if cache:
+            # a crop of the smallest area has sqrt(scale) of the image's sides, and is to be resized down, not up
             short_side = math.ceil(schedule.largest_side() / math.sqrt(augment.scale[0]))
             self._cache = ImageCache(
                 folder.paths, short_side=short_side, channels=len(mean), max_pixels=max_pixels, budget=cache_bytes

@@ -79,6 +79,7 @@ class ResolutionSchedule:
 
     def _draw(self, purpose: int, step: int) -> float:
         """Uniform in [0, 1]; the upper end by rounding only."""
+        # keys have 63 bits
         return key(self.seed, purpose, step) / 2**63
 
 

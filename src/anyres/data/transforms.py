@@ -63,8 +63,10 @@ def check_statistics(mean: Sequence[float], std: Sequence[float]) -> None:
 def to_tensor(image: Image.Image, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """A Pillow image -> (C, H, W) float32, (value / 255 - mean) / std; greyscale for one mean, RGB for three."""
     check_statistics(mean, std)
+    # np.asarray would be a view of Pillow's memory, which is not to be written to
     pixels = np.array(image.convert(_MODES[len(mean)]), dtype=np.float32)  # (H, W, C), a copy of its own
     values = torch.from_numpy(pixels.reshape(image.height, image.width, len(mean))).permute(2, 0, 1)  # (C, H, W)
+    # (value - 255 * mean) / (255 * std): one pass less over the image than dividing by 255 first
     scale = 255 * torch.tensor(std, dtype=torch.float32)[:, None, None]
     return (values - 255 * torch.tensor(mean, dtype=torch.float32)[:, None, None]).div_(scale).contiguous()
 

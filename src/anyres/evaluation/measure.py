@@ -76,6 +76,7 @@ def measure_size(
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
+                # what one model finds no room for is its own affair: the others go on
                 tallies.remove(tally)
                 reason = f"out of memory on {tally.subject.device} for a batch (max_patches={config.max_patches})"
                 left_out.append(_left_out(name, tally.subject, tally.protocol, size, reason))

@@ -111,6 +111,7 @@ def si(value: float, digits: int = 3) -> str:
     """A positive number to `digits` significant digits, with a prefix: 1234567 -> `1.23 M`."""
     if value == 0:
         return "0"
+    # rounded first, so that 999.9 is 1.00 k and not 1000
     rounded = float(f"{value:.{digits - 1}e}")
     power = math.floor(math.log10(rounded))
     step = min(5, max(0, power // 3))

@@ -84,6 +84,7 @@ class Subject:
     def speed(self, size: Size, runs: int, seconds: float) -> tuple[LatencyMs, int]:
         """Latency and peak memory in bytes of one image of `size`; measured once and remembered."""
         if size not in self.speeds:
+            # zeros: neither time nor memory depends on the values
             image = self._move(torch.zeros(1, self.model.config.in_channels, *size))  # (1, C, H, W)
 
             @torch.inference_mode()

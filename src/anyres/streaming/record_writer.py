@@ -94,6 +94,8 @@ class RecordWriter:
         """
         assert len(records) <= self.room and len(records) + len(failures) == len(places)
         self._last += records
+        # a shard is written whole, and the index after it: a kill in between leaves records that nobody counts, and
+        # they are written again
         if records:
             write_shard(shard_path(self.folder, self.count // self.settings["shard_records"]), self._last, self._grid)
         self.count += len(records)

@@ -54,6 +54,7 @@ class Record:
     def checksum(self) -> bytes:
         """SHA-256 of all that the record says: 32 bytes."""
         said = json.dumps([self.source, self.label, *self.size, *self.grid, str(self.tokens.dtype)])
+        # of what the record says and not of the file's bytes: shards are written again when they grow
         digest = hashlib.sha256(said.encode())
         digest.update(self.tokens.contiguous().view(torch.uint8).numpy().tobytes())
         return digest.digest()

@@ -73,6 +73,7 @@ class TiffSource(OpenSource):
         series = tiff.series[0]
         if "C" in series.axes.upper() and len(series.pages) > 1:
             raise ValueError(f"its channels are on several pages ({series.axes}, {series.shape}); allowed: one")
+        # OME-TIFF may name further files, which this one's segments are not in
         levels = [level.pages[0] for level in series.levels]
         if any(page is None or page.parent is not tiff for page in levels):
             raise ValueError("its pixels are in another file")
@@ -89,12 +90,14 @@ class TiffSource(OpenSource):
             tifffile.TIFF.DECOMPRESSORS[page.compression]  # KeyError, with the reason
         if page.predictor != 1 and page.compression not in tifffile.TIFF.IMAGE_COMPRESSIONS:
             tifffile.TIFF.UNPREDICTORS[page.predictor]
+        # JPEG tiles share their tables, which lie in the page's tags and not in the tile
         self._tables: dict[str, Any] = {}  # for the decoder
         if page.compression in JPEG:
             self._tables = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader}
 
     def _find_grid(self) -> SegmentGrid:
         page = self._page
+        # `shaped` and not `shape`: the same five axes whatever the page leaves out
         planes, depth, height, width, samples = page.shaped
         shape = (page.tilelength, page.tilewidth) if page.is_tiled else (min(page.rowsperstrip, height), width)
         if min(*page.shaped, *shape) < 1 or depth > 1 or (page.is_tiled and page.tiledepth > 1):
@@ -106,6 +109,7 @@ class TiffSource(OpenSource):
         page, grid = self._page, self._grid
         self._mapped = None
         count = grid.count
+        # tifffile joins contiguous segments to one
         if len(page.dataoffsets) == 1 and page.is_memmappable:
             count = 1
         elif min(len(page.dataoffsets), len(page.databytecounts)) < count:
@@ -122,7 +126,9 @@ class TiffSource(OpenSource):
                     f"but the file is cut short at byte {length}",
                 )
         decoded = grid.segment_pixels * grid.samples * page.dtype.itemsize
+        # a map behind the end of a file would kill the process when it is touched
         if page.is_memmappable and page.dataoffsets[0] + page.nbytes <= length:
+            # the file's byte order and not the machine's
             kind = np.dtype(page.parent.byteorder + page.dtype.char)
             self._mapped = np.memmap(self.name, kind, "r", page.dataoffsets[0], page.shaped)
             self._guard = MappedFile(self._mapped)
@@ -169,6 +175,7 @@ class TiffSource(OpenSource):
         if segment is not None:
             return segment
         data = self._load(offset, size)
+        # (depth, rows, cols, samples) and where it lies; the depth is 1, and the place is known
         segment = page.decode(data, index, **self._tables)[0][0]
         if segment.dtype != page.dtype or segment.shape[2] != self._grid.samples:
             raise OSError(f"a tile decodes to {segment.shape} {segment.dtype}, the header says {page.dtype}")
@@ -186,6 +193,7 @@ class TiffSource(OpenSource):
         if len(data) < size:
             raise OSError(f"the file is cut short: {len(data)} of {size} bytes at {offset}")
         if page.compression in _OWN_SIZE:
+            # the header may state small tiles whose own data state giant ones: a bomb for the decoder
             _check_own_size(data, 2 * grid.segment_pixels + 2**16)
         return data
 

@@ -70,6 +70,7 @@ def _lookup(colormap: np.ndarray | None, bits: int, dtype: np.dtype) -> Convert:
     """(h, w, 1) indices -> (h, w, 3) 8-bit."""
     if colormap is None or colormap.shape != (3, 2**bits) or dtype.kind != "u":
         raise ValueError(f"a palette of shape {getattr(colormap, 'shape', None)} for {bits} bits is not read")
+    # TIFF palettes have 16 bits per channel; the upper eight are what every viewer shows
     table = (colormap.T >> 8).astype(np.uint8)  # (entries, 3)
     return lambda samples: table[samples[..., 0]]
 
@@ -77,6 +78,7 @@ def _lookup(colormap: np.ndarray | None, bits: int, dtype: np.dtype) -> Convert:
 def full_range(samples: np.ndarray, bits: int) -> np.ndarray:
     """Unsigned samples 0..2^bits - 1 (or bool) spread over the whole range of their type (bool: uint8)."""
     kind = np.dtype(np.uint8) if samples.dtype == bool else samples.dtype
+    # multiplied before it is divided, so that the largest sample becomes the type's maximum exactly
     wide = samples.astype(np.uint64) * np.iinfo(kind).max // (2**bits - 1)
     return wide.astype(kind)
 
@@ -108,6 +110,7 @@ def stored_region(
         y = size[0] - y - height
     if orientation in (2, 3, 6, 7):
         x = size[1] - x - width
+    # from 5 on stored rows are columns of what is seen
     return (x, y, width, height) if orientation >= 5 else (y, x, height, width)
 
 

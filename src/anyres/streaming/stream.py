@@ -190,6 +190,7 @@ def _encode(work: _Work, state: Unfinished | None, progress: bool) -> None:
     """Reads ahead, computes, shows how far it is, and keeps what is done if that ends early."""
     merging, size = work.merging, work.merging.size
     todo = merging.remaining()
+    # every piece counts as an equal share of the image
     pixels_done = [size[0] * size[1] * n // len(merging.pieces) for n in range(len(merging.pieces) + 1)]
     bar = tqdm(
         total=pixels_done[-1], initial=pixels_done[merging.done], unit="px", unit_scale=True,

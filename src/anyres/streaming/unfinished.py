@@ -57,6 +57,7 @@ class Unfinished:
             marks: what else must be the same.
         """
         self.merging = merging
+        # pieces of another size leave other cells half merged, though the image and the model are the same
         pieces = hashlib.sha256(repr(merging.stages).encode()).hexdigest()
         self.identity = {"size": str(merging.size), "plan": str(merging.plan), "pieces": pieces}
         self.identity |= {"model": _digest(model), **marks}
@@ -75,6 +76,7 @@ class Unfinished:
 
     def save(self) -> None:
         """Writes what was noted last."""
+        # safetensors and not torch.save: reading it runs no code
         data = save(self._noted, metadata={**self.identity, "positions": str(self.merging.positions)})
         write_bytes(self.path, data)
 
@@ -88,6 +90,7 @@ def identify(source: Any, opened: OpenSource, level: int) -> str:
         path = Path(source).resolve()
         stat = path.stat()
         return f"{path} {stat.st_size} {stat.st_mtime_ns} level {level}"
+    # two corners, since hashing all pixels would be reading the image once more
     height, width = (min(side, 256) for side in opened.size)
     corners = [(0, 0), (opened.size[0] - height, opened.size[1] - width)]
     pixels = [np.ascontiguousarray(opened.read_region(y, x, height, width)).tobytes() for y, x in corners]
