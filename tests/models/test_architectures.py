@@ -73,3 +73,17 @@ def test_every_kind_of_model_is_made_from_the_table(name):
 def test_what_is_no_model_of_ours_is_refused():
     with pytest.raises(ValueError, match="Linear is no model of anyres; allowed: ViTAR, MaskedAutoencoder"):
         backbone_of(nn.Linear(1, 1))
+
+
+@pytest.mark.parametrize(
+    "name", ["vitar_base", "mae_vit_large", "mask_rcnn_vitar_small", "upernet_vitar_base", "unmerge_vitar_small"]
+)
+def test_names_without_the_patch_size(name):
+    with torch.device("meta"):
+        short, full = anyres.create_model(name), anyres.create_model(f"{name}_patch16")
+    assert type(short) is type(full) and short.config == full.config
+
+
+def test_unknown_names_are_answered_with_those_of_every_task():
+    with pytest.raises(ValueError, match="Did you mean 'mask_rcnn_vitar_small_patch16'.*upernet_vitar_small_patch16"):
+        anyres.create_model("mask_rcnn_vitar_smal")

@@ -2,5 +2,5 @@
 
 from typing import Literal
 
-Convention = Literal["executed", "plain", "paper"]
-"""What is executed; grid attention as equation 1 is written; or the structure that gives the ViTAR paper's figures."""
+Convention = Literal["paper", "executed", "plain"]
+"""The structure that gives the ViTAR paper's figures; what is executed; or grid attention as equation 1 is written."""

@@ -27,7 +27,6 @@ from anyres.models.architectures import architecture_of, backbone_of, get_config
 from anyres.models.mae import MaskedAutoencoder
 from anyres.models.mae_config import MAEConfig
 from anyres.models.segmenter import Segmenter
-from anyres.models.segmenter_config import SegmenterConfig
 from anyres.models.vitar import ViTAR, ViTARConfig
 from anyres.sizes import size_text
 
@@ -92,8 +91,7 @@ def parts_of(config: Any, size: tuple[int, int], convention: Convention = "execu
         return mae_macs_by_part(config, size, convention)
     twin = _twin(config)
     size = padded_size(twin, size)
-    is_tapped = isinstance(config, SegmenterConfig) and config.decoder == "upernet"
-    blocks = max(config.taps) + 1 if is_tapped else None
+    blocks = getattr(config, "tapped_blocks", None)
     executed = macs_by_part(backbone, size, "executed", blocks)
     parts = macs_by_part(backbone, size, convention, blocks)
     del parts["head"]

@@ -5,28 +5,24 @@ of. Backbones are counted from their configuration (`cost`).
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from anyres.models.segmenter import Segmenter
+from anyres.models.architectures import DETECTOR, architecture_of
 from anyres.sizes import rounded_up
-
-if TYPE_CHECKING:
-    from anyres.models.detector import Detector
 
 Result = TypeVar("Result")
 
 
-def padded_size(model: "Segmenter | Detector", size: tuple[int, int]) -> tuple[int, int]:
+def padded_size(model: Any, size: tuple[int, int]) -> tuple[int, int]:
     """(height, width) in pixels of what the backbone gets: detectors pad images to whole cells of their maps."""
-    if isinstance(model, Segmenter):
-        return size
-    return rounded_up(size, model.transform.size_divisible)
+    is_padded = architecture_of(model) is DETECTOR
+    return rounded_up(size, model.transform.size_divisible) if is_padded else size
 
 
-def decoder_parts(model: "Segmenter | Detector", size: tuple[int, int], backbone: int) -> dict[str, int]:
+def decoder_parts(model: Any, size: tuple[int, int], backbone: int) -> dict[str, int]:
     """Multiply-accumulates of what stands on the backbone, part by part in the order of the forward pass.
 
     Args:
@@ -39,7 +35,7 @@ def decoder_parts(model: "Segmenter | Detector", size: tuple[int, int], backbone
         detectors "pyramid", "first stage", "box head" and "mask head".
     """
     image = torch.empty(1, model.config.backbone.in_channels, *size, device="meta")
-    if not isinstance(model, Segmenter):
+    if architecture_of(model) is DETECTOR:  # what it does depends on what it finds
         return _detector_parts(model, image)
     # the counter names modules by their place in the model, whose root has the name of its class
     counts, own = _counted(lambda: model(image))[1], type(model).__name__

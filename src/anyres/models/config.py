@@ -3,15 +3,12 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from anyres.errors import check_choice, unknown
 from anyres.layers.merge_plan import Grid, MergePlan
 from anyres.layers.options import Interpolation, Padding, Start, check_amount, usual_global_blocks
 from anyres.settings import default_of
-
-if TYPE_CHECKING:
-    pass
 
 Stem = Literal["patch", "conv"]
 Position = Literal["fuzzy", "learned", "sincos", "conditional", "global_local", "relative_bias", "rotary", "none"]

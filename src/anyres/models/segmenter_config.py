@@ -104,6 +104,11 @@ class SegmenterConfig:
             raise ValueError(f"auxiliary_tap={self.auxiliary_tap} has no effect because auxiliary_channels is 0.")
 
     @property
+    def tapped_blocks(self) -> int | None:
+        """How many blocks of the trunk are run, where the last tap is what is read of it; None: all and the norm."""
+        return max(self.taps) + 1 if self.decoder == "upernet" else None
+
+    @property
     def stride(self) -> int:
         """Pixels per token of what is decoded: of the backbone's grid, or a patch where the grid is carried back."""
         return self.backbone.stride if self.decoder == "upernet" else self.backbone.patch_size
