@@ -10,12 +10,17 @@ import pytest
 import tyro
 
 from anyres.cli.model_options import REGISTRY
+from anyres.data.augment import TrainAugment
 from anyres.settings import differences
-from anyres.training.checks import check_config
 from anyres.training.classification.config import TrainConfig
-from anyres.training.config import OPERATIONAL, with_defaults
+from anyres.training.config import RunConfig, changed_settings, operational
+from anyres.training.detection.config import DetectionConfig
 from anyres.training.model_options import options_as_text, parse_options
 from anyres.training.pretraining.config import PretrainConfig
+from anyres.training.records.config import RecordsConfig
+from anyres.training.segmentation.config import SegmentationConfig
+
+KINDS = [TrainConfig, PretrainConfig, RecordsConfig, SegmentationConfig, DetectionConfig]
 
 
 @pytest.mark.parametrize(
@@ -84,7 +89,7 @@ from anyres.training.pretraining.config import PretrainConfig
 )
 def test_impossible_settings_are_refused_by_name(make_config, changes, message):
     with pytest.raises(ValueError, match=message):
-        check_config(make_config(**changes))
+        make_config(**changes).check()
 
 
 @pytest.mark.parametrize(
@@ -103,7 +108,7 @@ def test_impossible_settings_are_refused_by_name(make_config, changes, message):
     ],
 )
 def test_possible_settings_pass(make_config, changes):
-    check_config(make_config(**changes))
+    make_config(**changes).check()
 
 
 @pytest.mark.parametrize(
@@ -139,38 +144,40 @@ def test_sizes_to_validate_are_those_of_training_and_the_ends_of_ranges(make_con
 
 def test_differences_name_nested_fields_and_pass_over_operational_ones(make_config):
     old = make_config().to_json()
-    new = make_config(lr=0.5, out=Path("elsewhere"), threads=2).to_json()
-    new["augmentation"]["hflip"] = 0.25
-    assert differences(old, new, OPERATIONAL) == [
-        "lr: 0.001 there, 0.5 here",
-        "augmentation.hflip: 0.5 there, 0.25 here",
-    ]
+    new = make_config(lr=0.5, out=Path("elsewhere"), threads=2, augmentation=TrainAugment(hflip=0.25))
+    told = ["lr: 0.001 there, 0.5 here", "augmentation.hflip: 0.5 there, 0.25 here"]
+    assert changed_settings(old, new) == told
     assert differences(old, {**old, "added": 1}) == ["added: 'not set' there, 1 here"]
+    assert changed_settings({**old, "added": 1}, make_config()) == ["added: 1 there, 'not set' here"]
 
 
 def test_fields_that_an_older_version_did_not_know_are_at_their_defaults(make_config):
-    old, new = make_config(lr=0.25).to_json(), make_config(lr=0.25, grad_pieces=True).to_json()
+    old = make_config(lr=0.25).to_json()
     del old["grad_pieces"], old["smoothing"]
-    same = make_config(lr=0.25).to_json()
-    assert differences(with_defaults(old, same, TrainConfig), same, OPERATIONAL) == []
-    assert differences(with_defaults(old, new, TrainConfig), new, OPERATIONAL) == [
-        "grad_pieces: False there, True here"
-    ]
-    assert with_defaults(old, new, TrainConfig)["out"] == old["out"] and with_defaults(
-        {}, {"lr": 0.5}, TrainConfig
-    ) == {"lr": 0.001}
+    assert changed_settings(old, make_config(lr=0.25)) == []
+    assert changed_settings(old, make_config(lr=0.25, grad_pieces=True)) == ["grad_pieces: False there, True here"]
 
 
 def test_model_options_that_the_first_version_wrote_as_text_are_read(make_config):
-    new = make_config(model_options={"grid": (3, 3), "mean": (0.5, 0.5, 0.5), "cells": "balanced"}).to_json()
-    old = new | {"model_options": ["cells=balanced", "mean=0.5,0.5,0.5", "grid=3"]}
-    assert differences(with_defaults(old, new, TrainConfig), new) == []
+    new = make_config(model_options={"grid": (3, 3), "mean": (0.5, 0.5, 0.5), "cells": "balanced"})
+    old = new.to_json() | {"model_options": ["cells=balanced", "mean=0.5,0.5,0.5", "grid=3"], "from_records": None}
+    assert changed_settings(old, new) == []
     old["model_options"] = ["cells=balanced", "grid=3x4", "width=8"]
-    assert differences(with_defaults(old, new, TrainConfig), new) == [
+    assert changed_settings(old, new) == [
         "model_options.grid: [3, 4] there, [3, 3] here",
         "model_options.width: 8 there, 'not set' here",
         "model_options.mean: 'not set' there, [0.5, 0.5, 0.5] here",
     ]
+
+
+def test_heads_on_records_were_another_kind_of_run_in_the_first_version(make_config):
+    new = RecordsConfig(from_records=Path("records"), out=Path("out"), lr=0.5)
+    of_images = {name: value for name, value in make_config().to_json().items() if name not in new.to_json()}
+    old = new.to_json() | of_images | {"from_records": "there", "model_options": []}
+    assert changed_settings(old, new) == []
+    assert changed_settings(old | {"smoothing": 0.0}, new) == ["smoothing: 0.0 there, 0.1 here"]
+    assert "model: 'vitar_tiny_patch16' there, 'not set' here" in changed_settings(old | {"from_records": None}, new)
+    assert "from_records: 'there' there, 'not set' here" in changed_settings(old, make_config())
 
 
 def test_settings_survive_json(make_config):
@@ -179,12 +186,22 @@ def test_settings_survive_json(make_config):
     assert plain["sizes"] == ["13", "16x23"]
 
 
-def test_operational_fields_exist():
-    fields = (*dataclasses.fields(TrainConfig), *dataclasses.fields(PretrainConfig))
-    assert {field.name for field in fields} >= OPERATIONAL
+@pytest.mark.parametrize("kind", KINDS)
+def test_operational_fields_are_those_of_carrying_out(kind):
+    always = {"out", "threads", "device", "deterministic", "checkpoint_every", "log_every", "validate_every"}
+    always |= {"tensorboard", "progress"}
+    of_images = {"data", "num_workers", "cache_bytes", "validate_limit", "strict"}
+    own = {
+        TrainConfig: {*of_images, "init", "validate_crop_ratio"},
+        PretrainConfig: {*of_images, "draw_images"},
+        RecordsConfig: {"from_records", "init"},
+        SegmentationConfig: {*of_images, "init"},
+        DetectionConfig: {*of_images, "init", "draw_images"},
+    }
+    assert operational(RunConfig) == always and operational(kind) == always | own[kind]
 
 
-@pytest.mark.parametrize("kind", [TrainConfig, PretrainConfig])
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_field_is_explained_on_the_command_line(kind, capsys):
     with pytest.raises(SystemExit):
         tyro.cli(kind, registry=REGISTRY, args=["--help"])

@@ -13,7 +13,6 @@ from anyres.models.architectures import get_config
 from anyres.models.vitar import ViTAR
 from anyres.models.weights.files import load, save
 from anyres.training import train
-from anyres.training.checks import check_config
 from anyres.training.classification.task import ClassificationTask
 from anyres.training.optim import make_optimizer
 from anyres.training.trainer import Trainer
@@ -178,12 +177,11 @@ def test_a_probe_leaves_the_rest_as_it_was(plain, mae, changes):
         ({"linear_probe": True, "init": "mae", "model_options": {"jitter": 0.25}}, "model option jitter is 0.25"),
         ({"label_share": 0.0}, "label_share is 0.0; allowed: above 0 up to 1"),
         ({"label_share": 10}, "label_share is 10; allowed: above 0 up to 1"),
-        ({"from_records": "r", "data": ".", "label_share": 0.5}, "no effect, because a head on records sees no images"),
     ],
 )
 def test_settings_without_effect_are_refused(make_config, changes, message):
     with pytest.raises(ValueError, match=message):
-        check_config(make_config(**changes))
+        make_config(**changes).check()
 
 
 def test_another_grid_needs_the_word_resize(make_config, mae):

@@ -21,7 +21,8 @@ from anyres.recipes import SMALL_MODEL, DemoConfig, demo_training
 from anyres.settings import differences
 from anyres.training.checkpoint import NAME
 from anyres.training.classification.config import TrainConfig
-from anyres.training.config import OPERATIONAL, RunConfig, with_defaults
+from anyres.training.config import changed_settings
+from anyres.training.image_config import ImageRunConfig
 from anyres.training.pretraining.config import PretrainConfig
 from anyres.training.run_folder import SETTINGS
 
@@ -116,7 +117,9 @@ def _pretraining(config: AblateConfig, study: Study, base: TrainConfig, name: st
     chosen = study.pretrainings[name]
     steps = 4 * config.base_steps
     shared: dict[str, Any] = {
-        field.name: getattr(base, field.name) for field in fields(RunConfig) if field.name not in _OWN_OF_PRETRAINING
+        field.name: getattr(base, field.name)
+        for field in fields(ImageRunConfig)
+        if field.name not in _OWN_OF_PRETRAINING
     }
     settings = shared | {
         "data": data_folder(config, set_name), "out": config.folder / "pretraining" / set_name / name / f"seed{seed}",
@@ -208,10 +211,10 @@ def refuse_other_study(config: AblateConfig, jobs: Iterable[Job]) -> None:
         changed: list[str] = []
         if (run / SETTINGS).exists() and any((run / name).exists() for name in (NAME, WEIGHTS)):
             found = read_json(run / SETTINGS, "the settings of a run", keys=("sizes",), remedy=_REMEDY)
-            changed += _trained_otherwise(found, job)
+            changed += changed_settings(found, job.training)
         if job.failure.exists():
             found = read_json(job.failure, "the record of a failed run", keys=("error", "training"), remedy=_REMEDY)
-            changed += _trained_otherwise(found["training"], job)
+            changed += changed_settings(found["training"], job.training)
         for sweep in job.sweeps:
             if sweep.out.exists():
                 keys = ("rows", "left_out", "protocol")
@@ -224,11 +227,6 @@ def refuse_other_study(config: AblateConfig, jobs: Iterable[Job]) -> None:
 def numbers_of_images(config: AblateConfig) -> dict[str, Any]:
     """What `IMAGES` holds."""
     return {"train_images": config.train_images, "val_images": config.val_images}
-
-
-def _trained_otherwise(found: dict[str, Any], job: Job) -> list[str]:
-    here = job.training.to_json()
-    return differences(with_defaults(found, here, type(job.training)), here, OPERATIONAL)
 
 
 def _measured_otherwise(found: Mapping[str, Any], sweep: SweepConfig) -> list[str]:

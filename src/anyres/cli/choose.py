@@ -1,6 +1,6 @@
 """Which command is meant, before anything of it is imported: `train` by its task, `predict` by the run."""
 
-from anyres.cli.table import COMMANDS, PREDICT, TRAIN, Command
+from anyres.cli.table import COMMANDS, HEAD_ON_RECORDS, PREDICT, TRAIN, Command
 from anyres.errors import check_choice
 
 
@@ -22,6 +22,8 @@ def choose(name: str, arguments: list[str]) -> tuple[Command, list[str]]:
 
 def _train(arguments: list[str]) -> tuple[Command, list[str]]:
     task, rest = _without("--task", arguments)
+    if task in (None, "classification") and _without("--from-records", rest)[0] is not None:
+        return HEAD_ON_RECORDS, rest
     if task is None:
         return COMMANDS["train"], rest
     check_choice("task", task, TRAIN)

@@ -52,6 +52,13 @@ TRAIN = {
 }
 """The kinds of `train`, by task."""
 
+HEAD_ON_RECORDS = Command(
+    "Train a head on features that `anyres encode` wrote, or go on with a run that was stopped.",
+    "anyres.training.records.config:RecordsConfig",
+    "train",
+)
+"""What `train` is with --from-records."""
+
 PREDICT = {
     "ViTAR": Command("Classify images of any mix of sizes.", "anyres.predict.config:ClassifyConfig", "classify"),
     "Segmenter": Command("Label every pixel of images.", "anyres.predict.config:SegmentConfig", "segment"),

@@ -18,8 +18,8 @@ from anyres.models.mae_config import MAEConfig
 from anyres.models.segmenter_config import SegmenterConfig
 from anyres.models.vitar import ViTARConfig
 from anyres.sizes import SideRange, Size, fitted, stretched
-from anyres.training.config import RunConfig
 from anyres.training.detection.config import DetectionConfig
+from anyres.training.image_config import ImageRunConfig
 from anyres.training.pretraining.config import PretrainConfig
 from anyres.training.segmentation.config import SegmentationConfig
 
@@ -34,7 +34,7 @@ Model = ViTARConfig | MAEConfig | SegmenterConfig | DetectorConfig
 _ASPECTS = 32  # places at which a continuous aspect is averaged; more change the result by less than 0.1 %
 
 
-def training_hours(config: RunConfig, macs_per_second: float) -> float:
+def training_hours(config: ImageRunConfig, macs_per_second: float) -> float:
     """hours = 3 * forward MACs per image * images / (sustained MACs per second) / 3600, without validation.
 
     Args:
@@ -50,7 +50,7 @@ def training_hours(config: RunConfig, macs_per_second: float) -> float:
     return FORWARD_AND_BACKWARD * expected_macs(config) * images / macs_per_second / 3600
 
 
-def expected_macs(config: RunConfig, classes: int = 1000, convention: Convention = "executed") -> float:
+def expected_macs(config: ImageRunConfig, classes: int = 1000, convention: Convention = "executed") -> float:
     """Multiply-accumulates of the forward pass of one training image, averaged over the schedule's sizes.
 
     Counted by a convention of `evaluation.cost`, with a head for so many classes, the mean number of random extra
@@ -69,7 +69,7 @@ def expected_macs(config: RunConfig, classes: int = 1000, convention: Convention
     return sum(share * _macs(model, size, convention) for share, size in drawn_sizes(config))
 
 
-def _model(config: RunConfig, classes: int) -> Model:
+def _model(config: ImageRunConfig, classes: int) -> Model:
     if isinstance(config, PretrainConfig):
         return AUTOENCODER.get_config(config.model, **config.model_options)
     if isinstance(config, SegmentationConfig):
@@ -81,7 +81,7 @@ def _model(config: RunConfig, classes: int) -> Model:
     return VITAR.get_config(config.model, num_classes=classes, **config.model_options)
 
 
-def drawn_sizes(config: RunConfig) -> Iterator[tuple[float, Size]]:
+def drawn_sizes(config: ImageRunConfig) -> Iterator[tuple[float, Size]]:
     """Every size that a step can have with its share of the steps; with replicas all of them have a share of 1."""
     schedule = config.schedule()
     if isinstance(schedule, EverySize):
@@ -95,9 +95,9 @@ def drawn_sizes(config: RunConfig) -> Iterator[tuple[float, Size]]:
                 yield from ((share / len(shown), each) for each in shown)
 
 
-def _shown(config: RunConfig, size: Size) -> list[Size]:
+def _shown(config: ImageRunConfig, size: Size) -> list[Size]:
     """The sizes that images have at a step of this size, all alike."""
-    augment = config.augmentation
+    augment = config.augmentation if isinstance(config, DetectionConfig) else None
     if not isinstance(augment, MultiScale):
         return [size]
     whole = [fitted(COCO_IMAGE, side, max(size)) for side in augment.sides(size)]

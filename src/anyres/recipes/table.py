@@ -13,7 +13,7 @@ from tyro.conf import Positional
 
 from anyres.errors import check_choice
 from anyres.recipes import dense, imagenet, mae
-from anyres.training.config import RunConfig
+from anyres.training.image_config import ImageRunConfig
 
 Name = Literal[
     "vitar_small", "vitar_base", "vitar_small_far", "vitar_base_far", "deit_small", "deit_base", "resformer_small",
@@ -24,7 +24,7 @@ Name = Literal[
     "upernet_vitar_small_2x2", "upernet_vitar_base_2x2", "upernet_resformer_small", "upernet_resformer_base",
     "upernet_deit_small", "upernet_deit_base", "upernet_vit_base_mae",
 ]  # fmt: skip
-RECIPES: dict[str, Callable[..., RunConfig]] = {
+RECIPES: dict[str, Callable[..., ImageRunConfig]] = {
     **imagenet.RECIPES,
     **mae.PRETRAINING,
     **mae.FINE_TUNING,
@@ -80,7 +80,7 @@ class RecipeConfig:
             )
 
 
-def recipe(config: RecipeConfig) -> RunConfig:
+def recipe(config: RecipeConfig) -> ImageRunConfig:
     """The run that a recipe stands for, without folders in folders of no use; ValueError for an impossible setting."""
     start = (config.init or Path("INIT"),) if config.name in STARTS else ()
     run = RECIPES[config.name](config.data or Path("DATA"), config.out or Path("OUT"), *start)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import pickle
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from anyres.files import write_atomically
-from anyres.settings import differences
-from anyres.training.config import OPERATIONAL, RunConfig, with_defaults
 
 FORMAT = 2  # 1: before the trunk was a module of its own; names and order of parameters were others
 NAME = "checkpoint.pt"
@@ -42,12 +41,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def refuse_other_run(where: Path, old: dict[str, Any], new: dict[str, Any], kind: type[RunConfig]) -> None:
-    """ValueError naming the fields in which the run at `where` differs from the one asked for.
-
-    `old` and `new` hold the fields of a configuration of that kind and what the task says about its data.
-    """
-    changed = differences(with_defaults(old, new, kind), new, OPERATIONAL)
+def refuse_other_run(where: Path, changed: Sequence[str]) -> None:
+    """ValueError naming the settings in which the run at `where` differs from the one asked for, if there are any."""
     if changed:
         raise ValueError(
             f"{where} belongs to a run with other settings ({'; '.join(changed)}). "

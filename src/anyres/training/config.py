@@ -1,57 +1,44 @@
-"""What a run is made of: what every kind of run shares, and its form on disk."""
+"""What a run is made of: what every kind of run shares, its checks, and its form on disk."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hints
 
-import torch
-
-from anyres.data.augment import TrainAugment
-from anyres.data.cache import DEFAULT_BYTES
-from anyres.data.decode import MAX_PIXELS
-from anyres.data.schedule import EverySize, ResolutionSchedule
 from anyres.devices import resolve_device
-from anyres.settings import defaults, plain
-from anyres.sizes import SideRange, Size, parse_entry
-from anyres.training.model_options import parse_options
+from anyres.errors import check_choice
+from anyres.settings import defaults, differences, plain
+from anyres.training.run_checks import ABOVE_ZERO, FROM_ZERO, Range, check_idle, check_integers, check_numbers
 
 if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
     from anyres.training.task import Task
 
-# Fields that may change between two starts of one run: they say how it is carried out, not what comes out of it.
-# (`data` and the like may move; that they still hold the same is checked by the task's identity.)
-OPERATIONAL = frozenset(
-    {"data", "from_records", "init", "out", "num_workers", "threads", "device", "deterministic", "checkpoint_every"}
-    | {"log_every", "validate_every", "validate_limit", "validate_crop_ratio", "strict", "tensorboard", "progress"}
-    | {"cache_bytes", "draw_images"}
-)
+_OPERATIONAL = "says how a run is carried out, not what comes out of it"
+Value = TypeVar("Value")
+Operational = Annotated[Value, _OPERATIONAL]
+"""Of a field that may change between two starts of one run. (Data may move: that they still hold the same is checked by
+the task's identity.)"""
+
+_INTEGERS = {
+    "steps": 1, "batch_size": 1, "accumulate": 1, "warmup_steps": 0, "seed": 0, "threads": 1, "checkpoint_every": 1,
+    "log_every": 1, "validate_every": 0,
+}  # fmt: skip
+_NUMBERS: dict[str, Range] = {
+    "lr": ABOVE_ZERO, "min_lr": FROM_ZERO, "lr_power": ABOVE_ZERO, "weight_decay": FROM_ZERO, "clip_grad": ABOVE_ZERO,
+    "ema": (0.0, 1.0, "()"), "betas": (0.0, 1.0, "[)"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """What engine, data and schedule need to know of a run, whatever is learned."""
+    """What the engine needs to know of a run, whatever is learned."""
 
-    data: Path
-    """Folder of images."""
-    out: Path
+    out: Operational[Path]
     """Run folder. A run that is already there with the same settings goes on where it stopped."""
-    model: str
-    """Name of the model; `anyres models` lists them."""
-    model_options: Mapping[str, Any] = field(default_factory=dict)
-    """Changes to the model: keyword arguments of `create_model`, on the command line written key=value, such as
-    grid=7x7 width=96 position=learned drop_path_rate=0.1"""
-    sizes: tuple[str, ...] = ("224",)
-    """Training sizes in pixels; every step draws one. "224", "224x320" (height x width), or a range of squares "32-96",
-    log-uniform over every whole number in it."""
-    size_weights: tuple[float, ...] | None = None
-    """How often each size is drawn, relative to the others; all alike if not given."""
-    aspect: tuple[float, float] = (1.0, 1.0)
-    """Factor on each step's width / height, log-uniform in this interval; the area stays that of the size drawn."""
-    repeats: int = 1
-    """How often in a row an image is shown, augmented anew each time (DeiT: 3); an epoch stays as long as without."""
     steps: int = 10_000
     """Optimiser steps."""
     batch_size: int = 64
@@ -78,82 +65,89 @@ class RunConfig:
     """AdamW's two averages."""
     clip_grad: float | None = None
     """Largest gradient norm; longer gradients are scaled down to it. No clipping if not given."""
-    augmentation: TrainAugment = TrainAugment()
-    """What is done to each training image."""
     ema: float | None = None
     """Decay of the running average of the weights (timm's ModelEmaV3 with its warm-up), e.g. 0.9999."""
     save_ema: bool = True
     """Write the averaged weights, where there are any, as the final model; otherwise the last ones."""
-    grad_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, about a third more time."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Precision of the forward pass (autocast); weights and optimiser stay in float32."""
     seed: int = 0
     """From which all randomness of the run follows."""
-    num_workers: int = 0
-    """Processes that decode images; the result does not depend on it."""
-    cache: bool = False
-    """Keep decoded images in memory, reduced as far as the largest training size and the smallest crop allow."""
-    cache_bytes: int = DEFAULT_BYTES
-    """Most memory that the cache may need; a run that would need more is refused at once."""
-    threads: int | None = None
+    threads: Operational[int | None] = None
     """CPU threads of torch; its own choice if not given. Runs are bit-identical only for equal numbers."""
-    device: str = "auto"
+    device: Operational[str] = "auto"
     """cpu, cuda, cuda:1, mps, or auto: cuda where there is one, else cpu."""
-    deterministic: bool = False
+    deterministic: Operational[bool] = False
     """Forbid operations that are not bit-reproducible (needed for that on a GPU only; some then fail)."""
-    checkpoint_every: int = 500
+    checkpoint_every: Operational[int] = 500
     """Steps between two checkpoints."""
-    log_every: int = 1
+    log_every: Operational[int] = 1
     """Steps between two lines of the log."""
-    validate_every: int = 0
+    validate_every: Operational[int] = 0
     """Steps between two validations at every training size; 0: only at the end."""
-    validate_limit: int | None = None
-    """Images per validation, spread evenly over val/; all of them if not given."""
-    strict: bool = False
-    """Stop at the first unreadable image instead of skipping it."""
-    max_pixels: int = MAX_PIXELS
-    """Images with more pixels than this count as unreadable."""
-    tensorboard: bool = True
+    tensorboard: Operational[bool] = True
     """Write TensorBoard event files too."""
-    progress: bool = True
+    progress: Operational[bool] = True
     """Show a progress bar on stderr."""
 
-    def size_entries(self) -> list[Size | SideRange]:
-        """The training sizes as (height, width), and ranges of them. ValueError for what is neither."""
-        return [parse_entry(size) for size in self.sizes]
-
-    def parsed_sizes(self) -> list[Size]:
-        """The sizes to validate at and to record with the model: those of training, a range by its two ends.
-
-        Each is there once, as (height, width), before any change of aspect.
-        """
-        entries = self.size_entries()
-        ends = [entry.ends() if isinstance(entry, SideRange) else (entry,) for entry in entries]
-        return list(dict.fromkeys(size for pair in ends for size in pair))
-
-    def schedule(self) -> ResolutionSchedule | EverySize:
-        """Which size each step has."""
-        return ResolutionSchedule(self.size_entries(), self.seed, self.size_weights, self.aspect)
-
-    def torch_device(self) -> torch.device:
-        """The device meant by `device`. ValueError if this machine lacks it."""
-        return resolve_device(self.device)
-
-    def check(self) -> None:
-        """ValueError for the first setting that is out of range or has no effect. Reads no files."""
-        raise NotImplementedError
-
-    def memory_advice(self) -> str:
-        """What may help where a step finds no room in memory."""
-        return "A larger accumulate or grad_checkpointing"
+    # What each kind of run says for itself.
 
     def make_task(self) -> Task:
         """What the run learns: its model, data, loss and measure. Reads the data; ValueError for what cannot be used.
 
-        Each kind of run imports its task in here and not above, so that a configuration needs no torch.
+        Each kind of run imports its task in here and not above, so that a configuration needs no torch; the task in
+        turn imports its configuration for its type alone.
         """
         raise NotImplementedError
+
+    def check(self) -> None:
+        """ValueError for the first setting that is out of range or has no effect. Reads no files.
+
+        Other kinds of runs check what they add after this.
+        """
+        check_integers(self, _INTEGERS)
+        check_numbers(self, _NUMBERS)
+        check_choice("precision", self.precision, ("float32", "bfloat16"))
+        self.torch_device()
+        _check_rates(self)
+        if self.accumulate > self.batch_size:
+            raise ValueError(
+                f"accumulate is {self.accumulate} for a batch of {self.batch_size}; a piece needs an image: "
+                f"allowed: 1 to {self.batch_size}"
+            )
+        check_idle(self, self.idle())
+
+    def idle(self) -> dict[str, str | None]:
+        """Settings, and why others leave them without effect; None if they have one."""
+        schedule = f"lr_schedule is {self.lr_schedule!r}"
+        return {
+            "min_lr": schedule if self.lr_schedule == "step" else None,
+            "lr_power": None if self.lr_schedule == "poly" else schedule,
+            "lr_drops": None if self.lr_schedule == "step" else schedule,
+            "save_ema": "there is no running average without ema" if self.ema is None else None,
+        }
+
+    def rate_from_layer_to_layer(self) -> float | None:
+        """Factor on the learning rate from each layer to the one below it; None: all layers have the same."""
+        return None
+
+    def save_memory(self, model: nn.Module) -> None:
+        """Has a model keep less for the backward pass, as far as the settings say so."""
+
+    def memory_advice(self) -> str:
+        """What may help where a step finds no room in memory."""
+        return "A larger accumulate"
+
+    @classmethod
+    def from_older(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        """Settings that an older version may have written, in the form of today."""
+        return settings
+
+    # What follows from the fields.
+
+    def torch_device(self) -> torch.device:
+        """The device meant by `device`. ValueError if this machine lacks it."""
+        return resolve_device(self.device)
 
     def to_json(self) -> dict[str, Any]:
         """Plain lists, numbers and strings, as written to train.json."""
@@ -161,8 +155,43 @@ class RunConfig:
         return settings
 
 
-def with_defaults(old: dict[str, Any], new: dict[str, Any], kind: type[RunConfig]) -> dict[str, Any]:
-    """Settings of a run (`to_json`), with the fields at their defaults that only `new` has: a later version's."""
-    if isinstance(old.get("model_options"), list):  # the first version's
-        old = old | {"model_options": plain(parse_options(old["model_options"]))}
-    return {**{name: value for name, value in plain(defaults(kind)).items() if name in new}, **old}
+def operational(kind: type[RunConfig]) -> frozenset[str]:
+    """The names of the `Operational` fields."""
+    hints = get_type_hints(kind, include_extras=True)
+    return frozenset(name for name, hint in hints.items() if _OPERATIONAL in getattr(hint, "__metadata__", ()))
+
+
+def changed_settings(old: dict[str, Any], config: RunConfig) -> list[str]:
+    """What makes a run on disk another one than the one that is asked for: lines of `differences`.
+
+    Args:
+        old: settings of the run on disk (`to_json`), maybe an older version's; fields that it did not know yet have
+            their defaults.
+    """
+    kind = type(config)
+    return differences({**plain(defaults(kind)), **kind.from_older(old)}, config.to_json(), operational(kind))
+
+
+def _check_rates(config: RunConfig) -> None:
+    """ValueError for a schedule of the learning rate that cannot be."""
+    check_choice("lr_schedule", config.lr_schedule, ("cosine", "poly", "step"))
+    if config.warmup_steps >= config.steps:
+        raise ValueError(
+            f"warmup_steps is {config.warmup_steps} of {config.steps} steps; allowed: 0 to {config.steps - 1}; "
+            f"nearest: {config.steps - 1}; usual: {config.steps // 20}"
+        )
+    if config.min_lr > config.lr:
+        raise ValueError(f"min_lr is {config.min_lr:g}, above lr {config.lr:g}; allowed: 0 to {config.lr:g}")
+    if config.lr_schedule == "step":
+        _check_drops(config)
+
+
+def _check_drops(config: RunConfig) -> None:
+    drops, first, last = list(config.lr_drops), config.warmup_steps + 1, config.steps - 1
+    inside = all(type(drop) is int and first <= drop <= last for drop in drops)
+    if not drops or not inside or drops != sorted(set(drops)):
+        usual = sorted({min(max(config.steps * part // 12, first), last) for part in (9, 11)})
+        raise ValueError(
+            f'lr_drops is {config.lr_drops} with lr_schedule "step"; allowed: rising whole numbers from {first} '
+            f"(after the warm-up) to {last}; usual: {' '.join(map(str, usual))}"
+        )

@@ -16,8 +16,9 @@ from tqdm import tqdm
 from anyres.costs.memory import is_out_of_memory
 from anyres.errors import Unreadable
 from anyres.models.weights.record import CONFIG, WEIGHTS
+from anyres.settings import differences
 from anyres.training import checkpoint
-from anyres.training.config import RunConfig
+from anyres.training.config import RunConfig, changed_settings
 from anyres.training.interrupt import StopRequest
 from anyres.training.run_folder import refuse_foreign_folder, write_settings
 from anyres.training.runlog import VALIDATIONS, RunLog, describe, read_rows, summary_writer
@@ -190,8 +191,8 @@ class _Run:
         if not path.exists():
             return
         state = checkpoint.load_checkpoint(path)
-        old, new = state["config"] | state["identity"], self.config.to_json() | self.identity
-        checkpoint.refuse_other_run(path, old, new, type(self.config))
+        changed = changed_settings(state["config"], self.config) + differences(state["identity"], self.identity)
+        checkpoint.refuse_other_run(path, changed)
         self.trainer.load_state_dict(state)
         self.loss, self.seconds, self.skipped = state["loss"], state["seconds"], state["skipped"]
         rows = [row for row in read_rows(self.folder / VALIDATIONS) if row["step"] <= self.trainer.step]

@@ -11,49 +11,47 @@ from anyres.models.vitar import ViTAR
 from anyres.models.weights.compare import options, told
 from anyres.models.weights.initial import Initial, initial_digest, read_initial
 from anyres.training import checkpoint
-from anyres.training.classification.config import TrainConfig
 
 
-def start_from(config: TrainConfig, model: ViTAR) -> None:
-    """Puts the weights of `config.init` below the head of a fresh model, unless a checkpoint will replace them all.
+def start_from(
+    init: Path, out: Path, model: ViTAR, *, resize_positions: bool, is_backbone: bool = False, is_probe: bool = False
+) -> None:
+    """Puts the weights of `init` below the head of a fresh model, unless the run in `out` has a checkpoint, which
+    replaces them all.
 
     Says on stderr which parts start fresh, which of the file are left out and which settings are others than there.
+
+    Args:
+        init, resize_positions: see `read_initial`.
+        is_backbone: the model is part of another one, whose heads start fresh.
+        is_probe: nothing below the head will be trained.
 
     Raises:
         ValueError: weights that do not fit (see `read_initial`), a probe of parts that nobody has trained, or of
             features that are not those of the source.
     """
-    assert config.init is not None
-    if (config.out / checkpoint.NAME).exists():
-        return
-    found = read_initial(config.init, model.config, resize_positions=config.init_resize)
-    if config.linear_probe and found.fresh:
-        raise ValueError(
-            f"linear_probe trains the head alone, but {config.init} lacks {', '.join(found.fresh)}, which would stay "
-            "as drawn; leave linear_probe out, or choose a model that is all in there"
-        )
-    if config.linear_probe and found.differing:
-        raise ValueError(
-            f"linear_probe trains a head on the features of {config.init}, which the model would not give: "
-            f"{told(found.differing)}. Give {options(found.differing)}"
-        )
-    model.load_state_dict(found.weights, strict=False)
-    tqdm.write(_described(config.init, found, "Starting", ("head",)), file=sys.stderr)
-
-
-def start_backbone(init: Path, out: Path, backbone: ViTAR, *, resize_positions: bool) -> None:
-    """Puts the weights of `init` into a model's backbone, unless the run in `out` has a checkpoint, which replaces all.
-
-    Says on stderr what is taken, what starts fresh, what is left out and which settings are others than there.
-
-    Raises:
-        ValueError: weights that do not fit, see `read_initial`.
-    """
     if (out / checkpoint.NAME).exists():
         return
-    found = read_initial(init, backbone.config, resize_positions=resize_positions)
-    backbone.load_state_dict(found.weights, strict=False)
-    tqdm.write(_described(init, found, "Backbone starting", ("heads",)), file=sys.stderr)
+    found = read_initial(init, model.config, resize_positions=resize_positions)
+    if is_probe:
+        _refuse_probe(init, found)
+    model.load_state_dict(found.weights, strict=False)
+    starting, above = ("Backbone starting", "heads") if is_backbone else ("Starting", "head")
+    tqdm.write(_described(init, found, starting, above), file=sys.stderr)
+
+
+def _refuse_probe(init: Path, found: Initial) -> None:
+    """ValueError where the features to be read would not be those of the source."""
+    if found.fresh:
+        raise ValueError(
+            f"linear_probe trains the head alone, but {init} lacks {', '.join(found.fresh)}, which would stay "
+            "as drawn; leave linear_probe out, or choose a model that is all in there"
+        )
+    if found.differing:
+        raise ValueError(
+            f"linear_probe trains a head on the features of {init}, which the model would not give: "
+            f"{told(found.differing)}. Give {options(found.differing)}"
+        )
 
 
 def identity_of_init(init: Path, out: Path) -> str:
@@ -76,9 +74,9 @@ def freeze_below_head(model: ViTAR) -> None:
     model.get_classifier().requires_grad_(True)
 
 
-def _described(init: Path, found: Initial, starting: str, above: tuple[str, ...]) -> str:
+def _described(init: Path, found: Initial, starting: str, above: str) -> str:
     """What is taken, what starts fresh (with what is `above` the backbone), what is left out and what differs."""
-    text = f"{starting} from {init}: {', '.join(found.taken)}. Fresh: {', '.join((*found.fresh, *above))}."
+    text = f"{starting} from {init}: {', '.join(found.taken)}. Fresh: {', '.join((*found.fresh, above))}."
     if found.left_out:
         text += f" Left out: {', '.join(found.left_out)}."
     if found.differing:

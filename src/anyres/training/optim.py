@@ -10,7 +10,6 @@ from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler, PolyLRSchedu
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
 
-from anyres.errors import check_choice
 from anyres.training.config import RunConfig
 
 WARMUP_START = 1e-3
@@ -20,15 +19,15 @@ WARMUP_START = 1e-3
 def make_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
     """AdamW over the model's parameters.
 
-    Matrices decay; biases, norms and `model.no_weight_decay()` do not. With `layer_decay` every group carries
-    an `lr_scale` from `model.group_matcher` (BEiT's scheme, as in timm).
+    Matrices decay; biases, norms and `model.no_weight_decay()` do not. Where the rate falls from layer to layer every
+    group carries an `lr_scale` from `model.group_matcher` (BEiT's scheme, as in timm).
     """
     return create_optimizer_v2(
         model,
         opt="adamw",
         lr=config.lr,
         weight_decay=config.weight_decay,
-        layer_decay=getattr(config, "layer_decay", None),  # pre-training has none
+        layer_decay=config.rate_from_layer_to_layer(),
         betas=config.betas,
     )
 
@@ -52,41 +51,6 @@ def make_schedule(optimizer: torch.optim.Optimizer, config: RunConfig) -> Schedu
     if config.lr_schedule == "poly":
         return PolyLRScheduler(optimizer, power=config.lr_power, **common)
     return CosineLRScheduler(optimizer, **common)
-
-
-def check_schedule(config: RunConfig) -> None:
-    """ValueError for a schedule of the learning rate that cannot be."""
-    check_choice("lr_schedule", config.lr_schedule, ("cosine", "poly", "step"))
-    if config.warmup_steps >= config.steps:
-        raise ValueError(
-            f"warmup_steps is {config.warmup_steps} of {config.steps} steps; allowed: 0 to {config.steps - 1}; "
-            f"nearest: {config.steps - 1}; usual: {config.steps // 20}"
-        )
-    if config.min_lr > config.lr:
-        raise ValueError(f"min_lr is {config.min_lr:g}, above lr {config.lr:g}; allowed: 0 to {config.lr:g}")
-    if config.lr_schedule == "step":
-        _check_drops(config)
-
-
-def _check_drops(config: RunConfig) -> None:
-    drops, first, last = list(config.lr_drops), config.warmup_steps + 1, config.steps - 1
-    inside = all(type(drop) is int and first <= drop <= last for drop in drops)
-    if not drops or not inside or drops != sorted(set(drops)):
-        usual = sorted({min(max(config.steps * part // 12, first), last) for part in (9, 11)})
-        raise ValueError(
-            f'lr_drops is {config.lr_drops} with lr_schedule "step"; allowed: rising whole numbers from {first} '
-            f"(after the warm-up) to {last}; usual: {' '.join(map(str, usual))}"
-        )
-
-
-def idle_in_schedule(config: RunConfig) -> dict[str, str | None]:
-    """Settings of the schedule, and why they have no effect; None if they have one."""
-    kind = f"lr_schedule is {config.lr_schedule!r}"
-    return {
-        "min_lr": kind if config.lr_schedule == "step" else None,
-        "lr_power": None if config.lr_schedule == "poly" else kind,
-        "lr_drops": None if config.lr_schedule == "step" else kind,
-    }
 
 
 def current_lr(optimizer: torch.optim.Optimizer) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 from anyres.files import write_atomically
 from anyres.models.weights.record import WEIGHTS
 from anyres.training import checkpoint
-from anyres.training.config import RunConfig
+from anyres.training.config import RunConfig, changed_settings
 
 SETTINGS = "train.json"
 
@@ -32,7 +32,7 @@ def refuse_foreign_folder(config: RunConfig) -> None:
     if settings.exists():
         written = _read_settings(settings)
         if any((out / name).exists() for name in (checkpoint.NAME, WEIGHTS)):  # else nothing has come of it yet
-            checkpoint.refuse_other_run(settings, written, config.to_json(), type(config))
+            checkpoint.refuse_other_run(settings, changed_settings(written, config))
     elif any(not entry.name.startswith(".") for entry in out.iterdir()):
         raise ValueError(f"out is {out}, which holds files but no {SETTINGS}; give a new or an empty folder")
 

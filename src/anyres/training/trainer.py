@@ -42,8 +42,7 @@ class Trainer:
         self.model = task.model.to(device)
         if device.type == "cpu":
             use_plain_attention(self.model)
-        if config.grad_checkpointing:
-            self.model.set_grad_checkpointing(True)  # type: ignore[operator]
+        config.save_memory(self.model)
         self.ema = None
         if config.ema is not None:
             self.ema = ModelEmaV3(self.model, decay=config.ema, use_warmup=True)

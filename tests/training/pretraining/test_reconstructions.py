@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 
 from anyres.data.transforms import to_tensor
-from anyres.training.pretraining.reconstructions import Block, Row, draw_blocks, to_picture, write_picture
+from anyres.training.image_task import write_picture
+from anyres.training.pretraining.reconstructions import Block, Restored, draw_blocks, to_picture
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.1)
 HEADER, GAP = 2 * 22 + 12, 12
@@ -17,7 +18,7 @@ def flat(colour, height, width):
 
 
 def row(height, width):
-    return Row(*(flat(colour, height, width) for colour in ((200, 10, 10), (10, 200, 10), (10, 10, 200))))
+    return Restored(*(flat(colour, height, width) for colour in ((200, 10, 10), (10, 200, 10), (10, 10, 200))))
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])

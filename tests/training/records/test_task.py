@@ -7,7 +7,6 @@ import pytest
 import torch
 from PIL import Image
 
-from anyres.data.augment import TrainAugment
 from anyres.data.decode import read_image
 from anyres.data.transforms import to_tensor
 from anyres.models.architectures import create_model
@@ -18,8 +17,9 @@ from anyres.predict.config import ClassifyConfig
 from anyres.predict.encode import encode
 from anyres.predict.encode_config import EncodeConfig
 from anyres.streaming.records import Records, shard_path
-from anyres.training import TrainConfig, train
+from anyres.training import train
 from anyres.training.checkpoint import NAME, load_checkpoint
+from anyres.training.records.config import RecordsConfig
 from anyres.training.records.task import RecordsTask
 from anyres.training.trainer import Trainer
 
@@ -60,7 +60,7 @@ def config(records, tmp_path):
             "warmup_steps": 5, "weight_decay": 0.0, "smoothing": 0.0, "checkpoint_every": 40, "threads": 1,
             "device": "cpu", "tensorboard": False, "progress": False,
         }  # fmt: skip
-        return TrainConfig(**(settings | changes))
+        return RecordsConfig(**(settings | changes))
 
     return make
 
@@ -167,34 +167,6 @@ def test_other_records_are_another_run(encoder, data, config, tmp_path):
     write_records(encoder, tmp_path / "one", data / "train", dtype="bfloat16")
     with pytest.raises(ValueError, match="records: '[0-9a-f]{16}' there, '[0-9a-f]{16}' here"):
         train(config(from_records=tmp_path / "one", steps=6))
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("model", "vitar_small_patch16"),
-        ("model_options", {"width": 8}),
-        ("sizes", ("32",)),
-        ("mixup", 0.2),
-        ("cutmix", 0.0),
-        ("augmentation", TrainAugment(hflip=0.0)),
-        ("layer_decay", 0.7),
-        ("grad_checkpointing", True),
-        ("grad_pieces", True),
-        ("num_workers", 2),
-        ("cache", True),
-        ("strict", True),
-        ("validate_limit", 3),
-    ],
-)
-def test_settings_of_images_are_idle(config, name, value):
-    with pytest.raises(ValueError, match=f"{name} is .* but has no effect, because a head on records sees no images"):
-        train(config(**{name: value}))
-
-
-def test_data_and_records_exclude_one_another(config, data):
-    with pytest.raises(ValueError, match="data is .* no effect, because a head on records"):
-        train(config(data=data))
 
 
 def test_the_encoder_must_be_the_one_that_made_the_records(encoder, data, config, tmp_path):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from timm.data import Mixup
 from timm.data.mixup import cutmix_bbox_and_lam, mixup_target
 from torch import Tensor
 
-from anyres.training.checks import is_mixing
-from anyres.training.classification.config import TrainConfig
+if TYPE_CHECKING:
+    from anyres.training.classification.config import TrainConfig
 
 
 class SharedMixup(Mixup):
@@ -43,7 +44,7 @@ def _rescaled(box: tuple[int, int, int, int], first: Tensor, other: Tensor) -> t
 
 def make_mixup(config: TrainConfig, classes: int) -> SharedMixup | None:
     """None if no batch of the run is ever mixed."""
-    if not is_mixing(config):
+    if not config.is_mixing():
         return None
     return SharedMixup(
         mixup_alpha=config.mixup,

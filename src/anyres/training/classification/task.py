@@ -1,36 +1,39 @@
 """Classification as a task for the engine: the class folders of a data set, measured as top-1."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from timm.data.mixup import mixup_target
 from timm.loss import SoftTargetCrossEntropy
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from anyres.data.batches import Batch, EvalBatch, View, moved
 from anyres.data.folder import ImageFolder
-from anyres.data.loader import TrainingStream, evaluation_batches
 from anyres.data.transforms import eval_transform
 from anyres.models.architectures import create_model
 from anyres.models.vitar import Features, ViTAR
 from anyres.models.weights.files import save
 from anyres.seeds import key, seeded
-from anyres.settings import default_of
 from anyres.sizes import Size
-from anyres.training.classification.config import TrainConfig
 from anyres.training.classification.consistency import replica_loss
 from anyres.training.classification.mixing import make_mixup
 from anyres.training.finetune import freeze_below_head, identity_of_init, start_from
+from anyres.training.image_task import evaluating, training_stream, validation_batches
+from anyres.training.run_checks import refuse_validation
+
+if TYPE_CHECKING:
+    from anyres.training.classification.config import TrainConfig
 
 _INIT, _MIX = 0x494E4954, 0x4D495855  # keep the draws of initialisation and mixing apart from all others
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedViews:
     """A batch on the device."""
 
     views: tuple[View, ...]
@@ -61,32 +64,16 @@ class ClassificationTask:
             raise ValueError(
                 f"{self.folder.root} has the one class {self.folder.classes[0]!r}; at least 2 class folders are needed"
             )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(key(config.seed, _INIT))
+        with seeded(key(config.seed, _INIT)):
             self.model: ViTAR = create_model(config.model, num_classes=len(self.folder.classes), **config.model_options)
         if config.init is not None:
-            start_from(config, self.model)
+            resize, probe = config.init_resize, config.linear_probe
+            start_from(config.init, config.out, self.model, resize_positions=resize, is_probe=probe)
         if config.linear_probe:
             freeze_below_head(self.model)
-        if config.grad_pieces:
-            self.model.set_grad_pieces(True)
         self.mix = make_mixup(config, len(self.folder.classes))
         self.criterion = SoftTargetCrossEntropy()
-        self.stream = TrainingStream(
-            self.folder,
-            batch_size=config.batch_size,
-            schedule=config.schedule(),
-            augment=config.augmentation,
-            mean=self.model.config.mean,
-            std=self.model.config.std,
-            seed=config.seed,
-            num_workers=config.num_workers,
-            max_pixels=config.max_pixels,
-            cache=config.cache,
-            cache_bytes=config.cache_bytes,
-            strict=config.strict,
-            repeats=config.repeats,
-        )
+        self.stream = training_stream(config, self.folder, self.model.config)
 
     def identity(self) -> dict[str, Any]:
         """Classes and digests of the training files' names and of the weights that it starts from, if any: others under
@@ -98,7 +85,7 @@ class ClassificationTask:
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
         return self.stream.batches(start, stop)
 
-    def prepare(self, batch: Batch, device: torch.device) -> Prepared:
+    def prepare(self, batch: Batch, device: torch.device) -> PreparedViews:
         """Moves a batch, turns its labels into smoothed rows and mixes it, seeded by the step alone."""
         labels = batch.labels.to(device, non_blocking=True)
         views = tuple(
@@ -109,9 +96,9 @@ class ClassificationTask:
         else:
             with seeded(key(self.config.seed, _MIX, batch.step)):  # timm draws from numpy
                 targets = self.mix([view.stacked for view in views], labels)
-        return Prepared(views, targets)
+        return PreparedViews(views, targets)
 
-    def loss(self, prepared: Prepared, rows: slice) -> Tensor:
+    def loss(self, prepared: PreparedViews, rows: slice) -> Tensor:
         """Cross-entropy; with replicas its mean over them, and their consistency (see `replica_loss`)."""
         losses, pooled = [], []
         for view in prepared.views:
@@ -136,31 +123,17 @@ class ClassificationTask:
         """Top-1 at every training size: size, images, correct, top1 in percent."""
         if self.validation is None:
             return []
-        was_training = model.training
-        model.eval()
-        try:
+        with evaluating(model):
             return [self._validate_at(size, model, device) for size in self.config.parsed_sizes()]
-        finally:
-            model.train(was_training)
 
     @torch.no_grad()
     def _validate_at(self, size: Size, model: nn.Module, device: torch.device) -> dict[str, Any]:
         assert self.validation is not None
-        settings, config = self.model.config, self.config
-        transform = eval_transform(size, settings.mean, settings.std, crop_ratio=config.validate_crop_ratio)
-        batches = evaluation_batches(
-            self.validation,
-            transform,
-            batch_size=config.batch_size,
-            num_workers=config.num_workers,
-            max_pixels=config.max_pixels,
-            strict=config.strict,
-            limit=config.validate_limit,
-        )
+        settings, ratio = self.model.config, self.config.validate_crop_ratio
+        transform = eval_transform(size, settings.mean, settings.std, crop_ratio=ratio)
         images = correct = 0
         skipped = []
-        name = f"validate {size[0]}x{size[1]}"
-        for batch in tqdm(batches, desc=name, unit="batch", leave=False, disable=not config.progress):
+        for batch in validation_batches(self.config, self.validation, transform, size):
             correct += int((self._predict(model, batch, device) == batch.labels).sum())
             images += len(batch.labels)
             skipped += batch.skipped
@@ -189,8 +162,6 @@ def _validation_folder(config: TrainConfig, train: ImageFolder) -> ImageFolder |
     root = config.data / "val"
     if root.exists():
         return ImageFolder(root, classes=train.classes)
-    for name in ("validate_every", "validate_limit", "validate_crop_ratio"):
-        given, default = getattr(config, name), default_of(name, TrainConfig)
-        if given != default:
-            raise ValueError(f"{name} is {given}, but {root} does not exist; add it, or leave {name} at {default}")
+    names = ("validate_every", "validate_limit", "validate_crop_ratio")
+    refuse_validation(config, names, f"{root} does not exist; add it")
     return None

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from anyres.data.augment import MultiScale, ScaleJitter
 from anyres.models.architectures import DETECTOR
-from anyres.training.checks import check_idle, check_run
-from anyres.training.dense_config import DenseConfig, idle_in_dense_runs
+from anyres.training.config import Operational
+from anyres.training.dense_config import DenseRunConfig
+from anyres.training.run_checks import check_integers
 
 if TYPE_CHECKING:
     from anyres.training.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectionConfig(DenseConfig):
+class DetectionConfig(DenseRunConfig):
     """A run of detection and instance segmentation. The defaults are ViTDet's on COCO for a base model (arXiv
     2203.16527) but for its layer-wise learning rates and drops of the rate, which `anyres recipe` has.
 
@@ -24,7 +25,9 @@ class DetectionConfig(DenseConfig):
     batch up to that weighting.
     """
 
-    data: Path
+    learned: ClassVar[str] = "detection"
+
+    data: Operational[Path]
     """Folder that holds annotations/instances_train*.json in COCO's format with its images in train*/ and, optionally,
     the same for val."""
     model: str = "mask_rcnn_vitar_small_patch16"
@@ -44,21 +47,23 @@ class DetectionConfig(DenseConfig):
     """Steps of linear warm-up from a thousandth of the learning rate."""
     weight_decay: float = 0.1
     """AdamW's decay of matrices; biases, norms and the position table are left alone."""
-    augmentation: ScaleJitter | MultiScale = ScaleJitter()  # type: ignore[assignment]
+    augmentation: ScaleJitter | MultiScale = ScaleJitter()
     """What is done to each training image and its objects: large-scale jitter, or multi-scale training, which needs
     sizes such as 800x1333. On the command line after all other options: augmentation:multi-scale."""
-    draw_images: int = 4
+    draw_images: Operational[int] = 4
     """Validation images that every validation draws with what is found in them; 0 draws none."""
 
     def check(self) -> None:
-        check_run(self)
-        idle = idle_in_dense_runs(self, "detection")
+        super().check()
+        check_integers(self, {"draw_images": 0})
         if isinstance(self.augmentation, MultiScale):
-            idle |= {"aspect": "in multi-scale training images keep their own"}
             for size in self.parsed_sizes():
                 self.augmentation.check(size)
-        check_idle(self, idle)
         DETECTOR.get_config(self.model, **self.detector_options())
+
+    def idle(self) -> dict[str, str | None]:
+        keeps_aspect = isinstance(self.augmentation, MultiScale)
+        return super().idle() | {"aspect": "in multi-scale training images keep their own" if keeps_aspect else None}
 
     def detector_options(self) -> dict[str, Any]:
         """`overrides` with the size to work at in evaluation, which is by default the largest training size."""

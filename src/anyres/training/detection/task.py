@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -23,13 +23,15 @@ from anyres.models.architectures import DETECTOR, backbone_of
 from anyres.models.detector import Detector
 from anyres.models.weights.files import save
 from anyres.predict.objects import detect, draw_detections
-from anyres.seeds import key
-from anyres.settings import default_of
+from anyres.seeds import key, seeded
 from anyres.sizes import Size
 from anyres.spacing import evenly_spaced
-from anyres.training.detection.config import DetectionConfig
-from anyres.training.finetune import identity_of_init, start_backbone
-from anyres.training.pretraining.reconstructions import write_picture
+from anyres.training.finetune import identity_of_init, start_from
+from anyres.training.image_task import evaluating, write_picture
+from anyres.training.run_checks import refuse_validation
+
+if TYPE_CHECKING:
+    from anyres.training.detection.config import DetectionConfig
 
 PICTURES = "detections"
 
@@ -37,7 +39,7 @@ _INIT = 0x44455443  # keeps the draws of initialisation apart from all others
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedTargets:
     """A batch on the device."""
 
     images: Tensor
@@ -66,11 +68,11 @@ class DetectionTask:
         self.data = _training_images(config, masks)
         self.validation = _validation_images(config, self.data)
         settings = DETECTOR.get_config(config.model, num_classes=len(self.data.classes), **options)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(key(config.seed, _INIT))
+        with seeded(key(config.seed, _INIT)):
             self.model = Detector(settings)
         if config.init is not None:
-            start_backbone(config.init, config.out, backbone_of(self.model), resize_positions=config.init_resize)
+            backbone, resize = backbone_of(self.model), config.init_resize
+            start_from(config.init, config.out, backbone, resize_positions=resize, is_backbone=True)
         self.stream = DetectionStream(
             self.data,
             batch_size=config.batch_size,
@@ -94,11 +96,11 @@ class DetectionTask:
     def batches(self, start: int, stop: int) -> Iterator[DetectionBatch]:
         return self.stream.batches(start, stop)
 
-    def prepare(self, batch: DetectionBatch, device: torch.device) -> Prepared:
+    def prepare(self, batch: DetectionBatch, device: torch.device) -> PreparedTargets:
         targets = [{name: value.to(device) for name, value in target.items()} for target in batch.targets]
-        return Prepared(batch.images.to(device, non_blocking=True), targets)
+        return PreparedTargets(batch.images.to(device, non_blocking=True), targets)
 
-    def loss(self, prepared: Prepared, rows: slice) -> Tensor:
+    def loss(self, prepared: PreparedTargets, rows: slice) -> Tensor:
         """The sum of Mask R-CNN's five losses: two of the first stage, three of the second."""
         losses = self.model(list(prepared.images[rows]), prepared.targets[rows])
         return torch.stack([loss.float() for loss in losses.values()]).sum()
@@ -111,16 +113,13 @@ class DetectionTask:
         assert isinstance(model, Detector)
         if self.validation is None:
             return []
-        was_training = model.training
-        model.eval()
-        try:
-            rows = [self._validate_at(size, self.validation, model, device) for size in self.config.parsed_sizes()]
-            model.set_size(model.config.min_size, model.config.max_size)
+        with evaluating(model):
+            try:
+                rows = [self._validate_at(size, self.validation, model, device) for size in self.config.parsed_sizes()]
+            finally:
+                model.set_size(model.config.min_size, model.config.max_size)
             self._draw(self.validation, model, device, step)
-            return rows
-        finally:
-            model.set_size(model.config.min_size, model.config.max_size)
-            model.train(was_training)
+        return rows
 
     def _validate_at(self, size: Size, data: CocoImages, model: Detector, device: torch.device) -> dict[str, Any]:
         config = self.config
@@ -177,13 +176,8 @@ def _validation_images(config: DetectionConfig, train: CocoImages) -> CocoImages
     if found is not None:
         AveragePrecision()  # fails now, if what it needs is not installed, rather than after hours
         return _reported(CocoImages(*found, masks=train.masks, categories=train.categories))
-    for name in ("validate_every", "validate_limit", "draw_images"):
-        given, default = getattr(config, name), default_of(name, DetectionConfig)
-        if given != default:
-            raise ValueError(
-                f"{name} is {given}, but {config.data} has no annotations/instances_val*.json; add it with its images, "
-                f"or leave {name} at {default}"
-            )
+    missing = f"{config.data} has no annotations/instances_val*.json; add it with its images"
+    refuse_validation(config, ("validate_every", "validate_limit", "draw_images"), missing)
     return None
 
 

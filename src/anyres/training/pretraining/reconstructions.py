@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from anyres.files import write_atomically
 from anyres.sizes import Size
 
 _PANEL = 224  # pixels of the longer side of a picture, at most
@@ -20,7 +18,7 @@ _COLUMNS = ("input", "masked", "output")
 
 
 @dataclass(frozen=True)
-class Row:
+class Restored:
     """One image at one size: three pictures (C, H, W), normalised, of 1 or 3 channels."""
 
     image: Tensor
@@ -36,7 +34,7 @@ class Block:
     """(height, width) in pixels, or the square whose area the images have."""
     loss: float
     """The mean over the images."""
-    rows: Sequence[Row]
+    rows: Sequence[Restored]
 
 
 def draw_blocks(blocks: Sequence[Block], mean: Sequence[float], std: Sequence[float]) -> Image.Image:
@@ -78,13 +76,7 @@ def to_picture(values: Tensor, mean: Sequence[float], std: Sequence[float]) -> I
     return Image.fromarray(np.broadcast_to(whole, (*whole.shape[:2], 3)).copy())
 
 
-def write_picture(path: Path, picture: Image.Image) -> None:
-    """A PNG, whole or not at all; its folder is made if need be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda file: picture.save(file, format="PNG"))
-
-
-def _panels(row: Row, mean: Sequence[float], std: Sequence[float]) -> list[Image.Image]:
+def _panels(row: Restored, mean: Sequence[float], std: Sequence[float]) -> list[Image.Image]:
     return [_fitted(to_picture(values, mean, std)) for values in (row.image, row.masked, row.output)]
 
 

@@ -6,17 +6,15 @@ from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from anyres.data.batches import Batch, View, moved
 from anyres.data.decode import read_image
 from anyres.data.folder import ImageFiles
-from anyres.data.loader import TrainingStream, evaluation_batches
 from anyres.data.own_aspect import OwnAspect
 from anyres.data.transforms import Transform, eval_transform
 from anyres.data.workers import ImageReader
@@ -24,11 +22,14 @@ from anyres.errors import UnreadableImageError
 from anyres.models.architectures import AUTOENCODER
 from anyres.models.mae import MaskedAutoencoder
 from anyres.models.weights.files import save
-from anyres.seeds import key, permutation
-from anyres.settings import default_of
+from anyres.seeds import key, permutation, seeded
 from anyres.sizes import Size
-from anyres.training.pretraining.config import PretrainConfig
-from anyres.training.pretraining.reconstructions import Block, Row, draw_blocks, write_picture
+from anyres.training.image_task import evaluating, training_stream, validation_batches, write_picture
+from anyres.training.pretraining.reconstructions import Block, Restored, draw_blocks
+from anyres.training.run_checks import refuse_validation
+
+if TYPE_CHECKING:
+    from anyres.training.pretraining.config import PretrainConfig
 
 PICTURES = "reconstructions"
 
@@ -51,26 +52,11 @@ class PretrainTask:
     def __init__(self, config: PretrainConfig) -> None:
         self.config = config
         self.folder, self.validation = _folders(config)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(key(config.seed, _INIT))
+        with seeded(key(config.seed, _INIT)):
             self.model = MaskedAutoencoder(AUTOENCODER.get_config(config.model, **config.model_options))
         self.settings = self.model.config.backbone
-        self.stream = TrainingStream(
-            self.folder,
-            batch_size=config.batch_size,
-            schedule=config.schedule(),
-            augment=config.augmentation,
-            mean=self.settings.mean,
-            std=self.settings.std,
-            seed=config.seed,
-            num_workers=config.num_workers,
-            max_pixels=config.max_pixels,
-            cache=config.cache,
-            cache_bytes=config.cache_bytes,
-            strict=config.strict,
-            repeats=config.repeats,
-            own_aspect=self.settings.patch_size if config.own_aspect else None,
-        )
+        own_aspect = self.settings.patch_size if config.own_aspect else None
+        self.stream = training_stream(config, self.folder, self.settings, own_aspect=own_aspect)
         for folder in (self.folder, self.validation):
             if folder is not None:
                 _check_readable(folder, config.max_pixels)
@@ -97,9 +83,7 @@ class PretrainTask:
     def validate(self, model: nn.Module, device: torch.device, step: int) -> list[dict[str, Any]]:
         """The mean loss at every training size: size, images, loss. Draws pictures of some images too."""
         assert isinstance(model, MaskedAutoencoder)
-        was_training = model.training
-        model.eval()
-        try:
+        with evaluating(model):
             rows = []
             if self.validation is not None:
                 sizes = self.config.parsed_sizes()
@@ -107,25 +91,12 @@ class PretrainTask:
             if self.config.draw_images:
                 self._draw(model, device, step)
             return rows
-        finally:
-            model.train(was_training)
 
     def _validate_at(
         self, size: Size, folder: ImageFiles, model: MaskedAutoencoder, device: torch.device
     ) -> dict[str, Any]:
-        config = self.config
-        batches = evaluation_batches(
-            folder,
-            self._transform(size),
-            batch_size=config.batch_size,
-            num_workers=config.num_workers,
-            max_pixels=config.max_pixels,
-            strict=config.strict,
-            limit=config.validate_limit,
-        )
         images, total, skipped = 0, 0.0, []
-        name = f"validate {size[0]}x{size[1]}"
-        for batch in tqdm(batches, desc=name, unit="batch", leave=False, disable=not config.progress):
+        for batch in validation_batches(self.config, folder, self._transform(size), size):
             count = len(batch.indices)
             loss = model(moved(batch.images, device), self._keys(batch.indices.tolist()).to(device))
             total += loss.item() * count
@@ -155,7 +126,7 @@ class PretrainTask:
             for index, image in images:
                 given = transform(image)[None].to(device)  # (1, C, H, W)
                 found = model.reconstruct(given, self._keys([index]).to(device))
-                rows.append(Row(*(picture[0].float().cpu() for picture in (given, found.masked, found.output))))
+                rows.append(Restored(*(picture[0].float().cpu() for picture in (given, found.masked, found.output))))
                 losses.append(found.loss.item())
             blocks.append(Block(size, sum(losses) / len(losses), rows))
         path = self.config.out / PICTURES / f"step-{step:06d}.png"
@@ -190,15 +161,10 @@ def _folders(config: PretrainConfig) -> tuple[ImageFiles, ImageFiles | None]:
         )
     if val.is_dir():
         return ImageFiles(train), ImageFiles(val)
-    needs = {"validate_limit": "there is nothing to measure"}
+    refuse_validation(config, ("validate_limit",), f"there is nothing to measure without {val}; add images there")
     if not config.draw_images:
-        needs["validate_every"] = "there is nothing to measure or to draw"
-    for name, reason in needs.items():
-        given, default = getattr(config, name), default_of(name, PretrainConfig)
-        if given != default:
-            raise ValueError(
-                f"{name} is {given}, but {reason} without {val}; add images there, or leave {name} at {default}"
-            )
+        nothing = f"there is nothing to measure or to draw without {val}; add images there"
+        refuse_validation(config, ("validate_every",), nothing)
     return ImageFiles(train if train.is_dir() else config.data), None
 
 

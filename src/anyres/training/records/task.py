@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from timm.data.mixup import mixup_target
@@ -17,11 +17,13 @@ from anyres.errors import Unreadable
 from anyres.models.vitar import ViTAR
 from anyres.models.weights.files import load, model_digest, save
 from anyres.models.weights.record import ModelInfo
-from anyres.seeds import key, permutation
-from anyres.settings import default_of
+from anyres.seeds import key, permutation, seeded
 from anyres.sizes import Size
 from anyres.streaming.records import INDEX, Records
-from anyres.training.classification.config import TrainConfig
+from anyres.training.run_checks import refuse_validation
+
+if TYPE_CHECKING:
+    from anyres.training.records.config import RecordsConfig
 
 _HEAD = 0x48454144  # keeps the draws of initialisation apart from all others
 
@@ -42,7 +44,7 @@ class RecordBatch:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedFeatures:
     """A batch on the device."""
 
     features: Tensor
@@ -64,8 +66,7 @@ class RecordsTask:
 
     headline = ("top1", 1)
 
-    def __init__(self, config: TrainConfig) -> None:
-        assert config.from_records is not None
+    def __init__(self, config: RecordsConfig) -> None:
         self.config = config
         split = (config.from_records / "train" / INDEX).is_file()
         self.records = Records(config.from_records / "train" if split else config.from_records)
@@ -78,8 +79,7 @@ class RecordsTask:
         self.validation = _validation_records(config, self.records, split)
         self._labels = torch.tensor(labels)
         self._encoder, self._info = _encoder(config, self.records)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(key(config.seed, _HEAD))
+        with seeded(key(config.seed, _HEAD)):
             self._encoder.reset_classifier(len(self.classes), "mean")
         self.model: nn.Module = self._encoder.head
         self.criterion = SoftTargetCrossEntropy()
@@ -103,11 +103,11 @@ class RecordsTask:
                 step=step, size=self.records.grid, features=self._features[chosen], labels=self._labels[chosen]
             )
 
-    def prepare(self, batch: RecordBatch, device: torch.device) -> Prepared:
+    def prepare(self, batch: RecordBatch, device: torch.device) -> PreparedFeatures:
         targets = mixup_target(batch.labels.to(device), len(self.classes), smoothing=self.config.smoothing)
-        return Prepared(batch.features.to(device), targets)
+        return PreparedFeatures(batch.features.to(device), targets)
 
-    def loss(self, prepared: Prepared, rows: slice) -> Tensor:
+    def loss(self, prepared: PreparedFeatures, rows: slice) -> Tensor:
         """Cross-entropy."""
         loss: Tensor = self.criterion(self.model(prepared.features[rows]).float(), prepared.targets[rows])
         return loss
@@ -160,17 +160,11 @@ def _labels(records: Records, classes: tuple[str, ...]) -> list[int]:
     return [places[str(label)] for label in records.labels]
 
 
-def _validation_records(config: TrainConfig, train: Records, split: bool) -> Records | None:
+def _validation_records(config: RecordsConfig, train: Records, split: bool) -> Records | None:
     """The records in val/, if there are any."""
-    assert config.from_records is not None
     root = config.from_records / "val"
     if not split or not root.exists():
-        default = default_of("validate_every", TrainConfig)
-        if config.validate_every != default:
-            raise ValueError(
-                f"validate_every is {config.validate_every}, but there are no records in {root} beside train; "
-                f"add them, or leave validate_every at {default}"
-            )
+        refuse_validation(config, ("validate_every",), f"there are no records in {root} beside train; add them")
         return None
     records = Records(root)
     _labels(records, train.classes)
@@ -182,7 +176,7 @@ def _validation_records(config: TrainConfig, train: Records, split: bool) -> Rec
     return records
 
 
-def _encoder(config: TrainConfig, records: Records) -> tuple[ViTAR, ModelInfo]:
+def _encoder(config: RecordsConfig, records: Records) -> tuple[ViTAR, ModelInfo]:
     """The model that made the records. ValueError if it is not where it was, nor where `init` says."""
     folder, wanted = config.init or records.run, records.settings["model"]
     try:

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from anyres.data.augment import SegmentAugment
 from anyres.data.segmentation import IGNORE
 from anyres.models.architectures import SEGMENTER
 from anyres.settings import default_of
-from anyres.training.checks import check_idle, check_run
-from anyres.training.dense_config import DenseConfig, idle_in_dense_runs
+from anyres.training.config import Operational
+from anyres.training.dense_config import DenseRunConfig
 
 if TYPE_CHECKING:
     from anyres.training.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegmentationConfig(DenseConfig):
+class SegmentationConfig(DenseRunConfig):
     """A run of semantic segmentation. The defaults are mmsegmentation's for a plain ViT under UperNet on ADE20K.
 
     UperNet's heads normalise over the images of a batch, so with `accumulate` they see the statistics of a piece.
     """
 
-    data: Path
+    learned: ClassVar[str] = "segmentation"
+
+    data: Operational[Path]
     """Folder that holds images/ and annotations/, in each training/ and, optionally, validation/ (or train/ and val/)
     with masks of the images' names as PNG; and, optionally, classes.txt, a name a line."""
     num_classes: int = 150
@@ -49,12 +51,11 @@ class SegmentationConfig(DenseConfig):
     """Steps of linear warm-up from a thousandth of the learning rate."""
     weight_decay: float = 0.01
     """AdamW's decay of matrices; biases, norms and the position table are left alone."""
-    augmentation: SegmentAugment = SegmentAugment()  # type: ignore[assignment]
+    augmentation: SegmentAugment = SegmentAugment()
     """What is done to each training image and its mask."""
 
     def check(self) -> None:
-        check_run(self)
-        check_idle(self, idle_in_dense_runs(self, "segmentation"))
+        super().check()
         most = IGNORE - self.reduce_zero_label
         if isinstance(self.num_classes, bool) or not 2 <= self.num_classes <= most:
             raise ValueError(f"num_classes is {self.num_classes}; allowed: 2 to {most}; label {IGNORE} is ignored")

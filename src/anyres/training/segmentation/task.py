@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -19,16 +19,19 @@ from anyres.metrics.segmentation import evaluate_segmenter, measured
 from anyres.models.architectures import SEGMENTER
 from anyres.models.segmenter import Segmenter
 from anyres.models.weights.files import save
-from anyres.seeds import key
-from anyres.settings import default_of
-from anyres.training.finetune import identity_of_init, start_backbone
-from anyres.training.segmentation.config import SegmentationConfig
+from anyres.seeds import key, seeded
+from anyres.training.finetune import identity_of_init, start_from
+from anyres.training.image_task import evaluating
+from anyres.training.run_checks import refuse_validation
+
+if TYPE_CHECKING:
+    from anyres.training.segmentation.config import SegmentationConfig
 
 _INIT = 0x5345474D  # keeps the draws of initialisation apart from all others
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedMasks:
     """A batch on the device."""
 
     images: Tensor
@@ -56,11 +59,11 @@ class SegmentationTask:
         self.folder = _folder(config, "train")
         self.validation = _validation_folder(config)
         settings = SEGMENTER.get_config(config.model, num_classes=config.num_classes, **config.model_options)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(key(config.seed, _INIT))
+        with seeded(key(config.seed, _INIT)):
             self.model = Segmenter(settings)
         if config.init is not None:
-            start_backbone(config.init, config.out, self.model.backbone, resize_positions=config.init_resize)
+            backbone, resize = self.model.backbone, config.init_resize
+            start_from(config.init, config.out, backbone, resize_positions=resize, is_backbone=True)
         self.stream = SegmentationStream(
             self.folder,
             batch_size=config.batch_size,
@@ -83,11 +86,11 @@ class SegmentationTask:
     def batches(self, start: int, stop: int) -> Iterator[SegmentationBatch]:
         return self.stream.batches(start, stop)
 
-    def prepare(self, batch: SegmentationBatch, device: torch.device) -> Prepared:
+    def prepare(self, batch: SegmentationBatch, device: torch.device) -> PreparedMasks:
         labels = batch.labels.to(device, non_blocking=True)
-        return Prepared(batch.images.to(device, non_blocking=True), labels, (labels != IGNORE).sum())
+        return PreparedMasks(batch.images.to(device, non_blocking=True), labels, (labels != IGNORE).sum())
 
-    def loss(self, prepared: Prepared, rows: slice) -> Tensor:
+    def loss(self, prepared: PreparedMasks, rows: slice) -> Tensor:
         """Cross-entropy over the pixels of the batch whose class is known, the auxiliary head's added.
 
         Some rows' share of it, times the number of such shares: so the shares of all rows have the whole as their mean,
@@ -108,17 +111,13 @@ class SegmentationTask:
         assert isinstance(model, Segmenter)
         if self.validation is None:
             return []
-        was_training, limit, strict = model.training, self.config.validate_limit, self.config.strict
-        model.eval()
-        try:
-            rows = []
+        limit, strict, rows = self.config.validate_limit, self.config.strict, []
+        with evaluating(model):
             for size in self.config.parsed_sizes():
                 found = evaluate_segmenter(model, self.validation, min(size), limit=limit, strict=strict)
                 confusion, images, skipped = found
                 rows.append({"size": list(size), "images": images, **measured(confusion), "skipped": skipped})
-            return rows
-        finally:
-            model.train(was_training)
+        return rows
 
     def save(self, folder: Path, model: nn.Module, extra: dict[str, Any]) -> None:
         assert isinstance(model, Segmenter)
@@ -153,11 +152,6 @@ def _folder(config: SegmentationConfig, split: str) -> SegmentationFolder:
 def _validation_folder(config: SegmentationConfig) -> SegmentationFolder | None:
     if has_split(config.data, "val"):
         return _folder(config, "val")
-    for name in ("validate_every", "validate_limit"):
-        given, default = getattr(config, name), default_of(name, type(config))
-        if given != default:
-            raise ValueError(
-                f"{name} is {given}, but {config.data / 'images' / 'validation'} does not exist; add it, or leave "
-                f"{name} at {default}"
-            )
+    missing = f"{config.data / 'images' / 'validation'} does not exist; add it"
+    refuse_validation(config, ("validate_every", "validate_limit"), missing)
     return None

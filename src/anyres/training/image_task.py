@@ -1,0 +1,82 @@
+"""What tasks on images share: the stream of training images, batches to measure on, a model while it is measured, and
+pictures of what it does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
+from torch import nn
+from tqdm import tqdm
+
+from anyres.data.batches import EvalBatch
+from anyres.data.folder import ImageFiles
+from anyres.data.loader import TrainingStream, evaluation_batches
+from anyres.data.transforms import Transform
+from anyres.files import write_atomically
+from anyres.models.config import ViTARConfig
+from anyres.sizes import Size, size_text
+
+if TYPE_CHECKING:
+    from anyres.training.classification.config import TrainConfig
+    from anyres.training.image_config import ImageRunConfig
+    from anyres.training.pretraining.config import PretrainConfig
+
+
+def training_stream(
+    config: TrainConfig | PretrainConfig, folder: ImageFiles, model: ViTARConfig, *, own_aspect: int | None = None
+) -> TrainingStream:
+    """The images of a run as its settings say; `own_aspect`: see `TrainingStream`."""
+    return TrainingStream(
+        folder,
+        batch_size=config.batch_size,
+        schedule=config.schedule(),
+        augment=config.augmentation,
+        mean=model.mean,
+        std=model.std,
+        seed=config.seed,
+        num_workers=config.num_workers,
+        max_pixels=config.max_pixels,
+        cache=config.cache,
+        cache_bytes=config.cache_bytes,
+        strict=config.strict,
+        repeats=config.repeats,
+        own_aspect=own_aspect,
+    )
+
+
+def validation_batches(
+    config: ImageRunConfig, folder: ImageFiles, transform: Transform, size: Size
+) -> Iterator[EvalBatch]:
+    """The images to measure on at a size, under a progress bar."""
+    batches = evaluation_batches(
+        folder,
+        transform,
+        batch_size=config.batch_size,
+        num_workers=config.num_workers,
+        max_pixels=config.max_pixels,
+        strict=config.strict,
+        limit=config.validate_limit,
+    )
+    name = f"validate {size_text(size)}"
+    yield from tqdm(batches, desc=name, unit="batch", leave=False, disable=not config.progress)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode; the mode it was in is put back afterwards."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def write_picture(path: Path, picture: Image.Image) -> None:
+    """A PNG, whole or not at all; its folder is made if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda file: picture.save(file, format="PNG"))
