@@ -96,7 +96,7 @@ def test_bfloat16_follows_float32_roughly_and_keeps_float32_weights(plain):
 def test_recomputing_activations_changes_nothing(make_config, name):
     kept = make_trainer(make_config())
     recomputed = make_trainer(make_config(**{name: True}))
-    assert getattr(recomputed.model, name)
+    assert any(getattr(module, name, False) for module in recomputed.model.modules())
     for one, other in zip(run(kept, 0, 3), run(recomputed, 0, 3), strict=True):
         assert other.loss == pytest.approx(one.loss, rel=1e-5)
         assert other.grad_norm == pytest.approx(one.grad_norm, rel=1e-4)
