@@ -50,6 +50,11 @@ LIGHT = (
     "anyres.settings",
     "anyres.sizes",
     "anyres.training",
+    "anyres.training.classification.config",
+    "anyres.training.detection.config",
+    "anyres.training.pretraining.config",
+    "anyres.training.records.config",
+    "anyres.training.segmentation.config",
 )
 LAZY = ("anyres", "anyres.ablation", "anyres.layers", "anyres.recipes", "anyres.training")
 
