@@ -56,7 +56,7 @@ LIGHT = (
     "anyres.training.records.config",
     "anyres.training.segmentation.config",
 )
-LAZY = ("anyres", "anyres.ablation", "anyres.layers", "anyres.recipes", "anyres.training")
+LAZY = ("anyres", "anyres.ablation", "anyres.layers", "anyres.predict", "anyres.recipes", "anyres.training")
 
 
 def test_what_is_loaded_when():

@@ -153,6 +153,29 @@ def test_other_settings_are_refused_by_name(run, images, tmp_path, name, changes
     assert content(tmp_path / "out") == before
 
 
+@pytest.mark.parametrize(
+    ("options", "written"), [({}, None), ({"short_side": 8}, "8"), ({"size": "8x12"}, "8x12"), ({"size": "8"}, "8X8")]
+)
+def test_records_of_before_short_sides_were_told_from_sizes_go_on(run, images, tmp_path, options, written):
+    torn = images / "cat/04.png"
+    torn.write_bytes(b"torn")
+    call(run, tmp_path / "out", [images], **options)
+    after, path = content(tmp_path / "out"), tmp_path / "out" / INDEX
+    index = json.loads(path.read_text())
+    del index["settings"]["short_side"]
+    index["settings"]["size"] = written
+    for failure in index["failures"]:
+        failure |= {"source": failure["path"], "error": f"{failure.pop('path')}: {failure.pop('reason')}"}
+    path.write_text(json.dumps(index, indent=1) + "\n")
+    assert Records(tmp_path / "out").failures[0]["path"] == str(torn)
+    result, _ = call(run, tmp_path / "out", [images], **options)
+    assert content(tmp_path / "out") == after and result.failures[0].path == str(torn)
+    index["settings"]["size"] = "9"
+    path.write_text(json.dumps(index))
+    with pytest.raises(ValueError, match="short_side: 9 there, "):
+        call(run, tmp_path / "out", [images], **options)
+
+
 def test_another_model_and_other_files_are_refused_by_name(run, images, tmp_path):
     call(run, tmp_path / "out", [images / "cat"])
     with pytest.raises(ValueError, match="other settings .model: "):

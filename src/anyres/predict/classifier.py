@@ -59,8 +59,8 @@ class Classifier(Looker):
         found.reduced((1, 1))  # an error now if nothing fits
         return found
 
-    def seen(self, size: Size) -> Size:
-        return self.prepare_image.seen(size)
+    def seen_size(self, size: Size) -> Size:
+        return self.prepare_image.seen_size(size)
 
     def prepare(self, image: Image.Image) -> Tensor:
         return self.prepare_image(image)

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,26 +45,28 @@ class Encoder:
             bar.update()
             return found
         results: list[Any] = [item.error for item in portion]
-        sizes = [item.size for item in portion]
-        costs = [max(math.prod(size), math.prod(self.prepare.seen(size))) for size in sizes]
-        batches = groups(sizes, self.batch_size, costs)
-        with closing(read_ahead(lambda group: self._load(group, portion), batches)) as ahead:
+        readable = [place for place, item in enumerate(portion) if item.error is None]
+        bar.update(len(portion) - len(readable))
+        with closing(read_ahead(lambda group: self._load(group, portion), self._groups(portion, readable))) as ahead:
             for group, loaded in ahead:
                 self._encode_group(loaded, portion, results)
                 bar.update(len(group))
         return results
 
+    def _groups(self, portion: Sequence[Seen], places: Sequence[int]) -> Iterator[list[int]]:
+        """These places in the portion, gathered for one call of the model each."""
+        sizes = [portion[place].size for place in places]
+        costs = [max(math.prod(size), math.prod(self.prepare.seen_size(size))) for size in sizes]
+        return ([places[i] for i in group] for group in groups(sizes, self.batch_size, costs))
+
     def _load(self, group: Sequence[int], portion: Sequence[Seen]) -> dict[int, Loaded | Unreadable]:
-        """Images of a group by their index, or why they cannot be read; those that are known to be bad are left out."""
+        """Images of a group by their place in the portion, or why they cannot be read."""
         found: dict[int, Loaded | Unreadable] = {}
-        for index in group:
-            item = portion[index]
-            if item.error is not None:
-                continue
+        for place in group:
             try:
-                found[index] = self._load_one(item)
+                found[place] = self._load_one(portion[place])
             except (ValueError, ImportError, OSError) as error:  # SourceError and UnreadableImageError among them
-                found[index] = Unreadable.of(item.path, error)
+                found[place] = Unreadable.of(portion[place].path, error)
         return found
 
     def _load_one(self, item: Seen) -> Loaded:

@@ -76,7 +76,7 @@ class Labeller(Looker):
     def _file(self, item: Item) -> Path:
         return (self.label_folder or Path()) / f"{Path(item.input.name).stem}.tif"
 
-    def seen(self, size: Size) -> Size:
+    def seen_size(self, size: Size) -> Size:
         return seen_size(size, self.options.short_side)
 
     def prepare(self, image: Image.Image) -> Tensor:

@@ -52,7 +52,7 @@ class Looker(ABC):
     def check(self, items: Sequence[Item]) -> None:  # noqa: B027  (most need nothing)
         """ImportError for a missing package that these need, before any image is read."""
 
-    def seen(self, size: Size) -> Size:
+    def seen_size(self, size: Size) -> Size:
         """(height, width) that the model sees of an image of this size, about."""
         return size
 
@@ -124,7 +124,7 @@ class Loop:
     def _whole(self, items: Sequence[Item]) -> Iterator[list[tuple[int, Result | Unreadable]]]:
         """Group by group."""
         looker = self.looker
-        seen = [looker.seen(item.size) for item in items]
+        seen = [looker.seen_size(item.size) for item in items]
         groups = planned_groups(items, looker.rules, looker.needs, seen)
         depth = _AHEAD if looker.rules.budget is None else 0  # what is read ahead is memory too
         with closing(read_ahead(self._load, groups, depth=depth)) as ahead:

@@ -43,7 +43,7 @@ class Objects:
     """(N, h, w) from 0 to 1 within the box."""
     windows: Tensor | None = None
     """(N, 4) int64: y, x, height and width of the window it was seen in, where its mask ends; None: the whole."""
-    seen: Tensor | None = None
+    seen_boxes: Tensor | None = None
     """(N, 4): its box there."""
 
     def __len__(self) -> int:
@@ -59,7 +59,7 @@ class Objects:
         top, left = corner
         windows = torch.tensor([[top, left, *self.size]]).repeat(len(self), 1)
         boxes = self.boxes + torch.tensor([left, top, left, top])
-        return replace(self, size=size, boxes=boxes, windows=windows, seen=self.boxes)
+        return replace(self, size=size, boxes=boxes, windows=windows, seen_boxes=self.boxes)
 
     @staticmethod
     def joined(parts: Sequence["Objects"]) -> "Objects":
@@ -74,10 +74,10 @@ class Objects:
     def mask(self, place: int) -> PlacedMask:
         """That of one object, in the image's pixels."""
         assert self.masks is not None
-        if self.windows is None or self.seen is None:
+        if self.windows is None or self.seen_boxes is None:
             return place_mask(self.masks[place], self.boxes[place], self.size)
         top, left, height, width = self.windows[place].tolist()
-        found = place_mask(self.masks[place], self.seen[place], (height, width))
+        found = place_mask(self.masks[place], self.seen_boxes[place], (height, width))
         return replace(found, top=found.top + top, left=found.left + left)
 
     def found(self) -> Found:

@@ -35,7 +35,7 @@ class Preparation:
             return eval_transform((self.short_side, self.short_side), mean, std, keep_aspect=True)(image)
         return to_tensor(image, mean, std)
 
-    def seen(self, size: Size) -> Size:
+    def seen_size(self, size: Size) -> Size:
         """(height, width) that an image of (height, width) is given to the model at."""
         if self.size is not None:
             return self.size
@@ -46,7 +46,7 @@ class Preparation:
         config = self.model
         reader = RegionReader(source, mean=config.mean, std=config.std, channels=config.in_channels)
         image = reader.read(0, 0, *source.size)  # (1, C, H, W)
-        seen = self.seen(source.size)
+        seen = self.seen_size(source.size)
         return (image if seen == source.size else F.interpolate(image, seen, mode="bicubic", antialias=True))[0]
 
 
