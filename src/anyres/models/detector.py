@@ -19,10 +19,9 @@ from torchvision.ops.poolers import initLevelMapper
 from torchvision.transforms.v2 import functional
 
 from anyres.layers.pyramid import SimpleFeaturePyramid
-from anyres.models.architectures import backbone_of
+from anyres.models.around_backbone import AroundBackbone
 from anyres.models.detector_config import DetectorConfig
 from anyres.models.images import check_images, run_by_group
-from anyres.models.layer_groups import group_matcher_around
 from anyres.models.vitar import ViTAR
 
 _STRIDES = (4, 8, 16, 32)
@@ -48,7 +47,7 @@ class PyramidBackbone(nn.Module):
         return OrderedDict((str(level), each) for level, each in enumerate(maps))
 
 
-class Detector(MaskRCNN):
+class Detector(AroundBackbone, MaskRCNN):
     """Boxes, classes and masks of the objects in images of any height and width.
 
     Images are a list of (C, H_i, W_i) floating-point tensors from 0 to 1, not normalised: that and, in evaluation,
@@ -161,20 +160,6 @@ class Detector(MaskRCNN):
             if count and not 1 <= target["labels"].min() <= target["labels"].max() <= self.config.num_classes:
                 found = sorted(set(target["labels"].tolist()))
                 raise ValueError(f"labels are {found}; allowed: 1 to num_classes, {self.config.num_classes}.")
-
-    # What the engine expects.
-
-    def no_weight_decay(self) -> set[str]:
-        """Names of parameters without weight decay: the backbone's."""
-        return {f"backbone.backbone.{name}" for name in backbone_of(self).no_weight_decay()}
-
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Layers for layer-wise learning rates: the backbone's, and all else at the top."""
-        return group_matcher_around(backbone_of(self), "backbone.backbone")
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recomputes the backbone's passes and blocks in the backward pass instead of keeping their activations."""
-        backbone_of(self).set_grad_checkpointing(enable)
 
 
 class _FirstStage(RPNHead):

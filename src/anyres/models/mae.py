@@ -22,6 +22,7 @@ from anyres.layers.resize import paint_cells, resize_cells
 from anyres.layers.sincos import SinCosPosition
 from anyres.layers.stem import PatchStem
 from anyres.layers.visible import merge_visible
+from anyres.models.around_backbone import AroundBackbone
 from anyres.models.images import Images, check_images, group_by
 from anyres.models.mae_config import MAEConfig
 from anyres.models.parts import init_linear_and_norms, layer_norm
@@ -56,7 +57,7 @@ class _Masked:
     """(B, R, C, 1 or pixels), how much of each cell, or of each pixel of its square, is hidden."""
 
 
-class MaskedAutoencoder(nn.Module):
+class MaskedAutoencoder(AroundBackbone, nn.Module):
     """A ViTAR, or an ordinary ViT, that learns from images without labels by restoring what is hidden of them.
 
     Images are those of `ViTAR`: (B, C, H, W), or a list of (C, H_i, W_i). Hidden cells are drawn for each image from
@@ -241,13 +242,13 @@ class MaskedAutoencoder(nn.Module):
     # What the engine expects.
 
     def no_weight_decay(self) -> set[str]:
-        """Names of parameters without weight decay: the encoder's, and the mask token."""
-        return {"mask_token", *(f"backbone.{name}" for name in self.backbone.no_weight_decay())}
+        """Names of parameters without weight decay: the backbone's, and the mask token."""
+        return {"mask_token", *super().no_weight_decay()}
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recomputes merger passes and blocks in the backward pass instead of keeping their activations."""
+        super().set_grad_checkpointing(enable)
         self.grad_checkpointing = enable
-        self.backbone.set_grad_checkpointing(enable)
 
 
 def _deviation(target: Tensor) -> Tensor:

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from anyres.layers.pyramid import TapPyramid
 from anyres.layers.unmerge import Interpolate, LightHead, Unmerge
 from anyres.layers.upernet import FCNHead, UperNetHead, init_convolutions
+from anyres.models.around_backbone import AroundBackbone
 from anyres.models.images import Images, run_by_group
-from anyres.models.layer_groups import group_matcher_around
 from anyres.models.segmenter_config import SegmenterConfig
 from anyres.models.vitar import ViTAR
 
 
-class Segmenter(nn.Module):
+class Segmenter(AroundBackbone, nn.Module):
     """A class for every pixel of images of any height and width.
 
     Images are those of `ViTAR`: (B, C, H, W), or, in evaluation, a list of (C, H_i, W_i), each of which gives what it
@@ -89,20 +89,6 @@ class Segmenter(nn.Module):
         stride, (height, width) = self.config.stride, images.shape[-2:]
         whole = [-(-side // stride) * stride for side in (height, width)]
         return F.interpolate(logits, size=whole, mode="bilinear", align_corners=False)[..., :height, :width]
-
-    # What the engine expects.
-
-    def no_weight_decay(self) -> set[str]:
-        """Names of parameters without weight decay: the backbone's. Vectors never decay."""
-        return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
-
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Layers for layer-wise learning rates: the backbone's, and all else at the top."""
-        return group_matcher_around(self.backbone, "backbone")
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recomputes the backbone's passes and blocks in the backward pass instead of keeping their activations."""
-        self.backbone.set_grad_checkpointing(enable)
 
 
 def _make_unmerge(config: SegmenterConfig) -> Unmerge | Interpolate:
