@@ -288,7 +288,7 @@ def test_a_grid_that_grows_needs_one_size(images, tmp_path):
         ({"device": "tpu"}, "tpu"),
         ({"stream_pixels": 0}, "stream_pixels is 0"),
         ({"stream_pixels": 2**30}, "stream_pixels is 1073741824; allowed: 1 to"),
-        ({"stream_pixels": 9, "size": "224"}, "stream_pixels=9 given but has no effect, because with size=224"),
+        ({"stream_pixels": 9, "size": "224"}, "stream_pixels is 9, but it has no effect, because with size=224"),
         ({"stream_pixels": 9, "short_side": 224}, "no effect, because with short_side=224"),
         ({"size": "9", "short_side": 9}, "size is 9 and short_side is 9; allowed: one of them"),
     ],

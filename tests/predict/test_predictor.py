@@ -166,7 +166,7 @@ def test_models_in_memory_call_their_classes_by_number(runs, files):
         assert kind == "classifier" or found.classes == tuple(map(str, range(len(info.classes))))
         with pytest.raises(ValueError, match="in training mode; use model.eval"):
             Predictor(model.train())
-        with pytest.raises(ValueError, match="device=cpu given with a model in memory"):
+        with pytest.raises(ValueError, match="device is cpu, but the model is in memory"):
             Predictor(model.eval(), device="cpu")
     with pytest.raises(ValueError, match="a Linear is given; allowed: ViTAR, Segmenter, Detector, or the folder"):
         Predictor(torch.nn.Linear(2, 2).eval())

@@ -85,7 +85,7 @@ class Detector(AroundBackbone, MaskRCNN):
     def set_size(self, min_size: int, max_size: int) -> None:
         """The size in pixels that images are resized to in evaluation, see `DetectorConfig`; it is not saved."""
         if not 1 <= min_size <= max_size:
-            raise ValueError(f"min_size={min_size} and max_size={max_size} given; allowed: 1 <= min_size <= max_size")
+            raise ValueError(f"min_size is {min_size} and max_size is {max_size}; allowed: 1 <= min_size <= max_size")
         self.transform.limits = (min_size, max_size)
 
     def forward(self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]] | None = None) -> Any:

@@ -84,7 +84,7 @@ class ClassOptions(LookOptions):
             raise ValueError("over_budget is set without a budget; allowed: with max_milliseconds or memory_budget")
         if self.limits is not None and self.batch_size != BATCH_SIZE:
             raise ValueError(
-                f"batch_size={self.batch_size} given but has no effect, because with a budget images go one by one: "
+                f"batch_size is {self.batch_size}, but it has no effect, because with a budget images go one by one: "
                 f"allowed: leave it at {BATCH_SIZE}"
             )
         if self.over_budget is not None:

@@ -59,7 +59,7 @@ class EncodeConfig:
         if self.is_resized and self.stream_pixels != _STREAM_PIXELS:
             asked = f"short_side={self.short_side}" if self.size is None else f"size={self.size}"
             raise ValueError(
-                f"stream_pixels={self.stream_pixels} given but has no effect, because with {asked} images are read "
+                f"stream_pixels is {self.stream_pixels}, but it has no effect, because with {asked} images are read "
                 f"whole: leave it at {_STREAM_PIXELS}"
             )
 

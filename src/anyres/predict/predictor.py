@@ -145,7 +145,7 @@ def _in_memory(model: nn.Module, device: str | None) -> tuple[Any, ModelInfo]:
     if type(model).__name__ not in _KINDS:
         raise ValueError(f"a {type(model).__name__} is given; allowed: {', '.join(_KINDS)}, or the folder of a run")
     if device is not None:
-        raise ValueError(f"device={device} given with a model in memory, which stays where it is; use model.to(device)")
+        raise ValueError(f"device is {device}, but the model is in memory, and stays where it is; use model.to(device)")
     if model.training:
         raise ValueError("the model is in training mode; use model.eval()")
     config: Any = model.config

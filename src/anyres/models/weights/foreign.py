@@ -102,7 +102,7 @@ def convert(weights: Mapping[str, Tensor], where: Path, like: Grid, facts: Mappi
     shapes = {name: weights[name].ndim for name in (_PATCHES, _BIAS, "pos_embed") if name in weights}
     if shapes != {_PATCHES: 4, _BIAS: 1, "pos_embed": 3}:
         raise ValueError(
-            f"{where} holds no ViT: allowed are the folder of a run, or weights with the names of timm's "
+            f"{where} holds no ViT; allowed: the folder of a run, or weights with the names of timm's "
             f"VisionTransformer or transformers' ViTMAE; it begins with {', '.join(list(weights)[:3])}"
         )
     spare = {name.split(".")[0] for name in weights if _SPARE.match(name)}
