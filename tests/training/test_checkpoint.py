@@ -5,7 +5,7 @@ import pickle
 import pytest
 import torch
 
-from anyres.training.checkpoint import FORMAT, load_checkpoint, refuse_other_run, save_checkpoint
+from anyres.training.checkpoint import FORMAT, load_checkpoint, refuse_earlier_format, refuse_other_run, save_checkpoint
 
 
 @pytest.fixture
@@ -68,8 +68,10 @@ def test_another_format_is_refused(tmp_path, content):
 
 def test_an_earlier_version_s_checkpoint_is_refused_with_the_ways_to_go_on(tmp_path):
     torch.save({"format": 1, "step": 3}, tmp_path / "c.pt")
+    state = load_checkpoint(tmp_path / "c.pt")
+    assert state["step"] == 3
     with pytest.raises(ValueError, match="format 1; .* step 0, .* finish the run with the version of anyres"):
-        load_checkpoint(tmp_path / "c.pt")
+        refuse_earlier_format(tmp_path / "c.pt", state)
 
 
 def test_another_run_is_named_by_its_fields(tmp_path):

@@ -12,6 +12,7 @@ from anyres.models.vitar import ViTAR
 from anyres.models.weights.files import load
 from anyres.training import train
 from anyres.training.checkpoint import NAME, load_checkpoint
+from anyres.training.model_options import options_as_text
 from anyres.training.runlog import STEPS, VALIDATIONS, read_rows
 from anyres.training.trainer import Trainer
 
@@ -253,6 +254,22 @@ def test_other_settings_are_refused_before_anything_is_touched(make_config):
     with pytest.raises(ValueError, match=told):
         train(changed)
     assert {path.name: path.read_bytes() for path in config.out.iterdir()} == before
+
+
+def test_a_run_of_an_earlier_version_is_recognised_but_not_gone_on_with(make_config, capsys):
+    """Its settings hold the model's options as text, and its checkpoint names parameters otherwise."""
+    config = make_config()
+    done = train(config)
+    path, settings = config.out / NAME, config.to_json() | {"from_records": None}
+    settings["model_options"] = options_as_text(config.model_options)
+    (config.out / "train.json").write_text(json.dumps(settings))
+    state = load_checkpoint(path) | {"config": settings}
+    state["model"] = {f"old.{name}": value for name, value in state["model"].items()}
+    torch.save(state | {"format": 1}, path)
+    assert train(config) == done and "Nothing to do" in capsys.readouterr().err
+    (config.out / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="format 1; .* finish the run with the version of anyres that began it"):
+        train(config)
 
 
 def test_a_run_that_never_saved_anything_may_start_with_other_settings(make_config, monkeypatch):

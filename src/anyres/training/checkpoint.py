@@ -12,8 +12,11 @@ import torch
 
 from anyres.files import write_atomically
 
-FORMAT = 2  # 1: before the trunk was a module of its own; names and order of parameters were others
+FORMAT = 2
+FIRST_FORMAT = 1  # before the trunk was a module of its own; names and order of parameters were others
 NAME = "checkpoint.pt"
+
+_REMEDY = "delete it to start the run again from step 0, or put a backup in its place"
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -22,8 +25,10 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """What `save_checkpoint` wrote, on the CPU. ValueError for a damaged file or another format."""
-    remedy = "delete it to start the run again from step 0, or put a backup in its place"
+    """What `save_checkpoint` wrote, in this or an earlier version, on the CPU.
+
+    ValueError for a damaged file or a format that no version has written so far.
+    """
     try:
         # torch does not compare checksums when it reads; the standard library's zip reader does.
         with zipfile.ZipFile(path) as archive:
@@ -32,13 +37,20 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (zipfile.BadZipFile, EOFError, RuntimeError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} is damaged or no checkpoint ({error}); {remedy}") from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        given = state.get("format") if isinstance(state, dict) else type(state).__name__
-        if given in range(1, FORMAT):
-            remedy += ", or finish the run with the version of anyres that began it"
-        raise ValueError(f"{path} has checkpoint format {given!r}; allowed: {FORMAT}; {remedy}")
+        raise ValueError(f"{path} is damaged or no checkpoint ({error}); {_REMEDY}") from error
+    given = state.get("format") if isinstance(state, dict) else type(state).__name__
+    if given not in (FIRST_FORMAT, FORMAT):
+        raise ValueError(f"{path} has checkpoint format {given!r}; allowed: {FORMAT}; {_REMEDY}")
     return state
+
+
+def refuse_earlier_format(path: Path, state: dict[str, Any]) -> None:
+    """ValueError for a checkpoint whose tensors this version cannot go on with."""
+    if state["format"] != FORMAT:
+        raise ValueError(
+            f"{path} has checkpoint format {state['format']}; allowed: {FORMAT}; {_REMEDY}, "
+            "or finish the run with the version of anyres that began it"
+        )
 
 
 def refuse_other_run(where: Path, changed: Sequence[str]) -> None:

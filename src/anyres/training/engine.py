@@ -193,7 +193,10 @@ class _Run:
         state = checkpoint.load_checkpoint(path)
         changed = changed_settings(state["config"], self.config) + differences(state["identity"], self.identity)
         checkpoint.refuse_other_run(path, changed)
-        self.trainer.load_state_dict(state)
+        self.trainer.step = state["step"]
+        if not self._is_finished():  # whose weights nobody needs, so that they may be an earlier version's
+            checkpoint.refuse_earlier_format(path, state)
+            self.trainer.load_state_dict(state)
         self.loss, self.seconds, self.skipped = state["loss"], state["seconds"], state["skipped"]
         rows = [row for row in read_rows(self.folder / VALIDATIONS) if row["step"] <= self.trainer.step]
         self._validated = last = rows[-1]["step"] if rows else 0
