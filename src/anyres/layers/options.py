@@ -4,6 +4,7 @@ import math
 from typing import Literal
 
 from anyres.layers.merge_plan import Grid
+from anyres.sizes import size_text
 
 Padding = Literal["masked", "zeros"]
 """Padded places of a cell: out of the mean and never a key, or the literal zero tokens of the paper."""
@@ -42,7 +43,7 @@ def visible_count(grid: Grid, ratio: float) -> int:
         ValueError: fewer than four cells, or none that stays visible or none that is hidden.
     """
     cells = grid[0] * grid[1]
-    given = f"the grid has {grid[0]}x{grid[1]} cells"
+    given = f"the grid has {size_text(grid)} cells"
     if cells < LEAST_CELLS:
         raise ValueError(f"{given}; masking needs at least {LEAST_CELLS}: give larger images or smaller patches.")
     visible = int(cells * (1 - ratio) + _ROUNDING)

@@ -1,6 +1,5 @@
 """What a detector finds in images: as tensors, as COCO's JSON, and drawn."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional
 
 from anyres.data.coco_masks import encode_mask
-from anyres.files import write_atomically
+from anyres.files import write_json
 from anyres.models.detector import Detector
 from anyres.predict.pictures import class_colour, draw_box, draw_name, enlarged
 from anyres.predict.placed_masks import PlacedMask, place_mask
@@ -135,9 +134,8 @@ def result_of(
 
 def write_results(path: Path, results: Iterable[Mapping[str, Any]]) -> None:
     """Writes COCO's list of results, of any number of images, to a JSON file."""
-    text = json.dumps(list(results)).encode()
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda file: file.write(text))
+    write_json(path, list(results), indent=None)
 
 
 def draw_detections(

@@ -17,6 +17,7 @@ from anyres.costs.memory import is_out_of_memory
 from anyres.errors import Unreadable
 from anyres.models.weights.record import CONFIG, WEIGHTS
 from anyres.settings import differences
+from anyres.sizes import size_text
 from anyres.training import checkpoint
 from anyres.training.config import RunConfig, changed_settings
 from anyres.training.interrupt import StopRequest
@@ -151,7 +152,7 @@ class _Run:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            where = f"step {self.trainer.step + 1} of {self.config.steps}, size {_size_text(batch)}"
+            where = f"step {self.trainer.step + 1} of {self.config.steps}, size {size_text(batch.size)}"
             text = f"out of memory on {self.trainer.device} at {where}: {str(error) or 'no room'}"
             raise MemoryError(f"{text}. {self._last_resort(self.config.memory_advice())}") from error
         seconds = time.perf_counter() - self._clock  # loading included
@@ -229,7 +230,7 @@ class _Run:
         }
 
     def _show(self, bar: Any, result: StepResult, batch: Step, speed: float) -> None:
-        size = _size_text(batch)
+        size = size_text(batch.size)
         bar.set_postfix({"loss": f"{result.loss:.3f}", "size": size, "images/s": f"{speed:.0f}"}, refresh=False)
         bar.update()
 
@@ -251,7 +252,3 @@ class _Run:
 
     def _unreadable(self) -> list[Unreadable]:
         return [Unreadable(path, reason) for path, reason in sorted(self.skipped.items())]
-
-
-def _size_text(batch: Step) -> str:
-    return f"{batch.size[0]}x{batch.size[1]}"

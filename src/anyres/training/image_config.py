@@ -12,7 +12,7 @@ from anyres.data.cache import DEFAULT_BYTES
 from anyres.data.decode import MAX_PIXELS
 from anyres.data.schedule import EverySize, ResolutionSchedule
 from anyres.settings import plain
-from anyres.sizes import SideRange, Size, parse_entry
+from anyres.sizes import SideRange, Size, parse_entry, size_text
 from anyres.training.config import Operational, RunConfig
 from anyres.training.model_options import parse_options
 from anyres.training.run_checks import check_integers
@@ -124,7 +124,7 @@ def _check_sizes(config: ImageRunConfig) -> None:
 
 def entry_text(entry: Size | SideRange) -> str:
     """An entry of `sizes` in words, as it is given."""
-    return f"{entry.low}-{entry.high}" if isinstance(entry, SideRange) else f"{entry[0]}x{entry[1]}"
+    return f"{entry.low}-{entry.high}" if isinstance(entry, SideRange) else f"{size_text(entry)}"
 
 
 def check_augmentation(augment: TrainAugment, size: Size, model: ViTARConfig) -> None:

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from anyres.files import write_atomically
+from anyres.files import write_bytes
+from anyres.sizes import size_text
 
 STEPS = "log.jsonl"
 VALIDATIONS = "validation.jsonl"
@@ -46,7 +47,7 @@ def cut_back(path: Path, step: int) -> None:
     if path.exists():
         kept = [row for row in read_rows(path) if row["step"] <= step]
         text = "".join(json.dumps(row) + "\n" for row in kept)
-        write_atomically(path, lambda file: file.write(text.encode()))
+        write_bytes(path, text.encode())
 
 
 class RunLog:
@@ -71,7 +72,7 @@ class RunLog:
         if self._writer is not None:
             for name in ("loss", "lr", "images_per_second", "grad_norm"):
                 self._writer.add_scalar(f"train/{name}", row[name], row["step"])
-            self._writer.add_scalar(f"train/loss_at_{_text(row['size'])}", row["loss"], row["step"])
+            self._writer.add_scalar(f"train/loss_at_{size_text(row['size'])}", row["loss"], row["step"])
 
     def validation(self, step: int, rows: Iterable[dict[str, Any]]) -> None:
         """One validation: a row per size, with what the task measured there."""
@@ -80,7 +81,7 @@ class RunLog:
             if self._writer is not None:
                 for name, value in row.items():
                     if isinstance(value, float):
-                        self._writer.add_scalar(f"val/{name}_at_{_text(row['size'])}", value, step)
+                        self._writer.add_scalar(f"val/{name}_at_{size_text(row['size'])}", value, step)
 
     def sync(self) -> None:
         """On disk when this returns: a checkpoint must never be ahead of the log."""
@@ -115,9 +116,5 @@ def summary_writer() -> Any:
 def describe(rows: Sequence[dict[str, Any]], measure: str, decimals: int) -> str:
     """Validation rows on one line: "top1 at 56x56 97.2, at 112x112 98.1", or "loss at 224x224 0.412"."""
     values = ["unknown" if row[measure] is None else f"{row[measure]:.{decimals}f}" for row in rows]
-    each = [f"at {_text(row['size'])} {value}" for row, value in zip(rows, values, strict=True)]
+    each = [f"at {size_text(row['size'])} {value}" for row, value in zip(rows, values, strict=True)]
     return f"{measure} {', '.join(each)}"
-
-
-def _text(size: list[int]) -> str:
-    return f"{size[0]}x{size[1]}"

@@ -1,7 +1,6 @@
 """Weights on disk: a folder with `model.safetensors` and `config.json`. Nothing is ever unpickled."""
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save as as_bytes
 from torch import Tensor, nn
 
-from anyres.files import write_atomically
+from anyres.files import write_bytes, write_json
 from anyres.models.architectures import architecture_of
 from anyres.models.weights.earlier import weights_as_now
 from anyres.models.weights.record import CONFIG, WEIGHTS, ModelInfo, make_config, read_record
@@ -45,11 +44,11 @@ def save(
     info = ModelInfo(name, tuple(classes), tuple((int(h), int(w)) for h, w in training_sizes), dict(extra or {}))
     record = {"architecture": architecture, "config": config, **asdict(info)}
     weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    tensors, settings = as_bytes(weights, metadata={"format": "pt"}), (json.dumps(record, indent=2) + "\n").encode()
+    tensors = as_bytes(weights, metadata={"format": "pt"})
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / WEIGHTS, lambda file: file.write(tensors))
-    write_atomically(folder / CONFIG, lambda file: file.write(settings))
+    write_bytes(folder / WEIGHTS, tensors)
+    write_json(folder / CONFIG, record, indent=2)
 
 
 @overload

@@ -1,12 +1,12 @@
 """What stands beside a model's weights on disk: `config.json`, read without torch and turned into configurations."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from anyres.errors import unknown
+from anyres.files import read_json
 from anyres.models.architectures import ARCHITECTURES, Architecture
 from anyres.models.config import ViTARConfig
 from anyres.models.weights.earlier import settings_as_now
@@ -30,27 +30,19 @@ class ModelInfo:
 
 def architecture_in(folder: Path | str) -> Architecture[Any]:
     """The architecture of the model in a folder, from config.json alone. ValueError if there is none."""
-    path = Path(folder) / CONFIG
-    try:
-        name = json.loads(path.read_text())["architecture"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder} holds no saved model: {path} cannot be read ({error})") from error
-    return _known(name, folder)
+    return _known(_read(Path(folder))["architecture"], folder)
 
 
 def read_record(folder: Path) -> tuple[Architecture[Any], dict[str, Any], ModelInfo]:
     """What a folder's config.json says: the architecture, the fields of the configuration, and the rest."""
-    for file in (WEIGHTS, CONFIG):
-        if not (folder / file).is_file():
-            raise ValueError(f"{folder} holds no saved model: {file} is missing. Give a folder that training wrote.")
-    path = folder / CONFIG
+    _demand(folder, WEIGHTS)
+    record = _read(folder)
     try:
-        record = json.loads(path.read_text())
         sizes = tuple((int(h), int(w)) for h, w in record["training_sizes"])
         info = ModelInfo(record["name"], tuple(record["classes"]), sizes, record["extra"])
         settings, found = dict(record["config"]), record["architecture"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is not a model configuration of anyres: {error!r}") from error
+        raise ValueError(f"{folder / CONFIG} is not a model configuration of anyres: {error!r}") from error
     return _known(found, folder), settings_as_now(found, settings), info
 
 
@@ -62,6 +54,17 @@ def make_config(architecture: Architecture[Any], settings: Mapping[str, Any], fo
         raise ValueError(f"{folder / CONFIG} is not a model configuration of anyres: no backbone")
     inner = _from_json(ViTARConfig, settings["backbone"], folder)
     return _from_json(architecture.config, {**settings, "backbone": inner}, folder)
+
+
+def _demand(folder: Path, file: str) -> None:
+    if not (folder / file).is_file():
+        raise ValueError(f"{folder} holds no saved model: {file} is missing. Give a folder that training wrote.")
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    _demand(folder, CONFIG)
+    remedy = "give a folder that training wrote"
+    return read_json(folder / CONFIG, "a model configuration of anyres", keys=("architecture",), remedy=remedy)
 
 
 def _known(name: str, folder: Path | str) -> Architecture[Any]:

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from anyres.sizes import Size
+from anyres.sizes import Size, size_text
 
 _PANEL = 224  # pixels of the longer side of a picture, at most
 _GAP, _LINE = 12, 22
@@ -49,7 +49,7 @@ def draw_blocks(blocks: Sequence[Block], mean: Sequence[float], std: Sequence[fl
     """
     font = ImageFont.load_default(15)
     panels = [[_panels(row, mean, std) for row in block.rows] for block in blocks]
-    captions = [f"{block.size[0]}x{block.size[1]}   loss {block.loss:.3f}" for block in blocks]
+    captions = [f"{size_text(block.size)}   loss {block.loss:.3f}" for block in blocks]
     columns = [max(panel.width for row in block for panel in row) for block in panels]
     texts = [int(font.getlength(caption)) for caption in captions]
     widths = [max(3 * (column + _GAP), text) + _GAP for column, text in zip(columns, texts, strict=True)]
