@@ -107,7 +107,7 @@ def test_levels_of_a_pyramid(tmp_path, nested):
         with open_source(tmp_path / "a.tif", level=index) as source:
             check(source, level)
     for bad in (3, -1):
-        with pytest.raises(ValueError, match=r"a\.tif: level=.*0 \(200x120\), 1 \(100x60\), 2 \(50x30\)"):
+        with pytest.raises(ValueError, match=r"a\.tif: level is .*0 \(200x120\), 1 \(100x60\), 2 \(50x30\)"):
             open_source(tmp_path / "a.tif", level=bad)
 
 

@@ -39,7 +39,7 @@ class PreparedViews:
     views: tuple[View, ...]
     """The images, mixed: one view, or with replicas one for each size, the largest first."""
     targets: Tensor
-    """(B, classes), rows sum to 1; the same for every view"""
+    """(B, classes), rows sum to 1; the same for every view."""
 
 
 class ClassificationTask:

@@ -43,7 +43,7 @@ class PreparedTargets:
     """A batch on the device."""
 
     images: Tensor
-    """(B, C, H, W)"""
+    """(B, C, H, W)."""
     targets: list[Target]
 
 

@@ -34,13 +34,13 @@ class RecordBatch:
 
     step: int
     size: Size
-    """(rows, cols) of the model's grid"""
+    """(rows, cols) of the model's grid."""
     features: Tensor
-    """(B, D) float32, the mean of each image's tokens"""
+    """(B, D) float32, the mean of each image's tokens."""
     labels: Tensor
-    """(B,) int64"""
+    """(B,) int64."""
     skipped: list[Unreadable] = field(default_factory=list)
-    """always empty: damaged records are an error"""
+    """Always empty: damaged records are an error."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class PreparedFeatures:
     """A batch on the device."""
 
     features: Tensor
-    """(B, D)"""
+    """(B, D)."""
     targets: Tensor
-    """(B, classes), rows sum to 1"""
+    """(B, classes), rows sum to 1."""
 
 
 class RecordsTask:

@@ -35,11 +35,11 @@ class PreparedMasks:
     """A batch on the device."""
 
     images: Tensor
-    """(B, C, H, W)"""
+    """(B, C, H, W)."""
     labels: Tensor
-    """(B, H, W) uint8"""
+    """(B, H, W) uint8."""
     known: Tensor
-    """() int64, pixels of the batch whose class is known"""
+    """() int64, pixels of the batch whose class is known."""
 
 
 class SegmentationTask:
