@@ -8,7 +8,7 @@ import pytest
 from anyres import cli
 from anyres.costs.cost import cost
 from anyres.data.augment import MultiScale
-from anyres.models.architectures import DETECTOR, SEGMENTER, create_model
+from anyres.models.architectures import create_model
 from anyres.models.weights.files import save
 from anyres.models.weights.initial import read_initial
 from anyres.recipes import RECIPES, RecipeConfig, describe, expected_macs, recipe, table, training_hours
@@ -31,9 +31,7 @@ def runs(tmp_path_factory):
 
 
 def settings(run):
-    if isinstance(run, DetectionConfig):
-        return DETECTOR.get_config(run.model, **run.detector_options())
-    return SEGMENTER.get_config(run.model, num_classes=run.num_classes, **run.model_options)
+    return run.model_settings()
 
 
 def told_hours():

@@ -13,7 +13,6 @@ from anyres.ablation.studies import Study, Variant
 from anyres.ablation.summary import beyond, orderings, summarise
 from anyres.costs.cost import macs_by_part
 from anyres.files import read_json
-from anyres.models.architectures import VITAR
 from anyres.recipes import expected_macs
 from anyres.report.paper import PaperTable
 from anyres.training.classification.config import TrainConfig
@@ -109,7 +108,7 @@ def _describe(
 
 
 def _macs(training: TrainConfig, side: int) -> int:
-    model = VITAR.get_config(training.model, num_classes=CLASSES, **training.model_options)
+    model = training.model_settings(CLASSES)
     return sum(macs_by_part(model, (side, side)).values())
 
 

@@ -69,8 +69,9 @@ PREDICT = {
 COMMANDS = {
     "train": replace(
         TRAIN["classification"],
-        about="Train a model at several sizes, or go on with a run that was stopped. Other tasks than classification: "
-        "--task segmentation or --task detection.",
+        about=f"{TRAIN['classification'].about} Other tasks than classification: "
+        f"{' or '.join(f'--task {task}' for task in TRAIN if task != 'classification')}. "
+        "With --from-records in place of --data: a head on what `anyres encode` wrote.",
     ),
     "pretrain": Command(
         "Pre-train a model on images without labels, masked auto-encoding.",

@@ -12,7 +12,7 @@ from anyres.costs.cost import macs_by_part, mae_macs_by_part, parts_of
 from anyres.data.augment import MultiScale
 from anyres.data.schedule import EverySize
 from anyres.layers.merge_plan import token_grid
-from anyres.models.architectures import AUTOENCODER, DETECTOR, SEGMENTER, VITAR, backbone_of
+from anyres.models.architectures import backbone_of
 from anyres.models.detector_config import DetectorConfig
 from anyres.models.mae_config import MAEConfig
 from anyres.models.segmenter_config import SegmenterConfig
@@ -20,8 +20,6 @@ from anyres.models.vitar import ViTARConfig
 from anyres.sizes import SideRange, Size, fitted, stretched
 from anyres.training.detection.config import DetectionConfig
 from anyres.training.image_config import ImageRunConfig
-from anyres.training.pretraining.config import PretrainConfig
-from anyres.training.segmentation.config import SegmentationConfig
 
 FORWARD_AND_BACKWARD = 3
 """A training step costs three forward passes: the backward pass makes two products for each of the forward pass."""
@@ -70,15 +68,11 @@ def expected_macs(config: ImageRunConfig, classes: int = 1000, convention: Conve
 
 
 def _model(config: ImageRunConfig, classes: int) -> Model:
-    if isinstance(config, PretrainConfig):
-        return AUTOENCODER.get_config(config.model, **config.model_options)
-    if isinstance(config, SegmentationConfig):
-        return SEGMENTER.get_config(config.model, num_classes=config.num_classes, **config.model_options)
-    if isinstance(config, DetectionConfig):
-        model = DETECTOR.get_config(config.model, **config.detector_options())
-        positive = max(1, model.roi_samples // 4)  # torchvision's share of boxes that hold something
-        return replace(model, test_proposals=model.roi_samples, detections=positive)
-    return VITAR.get_config(config.model, num_classes=classes, **config.model_options)
+    if not isinstance(config, DetectionConfig):
+        return config.model_settings(classes)
+    model = config.model_settings()
+    positive = max(1, model.roi_samples // 4)  # torchvision's share of boxes that hold something
+    return replace(model, test_proposals=model.roi_samples, detections=positive)
 
 
 def drawn_sizes(config: ImageRunConfig) -> Iterator[tuple[float, Size]]:

@@ -72,6 +72,13 @@ class ImageRunConfig(RunConfig):
         ends = [entry.ends() if isinstance(entry, SideRange) else (entry,) for entry in entries]
         return list(dict.fromkeys(size for pair in ends for size in pair))
 
+    def model_settings(self, classes: int | None = None) -> Any:
+        """The configuration of the model, with a head for so many classes; as many as it has by name if not given.
+
+        ValueError for a name of another kind of model or for options that cannot be.
+        """
+        raise NotImplementedError
+
     def schedule(self) -> ResolutionSchedule | EverySize:
         """Which size each step has. ValueError for sizes, weights or an aspect that cannot be."""
         return ResolutionSchedule(self.size_entries(), self.seed, self.size_weights, self.aspect)

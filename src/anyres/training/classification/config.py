@@ -80,6 +80,10 @@ class TrainConfig(BackboneRunConfig):
 
         return ClassificationTask(self)
 
+    def model_settings(self, classes: int | None = None) -> ViTARConfig:
+        head = {} if classes is None else {"num_classes": classes}
+        return VITAR.get_config(self.model, **self.model_options, **head)
+
     def schedule(self) -> ResolutionSchedule | EverySize:
         """Which size each step has, or with `replicas` which sizes."""
         if not self.replicas:
@@ -105,7 +109,7 @@ class TrainConfig(BackboneRunConfig):
                 f"model is {self.model!r}, a masked auto-encoder; allowed: `anyres pretrain` with it, or to train "
                 f"another from what that wrote, with init; nearest: {nearest!r}"
             )
-        model = VITAR.get_config(self.model, **self.model_options)
+        model = self.model_settings()
         if self.linear_probe:
             _check_probe(self, model)
         if self.grad_pieces and model.merger == "none":

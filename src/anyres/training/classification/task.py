@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from anyres.data.batches import Batch, EvalBatch, View, moved
 from anyres.data.folder import ImageFolder
 from anyres.data.transforms import eval_transform
-from anyres.models.architectures import create_model
 from anyres.models.vitar import Features, ViTAR
 from anyres.models.weights.files import save
 from anyres.seeds import key, seeded
@@ -65,7 +64,7 @@ class ClassificationTask:
                 f"{self.folder.root} has the one class {self.folder.classes[0]!r}; at least 2 class folders are needed"
             )
         with seeded(key(config.seed, _INIT)):
-            self.model: ViTAR = create_model(config.model, num_classes=len(self.folder.classes), **config.model_options)
+            self.model = ViTAR(config.model_settings(len(self.folder.classes)))
         if config.init is not None:
             resize, probe = config.init_resize, config.linear_probe
             start_from(config.init, config.out, self.model, resize_positions=resize, is_probe=probe)

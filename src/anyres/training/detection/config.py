@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from anyres.data.augment import MultiScale, ScaleJitter
 from anyres.models.architectures import DETECTOR
+from anyres.models.detector_config import DetectorConfig
 from anyres.training.config import Operational
 from anyres.training.dense_config import DenseRunConfig
 from anyres.training.run_checks import check_integers
@@ -59,16 +60,18 @@ class DetectionConfig(DenseRunConfig):
         if isinstance(self.augmentation, MultiScale):
             for size in self.parsed_sizes():
                 self.augmentation.check(size)
-        DETECTOR.get_config(self.model, **self.detector_options())
+        self.model_settings()
 
     def idle(self) -> dict[str, str | None]:
         keeps_aspect = isinstance(self.augmentation, MultiScale)
         return super().idle() | {"aspect": "in multi-scale training images keep their own" if keeps_aspect else None}
 
-    def detector_options(self) -> dict[str, Any]:
-        """`overrides` with the size to work at in evaluation, which is by default the largest training size."""
-        largest = max(self.parsed_sizes(), key=lambda size: (size[0] * size[1], size))
-        return {"min_size": min(largest), "max_size": max(largest), **self.model_options}
+    def model_settings(self, classes: int | None = None) -> DetectorConfig:
+        """The configuration of the model, which in evaluation works by default at the largest training size."""
+        height, width = max(self.parsed_sizes(), key=lambda size: (size[0] * size[1], size))
+        head = {} if classes is None else {"num_classes": classes}
+        own = {"min_size": min(height, width), "max_size": max(height, width), **self.model_options, **head}
+        return DETECTOR.get_config(self.model, **own)
 
     def make_task(self) -> Task:
         from anyres.training.detection.task import DetectionTask

@@ -19,7 +19,7 @@ from anyres.data.detection import AnnotatedReader, DetectionBatch, DetectionStre
 from anyres.errors import UnreadableImageError
 from anyres.metrics.average_precision import AveragePrecision
 from anyres.metrics.detection import evaluate_detector
-from anyres.models.architectures import DETECTOR, backbone_of
+from anyres.models.architectures import backbone_of
 from anyres.models.detector import Detector
 from anyres.models.weights.files import save
 from anyres.predict.objects import detect, draw_detections
@@ -61,13 +61,12 @@ class DetectionTask:
 
     def __init__(self, config: DetectionConfig) -> None:
         self.config = config
-        options = config.detector_options()
-        masks = DETECTOR.get_config(config.model, **options).masks
+        masks = config.model_settings().masks
         if masks:
             mask_tools()  # fails now rather than after the data has been read
         self.data = _training_images(config, masks)
         self.validation = _validation_images(config, self.data)
-        settings = DETECTOR.get_config(config.model, num_classes=len(self.data.classes), **options)
+        settings = config.model_settings(len(self.data.classes))
         with seeded(key(config.seed, _INIT)):
             self.model = Detector(settings)
         if config.init is not None:

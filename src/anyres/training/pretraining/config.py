@@ -11,6 +11,7 @@ from anyres.data.augment import TrainAugment
 from anyres.data.schedule import EverySize, ResolutionSchedule
 from anyres.layers.merge_plan import token_grid
 from anyres.models.architectures import AUTOENCODER
+from anyres.models.mae_config import MAEConfig
 from anyres.models.presets import AUTOENCODERS, CLASSIFIERS
 from anyres.sizes import MOST_ASPECT, SideRange, Size, stretched, whole_patch_size
 from anyres.training.config import Operational
@@ -50,6 +51,10 @@ class PretrainConfig(ImageRunConfig):
 
         return PretrainTask(self)
 
+    def model_settings(self, classes: int | None = None) -> MAEConfig:
+        """The configuration of the model, which has no classes."""
+        return AUTOENCODER.get_config(self.model, **self.model_options)
+
     def schedule(self) -> ResolutionSchedule | EverySize:
         if self.own_aspect:
             _check_areas(self)
@@ -83,7 +88,7 @@ def _check_areas(config: PretrainConfig) -> None:
 
 def _check_model(config: PretrainConfig) -> None:
     """ValueError for a model that at some size has nothing to see or to predict."""
-    model = AUTOENCODER.get_config(config.model, **config.model_options)
+    model = config.model_settings()
     backbone = model.backbone
     sizes = _extreme_sizes(config, backbone.patch_size)
     for size in sizes:

@@ -19,7 +19,6 @@ from anyres.data.own_aspect import OwnAspect
 from anyres.data.transforms import Transform, eval_transform
 from anyres.data.workers import ImageReader
 from anyres.errors import UnreadableImageError
-from anyres.models.architectures import AUTOENCODER
 from anyres.models.mae import MaskedAutoencoder
 from anyres.models.weights.files import save
 from anyres.seeds import key, permutation, seeded
@@ -53,7 +52,7 @@ class PretrainTask:
         self.config = config
         self.folder, self.validation = _folders(config)
         with seeded(key(config.seed, _INIT)):
-            self.model = MaskedAutoencoder(AUTOENCODER.get_config(config.model, **config.model_options))
+            self.model = MaskedAutoencoder(config.model_settings())
         self.settings = self.model.config.backbone
         own_aspect = self.settings.patch_size if config.own_aspect else None
         self.stream = training_stream(config, self.folder, self.settings, own_aspect=own_aspect)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from anyres.data.augment import SegmentAugment
 from anyres.data.segmentation import IGNORE
 from anyres.models.architectures import SEGMENTER
+from anyres.models.segmenter_config import SegmenterConfig
 from anyres.settings import default_of
 from anyres.training.config import Operational
 from anyres.training.dense_config import DenseRunConfig
@@ -54,6 +55,10 @@ class SegmentationConfig(DenseRunConfig):
     augmentation: SegmentAugment = SegmentAugment()
     """What is done to each training image and its mask."""
 
+    def model_settings(self, classes: int | None = None) -> SegmenterConfig:
+        """The configuration of the model, for the classes that the run says that there are."""
+        return SEGMENTER.get_config(self.model, num_classes=self.num_classes, **self.model_options)
+
     def check(self) -> None:
         super().check()
         most = IGNORE - self.reduce_zero_label
@@ -64,7 +69,7 @@ class SegmentationConfig(DenseRunConfig):
                 f"auxiliary_weight is {self.auxiliary_weight}; allowed: above 0; to leave the head out, "
                 "--model-options auxiliary_channels=0"
             )
-        model = SEGMENTER.get_config(self.model, num_classes=self.num_classes, **self.model_options)
+        model = self.model_settings()
         if model.decoder == "upernet" and self.batch_size // self.accumulate < 2:
             fewer = f", or accumulate={self.batch_size // 2}" if self.batch_size > 1 else ""
             raise ValueError(

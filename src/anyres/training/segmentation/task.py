@@ -16,7 +16,6 @@ from tqdm import tqdm
 from anyres.data.segmentation import IGNORE, SegmentationFolder, class_names, described, has_split
 from anyres.data.segmentation_stream import SegmentationBatch, SegmentationStream
 from anyres.metrics.segmentation import evaluate_segmenter, measured
-from anyres.models.architectures import SEGMENTER
 from anyres.models.segmenter import Segmenter
 from anyres.models.weights.files import save
 from anyres.seeds import key, seeded
@@ -58,7 +57,7 @@ class SegmentationTask:
         self.classes = class_names(config.data, config.num_classes, reduce_zero_label=config.reduce_zero_label)
         self.folder = _folder(config, "train")
         self.validation = _validation_folder(config)
-        settings = SEGMENTER.get_config(config.model, num_classes=config.num_classes, **config.model_options)
+        settings = config.model_settings()
         with seeded(key(config.seed, _INIT)):
             self.model = Segmenter(settings)
         if config.init is not None:
