@@ -17,7 +17,7 @@ from anyres.layers.merge_plan import Grid, token_grid
 from anyres.models.vitar import ViTAR
 from anyres.models.weights.files import load, model_digest
 from anyres.predict.encode_config import EncodeConfig
-from anyres.predict.encode_inputs import Input, digest, find_inputs, first_portion
+from anyres.predict.encode_inputs import LabelledFile, digest, find_inputs, first_portion
 from anyres.predict.encoder import Encoder
 from anyres.predict.preparation import Preparation, preparation
 from anyres.sizes import size_text
@@ -93,7 +93,7 @@ def encode(config: EncodeConfig, *, file: TextIO | None = None, progress: bool =
     return result
 
 
-def _settings(config: EncodeConfig, inputs: Sequence[Input], prepare: Preparation) -> dict[str, Any]:
+def _settings(config: EncodeConfig, inputs: Sequence[LabelledFile], prepare: Preparation) -> dict[str, Any]:
     """All that the records depend on, as plain JSON values."""
     model = prepare.model
     grid = _record_grid(config, prepare)

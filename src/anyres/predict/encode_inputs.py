@@ -23,7 +23,7 @@ _LEAST_PIXELS = 2**18  # that an image counts for: the trunk costs the same for 
 
 
 @dataclass(frozen=True)
-class Input:
+class LabelledFile:
     """One image file."""
 
     path: Path
@@ -32,7 +32,7 @@ class Input:
 
 
 @dataclass(frozen=True)
-class Seen(Input):
+class SizedFile(LabelledFile):
     """An input whose header was looked at."""
 
     size: Size
@@ -45,7 +45,7 @@ class Seen(Input):
     """Why it cannot be read, if that is known already."""
 
 
-def find_inputs(paths: Iterable[Path], list_file: Path | None) -> list[Input]:
+def find_inputs(paths: Iterable[Path], list_file: Path | None) -> list[LabelledFile]:
     """Every image once, in the order of the paths and then of the list, sorted within a folder.
 
     Raises:
@@ -60,12 +60,12 @@ def find_inputs(paths: Iterable[Path], list_file: Path | None) -> list[Input]:
         given += [Path(line.strip()) for line in lines if line.strip()]
     if not given:
         raise ValueError(f"the list {list_file} is empty; allowed: one path per line")
-    found: dict[Path, Input] = {}
+    found: dict[Path, LabelledFile] = {}
     for path in given:
         is_folder = path.is_dir()
         for image in _images_below(path) if is_folder else find_images([path]):
             below = image.relative_to(path).parts if is_folder else ()
-            found.setdefault(image, Input(image, below[0] if len(below) > 1 else None))
+            found.setdefault(image, LabelledFile(image, below[0] if len(below) > 1 else None))
     return list(found.values())
 
 
@@ -89,7 +89,7 @@ def _images_below(folder: Path) -> list[Path]:
     return found
 
 
-def digest(inputs: Iterable[Input]) -> str:
+def digest(inputs: Iterable[LabelledFile]) -> str:
     """Sixteen hexadecimal digits of the paths, the labels and the lengths of the files, to know other ones."""
     hashed = hashlib.sha256()
     for item in inputs:
@@ -97,13 +97,13 @@ def digest(inputs: Iterable[Input]) -> str:
     return hashed.hexdigest()[:16]
 
 
-def first_portion(inputs: Sequence[Input], stream_pixels: int | None) -> list[Seen]:
+def first_portion(inputs: Sequence[LabelledFile], stream_pixels: int | None) -> list[SizedFile]:
     """The first of the inputs, as many as are encoded and written together: one huge image alone, or none of them.
 
     Images with more than `stream_pixels` pixels are huge; with None none is. The others are taken up to a number of
     stored pixels, since a kill loses what is under way. What is taken depends on the files alone.
     """
-    seen: list[Seen] = []
+    seen: list[SizedFile] = []
     pixels = 0
     for item in inputs:
         found = _look(item, stream_pixels)
@@ -116,7 +116,7 @@ def first_portion(inputs: Sequence[Input], stream_pixels: int | None) -> list[Se
     return seen
 
 
-def _look(item: Input, stream_pixels: int | None) -> Seen:
+def _look(item: LabelledFile, stream_pixels: int | None) -> SizedFile:
     """Asks the header for the size, and whoever reads the file: the same reader whatever its size."""
     path, label = item.path, item.label
     try:
@@ -124,8 +124,8 @@ def _look(item: Input, stream_pixels: int | None) -> Seen:
         if stream_pixels is None:
             check_size(path, size, MAX_PIXELS, "where all images are given one size")
     except (ValueError, ImportError, OSError) as error:  # the errors of `open_source`
-        return Seen(path, label, (0, 0), error=Unreadable.of(path, error))
-    return Seen(path, label, size, is_source, stream_pixels is not None and math.prod(size) > stream_pixels)
+        return SizedFile(path, label, (0, 0), error=Unreadable.of(path, error))
+    return SizedFile(path, label, size, is_source, stream_pixels is not None and math.prod(size) > stream_pixels)
 
 
 def _size_and_reader(path: Path) -> tuple[Size, bool]:

@@ -15,7 +15,7 @@ from anyres.data.ahead import read_ahead
 from anyres.data.decode import read_image
 from anyres.errors import OtherWorkError, SourceError, Unreadable, UnreadableImageError
 from anyres.models.vitar import Features, ViTAR
-from anyres.predict.encode_inputs import Input, Seen
+from anyres.predict.encode_inputs import LabelledFile, SizedFile
 from anyres.predict.loop import Loaded
 from anyres.predict.plan import groups
 from anyres.predict.preparation import Preparation, as_images
@@ -38,7 +38,7 @@ class Encoder:
     """Of the tokens in the records."""
     progress: bool
 
-    def encode(self, portion: Sequence[Seen], unfinished: Path, bar: Any) -> list[Record | Unreadable]:
+    def encode(self, portion: Sequence[SizedFile], unfinished: Path, bar: Any) -> list[Record | Unreadable]:
         """A record for every input, or why there is none; `unfinished` keeps what is done of a huge image."""
         if portion[0].is_huge:
             found: list[Record | Unreadable] = [self._stream(portion[0], unfinished)]
@@ -53,13 +53,13 @@ class Encoder:
                 bar.update(len(group))
         return results
 
-    def _groups(self, portion: Sequence[Seen], places: Sequence[int]) -> Iterator[list[int]]:
+    def _groups(self, portion: Sequence[SizedFile], places: Sequence[int]) -> Iterator[list[int]]:
         """These places in the portion, gathered for one call of the model each."""
         sizes = [portion[place].size for place in places]
         costs = [max(math.prod(size), math.prod(self.prepare.seen_size(size))) for size in sizes]
         return ([places[i] for i in group] for group in groups(sizes, self.batch_size, costs))
 
-    def _load(self, group: Sequence[int], portion: Sequence[Seen]) -> dict[int, Loaded | Unreadable]:
+    def _load(self, group: Sequence[int], portion: Sequence[SizedFile]) -> dict[int, Loaded | Unreadable]:
         """Images of a group by their place in the portion, or why they cannot be read."""
         found: dict[int, Loaded | Unreadable] = {}
         for place in group:
@@ -69,14 +69,14 @@ class Encoder:
                 found[place] = Unreadable.of(portion[place].path, error)
         return found
 
-    def _load_one(self, item: Seen) -> Loaded:
+    def _load_one(self, item: SizedFile) -> Loaded:
         if item.is_source:
             with open_source(item.path) as source:
                 return Loaded(source.size, self.prepare.from_source(source))
         image = read_image(item.path, max_pixels=self.max_pixels, channels=self.prepare.model.in_channels)
         return Loaded((image.height, image.width), self.prepare(image))
 
-    def _stream(self, item: Seen, unfinished: Path) -> Record | Unreadable:
+    def _stream(self, item: SizedFile, unfinished: Path) -> Record | Unreadable:
         """Where reading fails, `unfinished` stays. An OSError of writing it is none of reading, and is raised."""
         try:
             source = open_source(item.path)
@@ -89,7 +89,7 @@ class Encoder:
                 return Unreadable.of(item.path, error)
             return self._record(item, features.tokens[0], source.size)
 
-    def _features(self, item: Seen, source: OpenSource, unfinished: Path) -> Features:
+    def _features(self, item: SizedFile, source: OpenSource, unfinished: Path) -> Features:
         given = item.path if item.is_source else source  # the latter is decoded already
         try:
             return stream(self.model, given, resume=unfinished, progress=self.progress)
@@ -101,7 +101,7 @@ class Encoder:
     def _encode_group(
         self,
         loaded: Mapping[int, Loaded | Unreadable],
-        portion: Sequence[Seen],
+        portion: Sequence[SizedFile],
         results: list[Record | Unreadable],
     ) -> None:
         """Fill in the results of a group."""
@@ -119,7 +119,7 @@ class Encoder:
         for (index, size), grid in zip(readable, tokens, strict=True):
             results[index] = self._record(portion[index], grid, size)
 
-    def _record(self, item: Input, tokens: Tensor, size: Size) -> Record | Unreadable:
+    def _record(self, item: LabelledFile, tokens: Tensor, size: Size) -> Record | Unreadable:
         """The record of an image, unless its tokens leave the range of the type on disk."""
         stored = tokens.to(self.dtype).cpu()
         if not stored.isfinite().all():

@@ -59,7 +59,9 @@ class Input:
         """Whether a region of it can be had without decoding all of it."""
         if self.path is not None:
             return is_read_in_parts(self.path)
-        return not isinstance(self.pixels, Image.Image) and "uint8" in str(self.pixels.dtype)  # type: ignore[union-attr]
+        if isinstance(self.pixels, Tensor):
+            return not self.pixels.is_floating_point()  # of which all is made whole numbers
+        return isinstance(self.pixels, np.ndarray)
 
     def read(self, *, max_pixels: int, channels: int) -> Image.Image:
         """All of it, as `read_image` says."""

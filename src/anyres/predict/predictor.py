@@ -101,12 +101,10 @@ class Predictor:
         kind, looker = _KINDS[name]
         options = _options(kind, name, {each: value for each, value in given.items() if value is not None})
         if not isinstance(run_or_model, nn.Module):
-            model.to(resolve_device(options.device))
-        folder: dict[str, Path] = {}
-        if label_folder is not None:
-            if kind is not LabelOptions:
-                raise _idle("label_folder", name)
-            folder["label_folder"] = Path(label_folder)
+            model.to(resolve_device(options.device)).float()
+        folder = {} if label_folder is None else {"label_folder": Path(label_folder)}
+        if folder and kind is not LabelOptions:
+            raise _idle("label_folder", name)
         self.model: Any = model
         self.classes: tuple[str, ...] = info.classes
         """Names, in the order of the model's outputs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ from anyres.sizes import Size
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
+class Result(ABC):
     """What is said of one image; `draw` reads the image again."""
 
     index: int
@@ -37,6 +38,10 @@ class Result:
         found: dict[str, Any] = {"index": self.index, "path": None if self.path is None else str(self.path)}
         found |= {"height": int(self.size[0]), "width": int(self.size[1])}
         return found if self.window is None else found | {"window": list(self.window)}
+
+    @abstractmethod
+    def draw(self) -> Image.Image:
+        """The image with what is said of it, in colour."""
 
 
 @dataclass(frozen=True, kw_only=True)
