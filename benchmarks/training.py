@@ -35,7 +35,7 @@ from anyres.data.schedule import EverySize
 from anyres.devices import fast_precision, resolve_device
 from anyres.models.architectures import get_config
 from anyres.training import TrainConfig
-from anyres.training.classification.task import ClassificationTask, Prepared
+from anyres.training.classification.task import ClassificationTask, PreparedViews
 from anyres.training.trainer import Trainer
 
 VITAR, DEIT, RESFORMER = "vitar_small_patch16", "deit_small_patch16", "resformer_small_patch16"
@@ -52,14 +52,14 @@ class RandomImages(ClassificationTask):
     def __init__(self, config: TrainConfig, model: torch.nn.Module) -> None:
         self.config, self.model, self.criterion = config, model, SoftTargetCrossEntropy()
 
-    def prepare(self, batch: Batch, device: torch.device) -> Prepared:
-        return Prepared((batch, *batch.replicas), mixup_target(batch.labels, CLASSES, smoothing=0.1))
+    def prepare(self, batch: Batch, device: torch.device) -> PreparedViews:
+        return PreparedViews((batch, *batch.replicas), mixup_target(batch.labels, CLASSES, smoothing=0.1))
 
 
 class TimmImages(RandomImages):
     """The same with a model of timm's."""
 
-    def loss(self, prepared: Prepared, rows: slice) -> torch.Tensor:
+    def loss(self, prepared: PreparedViews, rows: slice) -> torch.Tensor:
         return self.criterion(self.model(prepared.views[0].images[rows]).float(), prepared.targets[rows])
 
 

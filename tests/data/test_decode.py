@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anyres.data.decode import MAX_PIXELS, read_image, stored_size
+from anyres.data.decode import MAX_PIXELS, check_size, others_may_read, read_image, stored_size
 from anyres.errors import UnreadableImageError
 
 HEIGHT, WIDTH = 23, 37
@@ -230,3 +230,21 @@ def test_bad_settings(tmp_path, options):
     with pytest.raises(ValueError, match=" is .*allowed") as caught:
         read_image(tmp_path / "a.png", **options)
     assert not isinstance(caught.value, UnreadableImageError)
+
+
+def test_another_reader_is_asked_where_it_may_know_better(tmp_path):
+    """For what no suffix of Pillow's formats promises, and for what is too large for Pillow."""
+    for name in ("a.png", "a.jp2"):
+        (tmp_path / name).write_bytes(b"no image")
+    refused = UnreadableImageError("a", "not an image")
+    assert not others_may_read(tmp_path / "a.png", refused) and others_may_read(tmp_path / "a.jp2", refused)
+    refused.__cause__ = Image.DecompressionBombError("many pixels")
+    assert others_may_read(tmp_path / "a.png", refused)
+
+
+def test_the_limit_is_named_by_what_it_comes_from():
+    check_size("a.png", (7, 9), 63)
+    with pytest.raises(UnreadableImageError, match=r"^a\.png: 7x9 pixels are 63; allowed: 62 \(max_pixels\)$"):
+        check_size("a.png", (7, 9), 62)
+    with pytest.raises(UnreadableImageError, match=r"allowed: 62 \(of a budget\)$"):
+        check_size("a.png", (7, 9), 62, "of a budget")
