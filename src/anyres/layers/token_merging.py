@@ -118,6 +118,8 @@ class ToMeBlock(Block):
         *args, **options: those of timm's block, but for `qk_norm`.
     """
 
+    needs_grid = True  # or rather: padding, of which these blocks know nothing, would be merged like tokens
+
     def __init__(self, *args: Any, amount: float, prefix_tokens: int = 0, **options: Any) -> None:
         check_amount(amount)
         if options.get("qk_norm"):

@@ -26,14 +26,13 @@ class Trunk(nn.Module):
     def __init__(self, config: ViTARConfig) -> None:
         super().__init__()
         self.num_prefix_tokens = config.prefix_tokens
-        in_attention = config.position in ("rotary", "relative_bias") or config.local_placement == "trunk"
-        self.needs_grid = bool(in_attention or config.tome or config.window)
         self.grad_checkpointing = False
         # Without prefix tokens there is no parameter at all, so that a distributed run has none that is never used.
         prefix = nn.Parameter(torch.empty(config.prefix_tokens, config.width)) if config.prefix_tokens else None
         self.register_parameter("prefix", prefix)  # (P, D)
         self.rotary = make_rotary(config)
         self.blocks = make_blocks(config)
+        self.needs_grid = any(block.needs_grid for block in self.blocks)
         self.norm = layer_norm(config.width)
 
     def init_weights(self) -> None:

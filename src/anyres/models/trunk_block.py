@@ -42,6 +42,7 @@ class TrunkBlock(Block):
         if attention is not None:
             self.attn: nn.Module = attention
         self.position, self.window = position, window
+        self.needs_grid = attention is not None or position is not None or window > 0
 
     def init_weights(self) -> None:
         """Initialises what belongs to the position; the model initialises linear layers and norms."""
