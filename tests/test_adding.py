@@ -64,11 +64,12 @@ TASK: Edits = {
 from dataclasses import dataclass
 from pathlib import Path
 
-from anyres.training.config import RunConfig
+from anyres.models.architectures import VITAR
+from anyres.training.image_config import ImageRunConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class BrightnessConfig(RunConfig):
+class BrightnessConfig(ImageRunConfig):
     """Learn how bright images are."""
 
     data: Path
@@ -76,9 +77,8 @@ class BrightnessConfig(RunConfig):
     model: str = "vitar_tiny_patch16"
     """Name of the model."""
 
-    def check(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps is {self.steps}; allowed: 1 and more")
+    def model_settings(self, classes=None):
+        return VITAR.get_config(self.model, num_classes=1, **self.model_options)
 
     def make_task(self):
         from anyres.training.brightness.task import BrightnessTask
@@ -90,9 +90,10 @@ class BrightnessConfig(RunConfig):
 
 import torch
 
+from anyres.data.augment import TrainAugment
 from anyres.data.folder import ImageFiles
 from anyres.data.loader import TrainingStream
-from anyres.models.architectures import create_model
+from anyres.models.vitar import ViTAR
 from anyres.models.weights.files import save
 
 
@@ -102,10 +103,10 @@ class BrightnessTask:
     def __init__(self, config):
         self.config, self.folder = config, ImageFiles(config.data)
         torch.manual_seed(config.seed)
-        self.model = create_model(config.model, num_classes=1, **config.model_options)
-        settings = self.model.config
+        settings = config.model_settings()
+        self.model = ViTAR(settings)
         self.stream = TrainingStream(
-            self.folder, batch_size=config.batch_size, schedule=config.schedule(), augment=config.augmentation,
+            self.folder, batch_size=config.batch_size, schedule=config.schedule(), augment=TrainAugment(),
             mean=settings.mean, std=settings.std, seed=config.seed,
         )
 
