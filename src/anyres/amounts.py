@@ -21,8 +21,14 @@ def parse_bytes(text: str) -> int:
 
 
 def show_bytes(count: float) -> str:
-    """Rounded up to three digits, such as "1.24GB", so that what is shown as enough is enough."""
+    """To three digits, rounded up, such as "1.24GB"."""
     unit = "GB" if count >= 1e9 else "MB"
-    value = count / _UNITS[unit]
-    digit = 10.0 ** (math.floor(math.log10(value)) - 2) if value > 0 else 1.0
-    return f"{float(f'{math.ceil(value / digit) * digit:.6g}'):g}{unit}"
+    return f"{three_digits_up(count / _UNITS[unit]):g}{unit}"
+
+
+def three_digits_up(value: float) -> float:
+    """Rounded up to three digits, so that what is shown as enough is enough; 0 for what is below."""
+    if value <= 0:
+        return 0.0
+    digit = 10.0 ** (math.floor(math.log10(value)) - 2)
+    return float(f"{math.ceil(value / digit) * digit:.6g}")  # six digits: without the crumbs of the product

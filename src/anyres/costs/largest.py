@@ -1,13 +1,13 @@
 """The largest image that fits a budget of milliseconds and memory."""
 
 import copy
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from anyres.amounts import three_digits_up
 from anyres.costs.calibrate import calibration
 from anyres.costs.fit import CostModel
 from anyres.costs.largest_config import MOST, LargestSizeConfig, Limits, check_batch, check_shape
@@ -106,20 +106,14 @@ class Sizer:
 
     def _nothing_fits(self, smallest: Size) -> ValueError:
         shape = (self.batch, *smallest)
-        needs = Limits(_rounded_up(self.costs.milliseconds(shape)), _rounded_up(self.costs.bytes_at_most(shape) / 1e9))
+        needs = Limits(
+            three_digits_up(self.costs.milliseconds(shape)), three_digits_up(self.costs.bytes_at_most(shape) / 1e9)
+        )
         alone = "" if self.batch == 1 else f", {self.batch} at once,"
         return ValueError(
             f"nothing fits {self.limits}: the smallest size, {size_text(smallest)} pixels{alone} needs "
             f"{needs.milliseconds:g} ms and {needs.gigabytes:g} GB; allowed: a budget of at least that"
         )
-
-
-def _rounded_up(value: float) -> float:
-    """To three digits, so that what is shown as enough is enough."""
-    if value <= 0:
-        return 0.0
-    digit = 10 ** (math.floor(math.log10(value)) - 2)
-    return float(f"{math.ceil(value / digit) * digit:.6g}")
 
 
 def sizer(

@@ -11,6 +11,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from anyres.costs.timing import synchronise
+
 _OUT_OF_MEMORY = (
     "DefaultCPUAllocator: can't allocate memory",
     "DefaultCPUAllocator: not enough memory",
@@ -61,6 +63,16 @@ def peak_tensor_bytes(function: Callable[[], Any]) -> int:
         result = function()
     del result
     return mode.peak
+
+
+def cuda_peak_bytes(function: Callable[[], Any], device: torch.device) -> int:
+    """The most bytes that torch's allocator hands out on a GPU while `function()` runs, beyond those before."""
+    synchronise(device)
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    function()
+    synchronise(device)
+    return torch.cuda.max_memory_allocated(device) - before
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anyres.costs.memory import peak_tensor_bytes
+from anyres.costs.memory import cuda_peak_bytes, peak_tensor_bytes
 from anyres.costs.timing import synchronise
 from anyres.models.vitar import ViTAR, ViTARConfig
 
@@ -54,11 +54,7 @@ def _cuda_peak(model: ViTAR, shape: Shape) -> int:
     model(_images(model, (1, *_WARM_UP)))  # workspaces that libraries allocate once belong to the loaded model
     synchronise(device)
     torch.cuda.empty_cache()
-    before = torch.cuda.memory_allocated(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    model(_images(model, shape))
-    synchronise(device)
-    return torch.cuda.max_memory_allocated(device) - before
+    return cuda_peak_bytes(lambda: model(_images(model, shape)), device)
 
 
 def _resident_peaks(config: ViTARConfig, dtype: torch.dtype, shapes: Iterable[Shape]) -> Iterator[int]:

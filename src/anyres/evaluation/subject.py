@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from anyres.costs.cost import macs_by_part
-from anyres.costs.memory import peak_tensor_bytes
+from anyres.costs.memory import cuda_peak_bytes, peak_tensor_bytes
 from anyres.costs.timing import latency, synchronise
 from anyres.data.transforms import aspect_size, resize, to_tensor
 from anyres.devices import resolve_device
@@ -100,12 +100,7 @@ class Subject:
         if self.device.type != "cuda":
             return peak_tensor_bytes(forward)
         forward()  # workspaces that libraries allocate once are not the image's
-        torch.cuda.synchronize(self.device)
-        before = torch.cuda.memory_allocated(self.device)
-        torch.cuda.reset_peak_memory_stats(self.device)
-        forward()
-        torch.cuda.synchronize(self.device)
-        return torch.cuda.max_memory_allocated(self.device) - before
+        return cuda_peak_bytes(forward, self.device)
 
     def _move(self, images: Tensor) -> Tensor:
         return images.to(self.device, self.dtype)
