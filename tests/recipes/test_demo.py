@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from anyres.recipes import SWEEP_SIZES, DemoConfig, demo_training
+from anyres.evaluation.journal import Journal, Part
+from anyres.recipes import SWEEP_SIZES, DemoConfig, demo as demo_module, demo_training
 from anyres.recipes.demo import demo
 
 
@@ -37,3 +38,20 @@ def test_a_file_in_the_way_is_refused(tmp_path):
     (tmp_path / "demo").write_text("")
     with pytest.raises(ValueError, match="which is a file"):
         DemoConfig(out=tmp_path / "demo")
+
+
+def test_measuring_shows_how_far_each_sweep_is(tmp_path, monkeypatch, capsys):
+    sweeps = [demo_module._sweeping(DemoConfig(out=tmp_path, short=True), name, [tmp_path]) for name in ("a", "b")]
+
+    def run(function, jobs, workers, *, name, follow, remedy):
+        assert (function, workers) == (demo_module.sweep, 2) and str(sweeps[0].out) in name(sweeps[0])
+        Journal(sweeps[0].out, {}).add(Part(set="a", size=[24, 24], rows=[], examples=[], skipped={}, left_out=[]))
+        follow(sweeps, 0)
+        follow([sweeps[0]], 1)
+
+    monkeypatch.setattr(demo_module, "run_side_by_side", run)
+    demo_module._measure(sweeps)
+    shown = capsys.readouterr().err
+    pixels = [side**2 for side in (24, 32, 48)]
+    assert f"measure a: {100 * pixels[0] / sum(pixels):3.0f}%" in shown and "24 px done" in shown
+    assert "measure b:   0%" in shown and "measure b: 100%" in shown
