@@ -228,14 +228,15 @@ def test_label_maps_of_huge_images_are_written_if_there_is_a_folder(runs, tmp_pa
         tifffile.imwrite(tmp_path / f"{name}.tif", pixels(90, 64), photometric="rgb", tile=(16, 16))
     options = {"window": 24, "max_pixels": 99, "device": "cpu"}
     (held,) = Predictor(runs / "labeller", **options)(tmp_path / "x.tif")
-    folder = tmp_path / "out"
-    folder.mkdir()
+    folder = tmp_path / "new" / "out"
     (written,) = Predictor(runs / "labeller", **options, label_folder=folder)(tmp_path / "x.tif")
     assert written.values is None and written.file == folder / "x.tif" and held.file is None
     assert (tifffile.imread(folder / "x.tif") == held.values).all() and held.shares == written.shares
     assert held.first == 1 and held.values.min() >= 1  # 0 is for pixels without a class
     assert np.array_equal(np.asarray(held.draw()), np.asarray(written.draw()))
     assert sum(held.shares.values()) == pytest.approx(1)
+    (given,) = Predictor(runs / "labeller", **options, label_folder=folder)(pixels(90, 64))
+    assert given.file == folder / "input 0.tif" and given.shares == held.shares
     (tmp_path / "more").mkdir()
     (tmp_path / "x.tif").rename(tmp_path / "more" / "y.tif")
     with pytest.raises(ValueError, match="y.tif and .*y.tif would both be written to"):

@@ -67,11 +67,14 @@ class Labeller(Looker):
             return
         owners: dict[Path, Path | str] = {}
         for item in items:
-            if item.is_huge:
-                tiff_module()
-                other = owners.setdefault(self._file(item), item.input.name)
-                if other is not item.input.name:
-                    raise ValueError(f"{other} and {item.input.name} would both be written to {self._file(item)}")
+            if not item.is_huge:
+                continue
+            tiff_module()
+            file, name = self._file(item), item.input.name
+            if file in owners:
+                raise ValueError(f"{owners[file]} and {name} would both be written to {file}")
+            owners[file] = name
+        self.label_folder.mkdir(parents=True, exist_ok=True)
 
     def _file(self, item: Item) -> Path:
         return (self.label_folder or Path()) / f"{Path(item.input.name).stem}.tif"
