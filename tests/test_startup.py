@@ -84,17 +84,14 @@ from anyres.devices import check_device
 check_device("cpu"), check_device("auto")
 check_light("checking the name of a device")
 
-from anyres.cli.table import COMMANDS, PREDICT, TRAIN
-for command in (*COMMANDS.values(), *PREDICT.values(), *TRAIN.values()):
-    if command.options.split(":")[0] in LIGHT:
-        assert command.options_class
+from anyres.cli.table import COMMANDS, HEAD_ON_RECORDS, PREDICT, TRAIN
+for command in (HEAD_ON_RECORDS, *COMMANDS.values(), *PREDICT.values(), *TRAIN.values()):
+    assert command.options_class
     check_light(command.options)
 
 for name in ("matplotlib", "jinja2", "tensorboard", "transformers"):  # a plain install has none of them
     assert name not in sys.modules
     sys.modules[name] = None
-for command in (*COMMANDS.values(), *PREDICT.values(), *TRAIN.values()):
-    assert command.options_class
 for name in anyres.__all__:
     assert getattr(anyres, name)
 """

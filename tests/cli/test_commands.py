@@ -1,6 +1,7 @@
 """The command line: every command has its help, runs, and turns bad input into one line and exit status 2."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -32,6 +33,15 @@ def test_help(command, capsys):
     assert stopped.value.code == 0
     out = " ".join(capsys.readouterr().out.split())
     assert f"usage: anyres {command}" in out and COMMANDS[command].about in out
+
+
+@pytest.mark.parametrize("task", ["classification", "segmentation", "detection"])
+def test_the_help_of_training_begins_with_what_everybody_gives(task, capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--task", task, "--help"])
+    lines = (line.strip("│ ") for line in capsys.readouterr().out.splitlines())
+    options = [line.split()[0] for line in lines if re.match(r"--\w", line)]
+    assert options[:5] == ["--data", "--model", "--model-options", "--sizes", "--out"]
 
 
 def test_help_without_a_command_lists_all(capsys):

@@ -250,7 +250,7 @@ def test_other_settings_are_refused_before_anything_is_touched(make_config):
     train(config)
     before = {path.name: path.read_bytes() for path in config.out.iterdir()}
     changed = make_config(lr=0.5, augmentation=TrainAugment(hflip=0.0), model_options={"width": 16, "heads": 2})
-    told = r"\(lr: 0\.001 there, 0\.5 here; model_options\.patch_size: 4 there, 'not set' here; .*; augmentation\.hflip"
+    told = r"\(model_options\.patch_size: 4 there, 'not set' here; .*; lr: 0\.001 there, 0\.5 here; augmentation\.hflip"
     with pytest.raises(ValueError, match=told):
         train(changed)
     assert {path.name: path.read_bytes() for path in config.out.iterdir()} == before

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageRunConfig(RunConfig):
-    """A run of a named model on images, each step at one of several sizes."""
+class ImagesAndModel:
+    """What learns from what: the settings that everybody gives. They are a class of their own and the last base of
+    `ImageRunConfig`, because fields are collected from the last base on and the help should begin with these."""
 
     data: Operational[Path]
     """Folder of images."""
@@ -38,6 +39,12 @@ class ImageRunConfig(RunConfig):
     sizes: tuple[str, ...] = ("224",)
     """Training sizes in pixels; every step draws one. "224", "224x320" (height x width), or a range of squares "32-96",
     log-uniform over every whole number in it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageRunConfig(RunConfig, ImagesAndModel):
+    """A run of a named model on images, each step at one of several sizes."""
+
     size_weights: tuple[float, ...] | None = None
     """How often each size is drawn, relative to the others; all alike if not given."""
     aspect: tuple[float, float] = (1.0, 1.0)
