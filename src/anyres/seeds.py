@@ -58,6 +58,15 @@ def seeded(seed: int) -> Iterator[None]:
         torch.set_rng_state(states[2])
 
 
+def index_at(seed: int, entry: int, count: int, repeats: int = 1) -> int:
+    """Which of `count` samples stands at an entry of the endless stream that training reads: an order for each epoch.
+
+    With `repeats` each stands so many times in a row; an epoch is as long and so shows the first part of its order.
+    """
+    epoch, place = divmod(entry, count)
+    return permutation(seed, epoch, count)[place // repeats]
+
+
 @lru_cache(maxsize=4)
 def permutation(seed: int, epoch: int, count: int) -> list[int]:
     """The order of `count` images in an epoch."""

@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 
 from anyres.data.workers import Numbered, run_in_order
 from anyres.errors import Unreadable, UnreadableImageError
-from anyres.seeds import permutation
+from anyres.seeds import index_at
 
 Sample = TypeVar("Sample")
 
@@ -31,8 +31,7 @@ class Samples(Generic[Sample]):
     def at(self, entry: int) -> tuple[Sample, int, list[Unreadable]]:
         """The image of an entry of the stream, its index, and what had to be passed over to find it."""
         count = len(self.paths)
-        epoch, place = divmod(entry, count)
-        first = permutation(self.seed, epoch, count)[place // self.repeats]
+        first = index_at(self.seed, entry, count, self.repeats)
         skipped: list[Unreadable] = []
         for offset in range(count):
             index = (first + offset) % count

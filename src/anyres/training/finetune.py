@@ -11,28 +11,29 @@ from anyres.models.vitar import ViTAR
 from anyres.models.weights.compare import options, told
 from anyres.models.weights.initial import Initial, initial_digest, read_initial
 from anyres.training import checkpoint
+from anyres.training.backbone_config import BackboneRunConfig
 
 
-def start_from(
-    init: Path, out: Path, model: ViTAR, *, resize_positions: bool, is_backbone: bool = False, is_probe: bool = False
-) -> None:
-    """Puts the weights of `init` below the head of a fresh model, unless the run in `out` has a checkpoint, which
-    replaces them all.
+def start_from(config: BackboneRunConfig, model: ViTAR, *, is_backbone: bool = False, is_probe: bool = False) -> None:
+    """Puts the weights of `config.init`, if there are any, below the head of a fresh model.
 
-    Says on stderr which parts start fresh, which of the file are left out and which settings are others than there.
+    Not if the run has a checkpoint, which will replace them all. Says on stderr which parts start fresh, which of the
+    file are left out and which settings are others than there.
 
     Args:
-        init, resize_positions: see `read_initial`.
-        is_backbone: the model is part of another one, whose heads start fresh.
+        config: the run.
+        model: the run's ViTAR.
+        is_backbone: it is part of another model, whose heads start fresh.
         is_probe: nothing below the head will be trained.
 
     Raises:
         ValueError: weights that do not fit (see `read_initial`), a probe of parts that nobody has trained, or of
             features that are not those of the source.
     """
-    if (out / checkpoint.NAME).exists():
+    init = config.init
+    if init is None or (config.out / checkpoint.NAME).exists():
         return
-    found = read_initial(init, model.config, resize_positions=resize_positions)
+    found = read_initial(init, model.config, resize_positions=config.init_resize)
     if is_probe:
         _refuse_probe(init, found)
     model.load_state_dict(found.weights, strict=False)
@@ -54,18 +55,21 @@ def _refuse_probe(init: Path, found: Initial) -> None:
         )
 
 
-def identity_of_init(init: Path, out: Path) -> str:
-    """A digest of the weights that the run in `out` starts from: others under the same name are another run.
+def identity_of_init(config: BackboneRunConfig) -> dict[str, str]:
+    """What a task's identity says of the weights that a run starts from, if it does: a digest, since others under the
+    same name are another run.
 
     If they are gone since, it is what the checkpoint says of them, which needs them no more.
     """
-    written = out / checkpoint.NAME
+    if config.init is None:
+        return {}
+    written = config.out / checkpoint.NAME
     try:
-        return initial_digest(init)
+        return {"init": initial_digest(config.init)}
     except ValueError:
         if not written.exists():
             raise
-        return str(checkpoint.load_checkpoint(written)["identity"]["task"].get("init"))
+        return {"init": str(checkpoint.load_checkpoint(written)["identity"]["task"].get("init"))}
 
 
 def freeze_below_head(model: ViTAR) -> None:

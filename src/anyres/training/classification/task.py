@@ -65,9 +65,7 @@ class ClassificationTask:
             )
         with seeded(key(config.seed, _INIT)):
             self.model = ViTAR(config.model_settings(len(self.folder.classes)))
-        if config.init is not None:
-            resize, probe = config.init_resize, config.linear_probe
-            start_from(config.init, config.out, self.model, resize_positions=resize, is_probe=probe)
+        start_from(config, self.model, is_probe=config.linear_probe)
         if config.linear_probe:
             freeze_below_head(self.model)
         self.mix = make_mixup(config, len(self.folder.classes))
@@ -78,8 +76,7 @@ class ClassificationTask:
         """Classes and digests of the training files' names and of the weights that it starts from, if any: others under
         the same path are another run."""
         known = {"kind": "classification", "classes": list(self.folder.classes), "training files": self.folder.digest()}
-        init = self.config.init
-        return known if init is None else known | {"init": identity_of_init(init, self.config.out)}
+        return known | identity_of_init(self.config)
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
         return self.stream.batches(start, stop)

@@ -69,9 +69,7 @@ class DetectionTask:
         settings = config.model_settings(len(self.data.classes))
         with seeded(key(config.seed, _INIT)):
             self.model = Detector(settings)
-        if config.init is not None:
-            backbone, resize = backbone_of(self.model), config.init_resize
-            start_from(config.init, config.out, backbone, resize_positions=resize, is_backbone=True)
+        start_from(config, backbone_of(self.model), is_backbone=True)
         self.stream = DetectionStream(
             self.data,
             batch_size=config.batch_size,
@@ -89,8 +87,7 @@ class DetectionTask:
         same path are another run."""
         categories = [[number, name] for number, name in self.data.categories.items()]
         known = {"kind": "detection", "categories": categories, "annotations": self.data.digest()}
-        init = self.config.init
-        return known if init is None else known | {"init": identity_of_init(init, self.config.out)}
+        return known | identity_of_init(self.config)
 
     def batches(self, start: int, stop: int) -> Iterator[DetectionBatch]:
         return self.stream.batches(start, stop)

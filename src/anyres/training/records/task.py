@@ -17,7 +17,7 @@ from anyres.errors import Unreadable
 from anyres.models.vitar import ViTAR
 from anyres.models.weights.files import load, model_digest, save
 from anyres.models.weights.record import ModelInfo
-from anyres.seeds import key, permutation, seeded
+from anyres.seeds import index_at, key, seeded
 from anyres.sizes import Size
 from anyres.streaming.records import INDEX, Records
 from anyres.training.run_checks import refuse_validation
@@ -94,11 +94,11 @@ class RecordsTask:
         return self.records.pooled(progress=self.config.progress)
 
     def batches(self, start: int, stop: int) -> Iterator[RecordBatch]:
-        """Step s takes entries [s * B, (s + 1) * B) of the endless stream of permutations, as `TrainingStream`."""
+        """Step s takes entries [s * B, (s + 1) * B) of the endless stream, as `TrainingStream`."""
         count, size = len(self.records), self.config.batch_size
         for step in range(start, stop):
-            entries = [divmod(entry, count) for entry in range(step * size, (step + 1) * size)]
-            chosen = torch.tensor([permutation(self.config.seed, epoch, count)[place] for epoch, place in entries])
+            entries = range(step * size, (step + 1) * size)
+            chosen = torch.tensor([index_at(self.config.seed, entry, count) for entry in entries])
             yield RecordBatch(
                 step=step, size=self.records.grid, features=self._features[chosen], labels=self._labels[chosen]
             )

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from anyres.data.segmentation import IGNORE, SegmentationFolder, class_names, described, has_split
 from anyres.data.segmentation_stream import SegmentationBatch, SegmentationStream
 from anyres.metrics.segmentation import evaluate_segmenter, measured
+from anyres.models.architectures import backbone_of
 from anyres.models.segmenter import Segmenter
 from anyres.models.weights.files import save
 from anyres.seeds import key, seeded
@@ -60,9 +61,7 @@ class SegmentationTask:
         settings = config.model_settings()
         with seeded(key(config.seed, _INIT)):
             self.model = Segmenter(settings)
-        if config.init is not None:
-            backbone, resize = self.model.backbone, config.init_resize
-            start_from(config.init, config.out, backbone, resize_positions=resize, is_backbone=True)
+        start_from(config, backbone_of(self.model), is_backbone=True)
         self.stream = SegmentationStream(
             self.folder,
             batch_size=config.batch_size,
@@ -79,8 +78,7 @@ class SegmentationTask:
         """Classes and digests of the training files and of the weights that it starts from, if any: others under the
         same path are another run."""
         known = {"kind": "segmentation", "classes": list(self.classes), "training files": self.folder.digest()}
-        init = self.config.init
-        return known if init is None else known | {"init": identity_of_init(init, self.config.out)}
+        return known | identity_of_init(self.config)
 
     def batches(self, start: int, stop: int) -> Iterator[SegmentationBatch]:
         return self.stream.batches(start, stop)
