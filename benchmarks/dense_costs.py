@@ -29,7 +29,7 @@ from anyres.costs.cost_dense import decoder_parts, padded_size
 from anyres.layers.merge_plan import token_grid
 from anyres.layers.pyramid import TapPyramid
 from anyres.models.architectures import create_model
-from anyres.models.vitar import ViTARConfig
+from anyres.models.config import ViTARConfig
 
 OUT = Path(__file__).parent / "results" / "dense_costs.json"
 SEGMENT_SIZE, DETECT_SIZE = (512, 2048), (800, 1280)

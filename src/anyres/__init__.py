@@ -8,9 +8,11 @@ if TYPE_CHECKING:
     from anyres.costs.cost import Cost as Cost, cost as cost
     from anyres.costs.largest import largest_size as largest_size
     from anyres.models.architectures import create_model as create_model, list_models as list_models
+    from anyres.models.config import ViTARConfig as ViTARConfig
+    from anyres.models.features import Features as Features
     from anyres.models.mae import MaskedAutoencoder as MaskedAutoencoder
     from anyres.models.mae_config import MAEConfig as MAEConfig
-    from anyres.models.vitar import Features as Features, ViTAR as ViTAR, ViTARConfig as ViTARConfig
+    from anyres.models.vitar import ViTAR as ViTAR
     from anyres.models.weights.files import load as load, save as save
     from anyres.predict.predictor import Predictor as Predictor
     from anyres.streaming.stream import bright_background as bright_background, stream as stream
@@ -23,7 +25,9 @@ else:
             "anyres.models.mae": ("MaskedAutoencoder",),
             "anyres.models.mae_config": ("MAEConfig",),
             "anyres.models.architectures": ("create_model", "list_models"),
-            "anyres.models.vitar": ("Features", "ViTAR", "ViTARConfig"),
+            "anyres.models.config": ("ViTARConfig",),
+            "anyres.models.features": ("Features",),
+            "anyres.models.vitar": ("ViTAR",),
             "anyres.models.weights.files": ("load", "save"),
             "anyres.predict.predictor": ("Predictor",),
             "anyres.streaming.stream": ("bright_background", "stream"),

@@ -11,7 +11,8 @@ from anyres.costs.memory import is_out_of_memory
 from anyres.evaluation import identity as identity_module, measure, subject as subject_module, sweep as sweep_module
 from anyres.evaluation.journal import Journal, Part, sizes_done
 from anyres.evaluation.sweep import SweepConfig, sweep
-from anyres.models.vitar import ViTAR, ViTARConfig
+from anyres.models.config import ViTARConfig
+from anyres.models.vitar import ViTAR
 from anyres.models.weights.files import save
 
 CLASSES = ("ant", "bee")

@@ -17,7 +17,8 @@ from anyres.errors import UnreadableImageError
 from anyres.evaluation import subject as subject_module
 from anyres.evaluation.rows import FORMAT, SweepRow, check_sweep, wilson
 from anyres.evaluation.sweep import SweepConfig, sweep
-from anyres.models.vitar import ViTAR, ViTARConfig
+from anyres.models.config import ViTARConfig
+from anyres.models.vitar import ViTAR
 from anyres.models.weights.files import load, save
 from anyres.report.report import report
 

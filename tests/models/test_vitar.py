@@ -5,7 +5,7 @@ import torch
 from hypothesis import example, given, settings, strategies as st
 
 import anyres
-from anyres.models.vitar import Features
+from anyres.models.features import Features
 
 TINY = {"width": 24, "heads": 2, "depth": 2, "patch_size": 4, "grid": 3, "num_classes": 5}
 

@@ -24,10 +24,11 @@ from anyres.layers.merge_plan import Level, MergePlan, compose, largest_cell, to
 from anyres.layers.stem import stage_factors
 from anyres.layers.token_merging import merge_count
 from anyres.models.architectures import architecture_of, backbone_of, get_config
+from anyres.models.config import ViTARConfig
 from anyres.models.mae import MaskedAutoencoder
 from anyres.models.mae_config import MAEConfig
 from anyres.models.segmenter import Segmenter
-from anyres.models.vitar import ViTAR, ViTARConfig
+from anyres.models.vitar import ViTAR
 from anyres.sizes import size_text
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from anyres.costs.memory import cuda_peak_bytes, peak_tensor_bytes
 from anyres.costs.timing import synchronise
-from anyres.models.vitar import ViTAR, ViTARConfig
+from anyres.models.config import ViTARConfig
+from anyres.models.vitar import ViTAR
 
 Shape = tuple[int, int, int]
 """(batch, height, width)."""

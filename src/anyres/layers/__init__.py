@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         AveragePoolMerger as AveragePoolMerger,
         ConcatMerger as ConcatMerger,
     )
+    from anyres.layers.places import Places as Places
     from anyres.layers.position import FuzzyPositionalEncoding as FuzzyPositionalEncoding
     from anyres.layers.stem import ConvStem as ConvStem, PatchStem as PatchStem
     from anyres.layers.token_merging import ToMeBlock as ToMeBlock
@@ -23,6 +24,7 @@ else:
             "anyres.layers.grid_attention": ("GridAttention",),
             "anyres.layers.merge_plan": ("Level", "MergePlan"),
             "anyres.layers.merging": ("AdaptiveTokenMerger", "AveragePoolMerger", "ConcatMerger"),
+            "anyres.layers.places": ("Places",),
             "anyres.layers.position": ("FuzzyPositionalEncoding",),
             "anyres.layers.stem": ("ConvStem", "PatchStem"),
             "anyres.layers.token_merging": ("ToMeBlock",),

@@ -45,9 +45,8 @@ class ViTAR(nn.Module):
     def __init__(self, config: ViTARConfig) -> None:
         super().__init__()
         self.config = config
-        self.num_classes = config.num_classes
+        self.num_classes, self.num_prefix_tokens = config.num_classes, config.prefix_tokens
         self.num_features = self.embed_dim = self.head_hidden_size = config.width
-        self.num_prefix_tokens = config.prefix_tokens
         self.grad_pieces = False
         self.stem = make_stem(config)
         self.position: PositionBefore = make_position(config)  # before the merger; what acts in the trunk is there
@@ -104,7 +103,7 @@ class ViTAR(nn.Module):
             return merge_piecewise(self, images, jitter_keys)
         tokens = self.stem(images)  # (B, rows, cols, D): every patch becomes a token
         tokens = self.position(tokens, jitter_keys)  # section 3.3, fuzzy positional encoding
-        plan = self.training_plan(height, width)
+        plan = self.training_plan(height, width)  # its random passes are drawn after the jitter
         if self.merger is None:
             return tokens, plan
         return self.merger(tokens, plan), plan  # section 3.2, adaptive token merger

@@ -14,7 +14,8 @@ from torch import Tensor
 from anyres.data.ahead import read_ahead
 from anyres.data.decode import read_image
 from anyres.errors import OtherWorkError, SourceError, Unreadable, UnreadableImageError
-from anyres.models.vitar import Features, ViTAR
+from anyres.models.features import Features
+from anyres.models.vitar import ViTAR
 from anyres.predict.encode_inputs import LabelledFile, SizedFile
 from anyres.predict.loop import Loaded
 from anyres.predict.plan import groups

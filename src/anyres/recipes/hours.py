@@ -13,10 +13,10 @@ from anyres.data.augment import MultiScale
 from anyres.data.schedule import EverySize
 from anyres.layers.merge_plan import token_grid
 from anyres.models.architectures import backbone_of
+from anyres.models.config import ViTARConfig
 from anyres.models.detector_config import DetectorConfig
 from anyres.models.mae_config import MAEConfig
 from anyres.models.segmenter_config import SegmenterConfig
-from anyres.models.vitar import ViTARConfig
 from anyres.sizes import SideRange, Size, fitted, stretched
 from anyres.training.detection.config import DetectionConfig
 from anyres.training.image_config import ImageRunConfig

@@ -22,7 +22,8 @@ from anyres.layers.pieces import PieceMerger, PixelBox, pixels_of
 from anyres.layers.recompute import merge_recomputing
 from anyres.layers.stages import Piece
 from anyres.layers.stem import complete_patches
-from anyres.models.vitar import Features, ViTAR
+from anyres.models.features import Features
+from anyres.models.vitar import ViTAR
 from anyres.streaming.reader import RegionReader
 from anyres.streaming.sources import Source, open_source
 from anyres.streaming.unfinished import Unfinished, identify

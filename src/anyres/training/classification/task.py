@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from anyres.data.batches import Batch, EvalBatch, View, moved
 from anyres.data.folder import ImageFolder
 from anyres.data.transforms import eval_transform
-from anyres.models.vitar import Features, ViTAR
+from anyres.models.features import Features
+from anyres.models.vitar import ViTAR
 from anyres.models.weights.files import save
 from anyres.seeds import key, seeded
 from anyres.sizes import Size
