@@ -100,9 +100,10 @@ for name in anyres.__all__:
 @pytest.mark.parametrize("package", LAZY)
 def test_names_of_a_package(package):
     module = importlib.import_module(package)
-    assert imported_for_editors(module) == {name: module_of(package, name) for name in module.__all__}
-    for name in module.__all__:
-        assert getattr(module, name) is getattr(importlib.import_module(module_of(package, name)), name)
+    editors, table = written_in(module)
+    assert editors == table and module.__all__ == sorted(table)
+    for name, home in table.items():
+        assert getattr(module, name) is getattr(importlib.import_module(home), name)
         assert name in dir(module)
         assert importlib.util.find_spec(f"{package}.{name}") is None, f"a module of {package} hides the name {name}"
     with pytest.raises(AttributeError, match=f"module '{package}' has no attribute 'nothing'"):
@@ -111,16 +112,10 @@ def test_names_of_a_package(package):
         exec(f"from {package} import nothing")
 
 
-def module_of(package, name):
-    """The module that the table of a package says."""
-    cells = importlib.import_module(package).__getattr__.__closure__
-    tables = [cell.cell_contents for cell in cells if isinstance(cell.cell_contents, dict)]
-    (table,) = tables
-    return table[name]
-
-
-def imported_for_editors(module):
-    """Name -> module of the imports under TYPE_CHECKING."""
+def written_in(module):
+    """Name -> module, as imported under TYPE_CHECKING for editors, and as in the table of `attach`."""
     (block,) = (node for node in ast.parse(Path(module.__file__).read_text()).body if isinstance(node, ast.If))
-    imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
-    return {each.asname: node.module for node in imports for each in node.names}
+    editors = {each.asname: node.module for node in block.body for each in node.names}
+    (call,) = (node.value for node in block.orelse)
+    table = ast.literal_eval(call.args[1])
+    return editors, {name: home for home, names in table.items() for name in names}
