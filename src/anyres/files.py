@@ -1,11 +1,16 @@
 """Files that are either whole or as they were before."""
 
+from __future__ import annotations
+
 import json
 import os
 import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -38,6 +43,12 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 def write_bytes(path: Path, content: bytes) -> None:
     """Content that is in memory already, atomically."""
     write_atomically(path, lambda file: file.write(content))
+
+
+def write_picture(path: Path, picture: Image) -> None:
+    """A PNG, atomically; its folder is made if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda file: picture.save(file, format="PNG"))
 
 
 def write_json(path: Path, content: Any, *, indent: int | None = 1) -> None:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anyres.data.decode import MAX_PIXELS, check_size, others_may_read, read_image, stored_size
+from anyres.data.decode import MAX_PIXELS, check_pixel_count, others_may_read, read_image, stored_size
 from anyres.errors import UnreadableImageError
 
 HEIGHT, WIDTH = 23, 37
@@ -243,8 +243,8 @@ def test_another_reader_is_asked_where_it_may_know_better(tmp_path):
 
 
 def test_the_limit_is_named_by_what_it_comes_from():
-    check_size("a.png", (7, 9), 63)
+    check_pixel_count("a.png", (7, 9), 63)
     with pytest.raises(UnreadableImageError, match=r"^a\.png: 7x9 pixels are 63; allowed: 62 \(max_pixels\)$"):
-        check_size("a.png", (7, 9), 62)
+        check_pixel_count("a.png", (7, 9), 62)
     with pytest.raises(UnreadableImageError, match=r"allowed: 62 \(of a budget\)$"):
-        check_size("a.png", (7, 9), 62, "of a budget")
+        check_pixel_count("a.png", (7, 9), 62, "of a budget")

@@ -8,7 +8,7 @@ from PIL import Image
 from anyres.data.augment import SegmentAugment
 from anyres.data.schedule import ResolutionSchedule
 from anyres.data.segmentation import IGNORE, Labelled, SegmentationFolder, class_names, described, read_mask
-from anyres.data.segmentation_stream import SegmentationStream, augmented, bounded_aspect_size, resized
+from anyres.data.segmentation_stream import SegmentationStream, augmented, bounded_aspect_size, resized_labelled
 from anyres.errors import UnreadableImageError
 from anyres.seeds import key, seeded
 
@@ -181,7 +181,7 @@ def test_sizes_keep_the_aspect():
     assert size_of(30, 10, 20, 36, factor=0.5) == (30, 10)
     assert size_of(10, 100, 512, 512) == (205, 2048)  # (2048, 512) of mmsegmentation
     assert size_of(1, 1000, 8, 8, factor=0.5) == (1, 16)
-    doubled = resized(labelled(3, 4), (6, 8))
+    doubled = resized_labelled(labelled(3, 4), (6, 8))
     assert np.array_equal(np.array(doubled.labels), np.array(labelled(3, 4).labels).repeat(2, 0).repeat(2, 1))
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from anyres.evaluation.rows import frontier, wilson
 from anyres.report.canvas import DARK, LIGHT, png
-from anyres.report.pareto import pareto_figure, places
+from anyres.report.pareto import pareto_figure, text_places
 from anyres.report.plots import PAPER_PRESETS, PAPER_SIDES, Panel, accuracy_figure, measure_figure, paper_figure
 
 
@@ -94,8 +94,8 @@ def test_labels_of_the_frontier_never_lie_on_each_other():
 def test_a_label_stands_left_of_its_ring_or_above_where_that_would_name_another():
     points = [(10.0, 20.0), (1000.0, 90.0), (1300.0, 91.0), (10**5, 92.0)]
     texts = dict(zip(points, ("24", "96", "128", "192"), strict=True))
-    assert places(texts, points) == {points[3]: "right", points[1]: "right", points[0]: "right"}
-    assert places({points[0]: "24"}, points[:1]) == {points[0]: "right"}
+    assert text_places(texts, points) == {points[3]: "right", points[1]: "right", points[0]: "right"}
+    assert text_places({points[0]: "24"}, points[:1]) == {points[0]: "right"}
 
 
 def test_latency_bands_are_those_of_images_as_they_are():

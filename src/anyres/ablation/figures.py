@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MultipleLocator
 
 from anyres.ablation.summary import cells, sets
-from anyres.report.canvas import Theme, legend, new_figure, plain, resolution_axis, style, titles
+from anyres.report.canvas import Theme, legend, new_figure, plain_axes, resolution_axis, style, titles
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "*", "h", "<", ">", "d", "8")
 _MOST_BANDS = 4  # in one panel; more hide each other
@@ -28,7 +28,7 @@ _COLUMNS = 4
 Cells = Mapping[int, Mapping[str, Any]]
 
 
-def overview(data: Mapping[str, Any], theme: Theme) -> Figure:
+def together(data: Mapping[str, Any], theme: Theme) -> Figure:
     """Accuracy against resolution of all variants, images as they are; one panel per set, or per set and panel."""
     groups = dict.fromkeys(variant["panel"] for variant in data["variants"])
     panels = [(name, group) for name in sets(data["summary"]) for group in groups]
@@ -63,7 +63,7 @@ def alone(data: Mapping[str, Any], set_name: str, theme: Theme) -> Figure:
         for ax in axes.flat[len(shown) :]:
             ax.set_axis_off()
         for ax, (number, variant) in zip(axes.flat, shown, strict=False):
-            plain(ax, theme)
+            plain_axes(ax, theme)
             for _, other in shown:
                 row = table[other["name"]]
                 look: dict[str, Any] = {"color": theme.muted, "linewidth": 0.8, "alpha": 0.4, "zorder": 1}

@@ -43,7 +43,7 @@ def _pictures(data: Mapping[str, Any]) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     for theme in (canvas.LIGHT, canvas.DARK):
         tail = "" if theme is canvas.LIGHT else "-dark"
-        found[f"accuracy{tail}"] = canvas.png(figures.overview(data, theme))
+        found[f"accuracy{tail}"] = canvas.png(figures.together(data, theme))
         for name in sets(data["summary"]):
             found[f"alone-{name}{tail}"] = canvas.png(figures.alone(data, name, theme))
     return found

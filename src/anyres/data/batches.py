@@ -57,7 +57,7 @@ def stacked_if_alike(images: list[Tensor]) -> Tensor | list[Tensor]:
     return torch.stack(images) if len({image.shape for image in images}) == 1 else images
 
 
-def moved(images: Tensor | list[Tensor], device: torch.device) -> Tensor | list[Tensor]:
+def on_device(images: Tensor | list[Tensor], device: torch.device) -> Tensor | list[Tensor]:
     """Images on a device."""
     if isinstance(images, Tensor):
         return images.to(device, non_blocking=True)

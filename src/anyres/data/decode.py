@@ -71,7 +71,7 @@ def convert_image(image: Image.Image, name: Path | str, *, max_pixels: int, chan
     """What `read_image` makes of a file that Pillow has opened; errors call it `name`."""
     check_max_pixels(max_pixels)
     _check_channels(channels)
-    check_size(name, (image.height, image.width), max_pixels)
+    check_pixel_count(name, (image.height, image.width), max_pixels)
     try:
         image.load()
         return _eight_bit(_upright(image), name).convert("L" if channels == 1 else "RGB")
@@ -86,7 +86,7 @@ def stored_size(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> tuple[int,
     check_max_pixels(max_pixels)
     try:
         with _open(path) as image:
-            check_size(path, (image.height, image.width), max_pixels)
+            check_pixel_count(path, (image.height, image.width), max_pixels)
             return image.height, image.width
     except UnreadableImageError:
         raise
@@ -107,7 +107,7 @@ def _open(path: Path | str) -> Image.Image:
         return Image.open(path, formats=_FORMATS)
 
 
-def check_size(path: Path | str, size: Size, max_pixels: int, limit: str = "max_pixels") -> None:
+def check_pixel_count(path: Path | str, size: Size, max_pixels: int, limit: str = "max_pixels") -> None:
     """Raises UnreadableImageError for an image of (height, width) with more pixels than may be decoded at once.
 
     Args:

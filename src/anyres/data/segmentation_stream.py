@@ -97,7 +97,9 @@ def augmented(
     Draws from torch's generator.
     """
     low, high = augment.scale
-    whole = resized(found, bounded_aspect_size(found.image.size[::-1], min(size), low + (high - low) * _uniform()))
+    whole = resized_labelled(
+        found, bounded_aspect_size(found.image.size[::-1], min(size), low + (high - low) * _uniform())
+    )
     whole = _cropped(whole, size, augment.cat_max_ratio)
     image, labels = whole.image, whole.labels
     if _uniform() < augment.hflip:
@@ -119,7 +121,7 @@ def bounded_aspect_size(size: Size, short_side: int, factor: float = 1.0) -> Siz
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def resized(found: Labelled, size: Size) -> Labelled:
+def resized_labelled(found: Labelled, size: Size) -> Labelled:
     """To (height, width): the image bilinear, antialiased where made smaller, each label that of the nearest pixel."""
     height, width = size
     return Labelled(

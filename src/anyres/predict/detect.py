@@ -4,10 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from anyres.data.coco_masks import mask_tools
-from anyres.files import write_json
+from anyres.files import write_json, write_picture
 from anyres.predict.command_files import Entry, checked_paths, entries_of
 from anyres.predict.config import DetectConfig
-from anyres.predict.label_file import write_picture
 from anyres.predict.objects import write_results
 from anyres.predict.predictor import Predictor
 from anyres.predict.results import Detections

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from anyres.data.decode import IMAGE_SUFFIXES, MAX_PIXELS, check_size, others_may_read, stored_size
+from anyres.data.decode import IMAGE_SUFFIXES, MAX_PIXELS, check_pixel_count, others_may_read, stored_size
 from anyres.data.folder import find_images
 from anyres.errors import Unreadable, UnreadableImageError
 from anyres.sizes import Size
@@ -122,7 +122,7 @@ def _look(item: LabelledFile, stream_pixels: int | None) -> SizedFile:
     try:
         size, is_source = _size_and_reader(path)
         if stream_pixels is None:
-            check_size(path, size, MAX_PIXELS, "where all images are given one size")
+            check_pixel_count(path, size, MAX_PIXELS, "where all images are given one size")
     except (ValueError, ImportError, OSError) as error:  # the errors of `open_source`
         return SizedFile(path, label, (0, 0), error=Unreadable.of(path, error))
     return SizedFile(path, label, size, is_source, stream_pixels is not None and math.prod(size) > stream_pixels)

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from anyres.files import write_atomically
 from anyres.predict.pictures import palette
@@ -13,11 +12,6 @@ from anyres.sizes import Size
 from anyres.streaming.source_base import import_extra
 
 _TILE = 256
-
-
-def write_picture(path: Path, image: Image.Image) -> None:
-    """Writes a PNG."""
-    write_atomically(path, lambda file: image.save(file, format="PNG"))
 
 
 def write_label_rows(path: Path, rows: Iterable[np.ndarray], size: Size) -> None:

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from anyres.files import write_picture
 from anyres.predict.command_files import Entry, checked_paths, entries_of
 from anyres.predict.config import SegmentConfig
-from anyres.predict.label_file import write_picture
 from anyres.predict.pictures import coloured
 from anyres.predict.predictor import Predictor
 from anyres.predict.results import LabelMap

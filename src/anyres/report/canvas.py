@@ -80,11 +80,11 @@ def new_figure(theme: Theme, *, columns: int = 1, height: float) -> Iterator[tup
         parts = figure.subfigures(1, columns, squeeze=False, facecolor=theme.paper)[0]
         axes = [part.add_subplot(facecolor=theme.paper) for part in parts]
         for ax in axes:
-            plain(ax, theme)
+            plain_axes(ax, theme)
         yield figure, axes
 
 
-def plain(ax: Axes, theme: Theme) -> None:
+def plain_axes(ax: Axes, theme: Theme) -> None:
     """A quiet grid behind the lines, and no frame but the line below."""
     ax.grid(True, color=theme.grid, linewidth=0.8)
     ax.set_axisbelow(True)

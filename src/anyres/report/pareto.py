@@ -34,7 +34,7 @@ def pareto_figure(panel: Panel, theme: Theme) -> Figure:
         for i in best:
             at.setdefault(points[i], []).append(panel.rows[i])
         texts = {point: _text(rows) for point, rows in at.items()}
-        for point, place in places(texts, points).items():
+        for point, place in text_places(texts, points).items():
             offset = (-_RING, _RING - 2) if place == "right" else (0, _RING + 2)
             style: Any = {"textcoords": "offset points", "ha": place, "fontsize": 9, "color": theme.ink}
             ax.annotate(texts[point], point, offset, **style)
@@ -48,7 +48,7 @@ def pareto_figure(panel: Panel, theme: Theme) -> Figure:
     return figure
 
 
-def places(texts: dict[_Point, str], points: Sequence[_Point]) -> dict[_Point, str]:
+def text_places(texts: dict[_Point, str], points: Sequence[_Point]) -> dict[_Point, str]:
     """How the labels of the frontier are aligned: left of and above their rings ("right"), or above ("center").
 
     Above and to the left of the frontier there is nothing, since it would dominate. A label that would lie on another,

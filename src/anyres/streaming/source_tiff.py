@@ -16,7 +16,7 @@ from anyres.sizes import size_text
 from anyres.streaming.source_array import MappedFile
 from anyres.streaming.source_base import OpenSource, check_level, import_extra
 from anyres.streaming.source_segments import SegmentCache, SegmentGrid
-from anyres.streaming.source_tiff_pixels import JPEG, pixels_of, stored_region, upright
+from anyres.streaming.source_tiff_pixels import JPEG, conversion_of, stored_region, upright
 
 MAX_SEGMENT_BYTES = 2**30
 """A tile or strip that is larger when decoded is refused before anything is read of it."""
@@ -30,8 +30,8 @@ class TiffSource(OpenSource):
     """The first page of a TIFF file, or a coarser level of its pyramid.
 
     Only the segments that a region touches are read and decoded; the last ones are kept, since regions side by side
-    share them. Uncompressed pages in one piece are mapped. The pixels are as `pixels_of` says, and upright. Tiles that
-    the file leaves out (sparse files) have its nodata value. Colour profiles are ignored.
+    share them. Uncompressed pages in one piece are mapped. The pixels are as `conversion_of` says, and upright. Tiles
+    that the file leaves out (sparse files) have its nodata value. Colour profiles are ignored.
 
     Args:
         path: the file.
@@ -83,7 +83,7 @@ class TiffSource(OpenSource):
         page = self._page
         orientation = page.tags.valueof(274)  # TIFF 6.0, Orientation
         self._orientation = orientation if orientation in range(1, 9) else 1
-        self._convert = pixels_of(page)
+        self._convert = conversion_of(page)
         if page.compression not in _OWN_CODECS or page.predictor == 3:
             import_extra("imagecodecs", "huge-images", f"{self.name}: compression {page.compression!r}")
         if page.compression != 1:

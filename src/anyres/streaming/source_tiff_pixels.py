@@ -12,7 +12,7 @@ _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6  # TIFF 6
 _ASSOCIATED, _UNASSOCIATED = 1, 2  # TIFF 6.0, ExtraSamples
 
 
-def pixels_of(page: Any) -> Convert:
+def conversion_of(page: Any) -> Convert:
     """The function from stored samples (h, w, samples) to pixels (h, w, channels) for a page of tifffile.
 
     One bit becomes 0 and 255; samples of 2 to 15 bits are spread over the whole range of their array's type; where

@@ -26,7 +26,7 @@ from anyres.models.features import Features
 from anyres.models.vitar import ViTAR
 from anyres.streaming.reader import RegionReader
 from anyres.streaming.sources import Source, open_source
-from anyres.streaming.unfinished import Unfinished, identify
+from anyres.streaming.unfinished import Unfinished, identify_source
 
 IsBackground = Callable[[Tensor], Tensor]
 """Patches (rows, cols, p, p, C) with values between 0 and 1 -> (rows, cols) bool, those that may be skipped."""
@@ -94,7 +94,7 @@ def stream(
             merging = model.pieces(*reader.size, positions=positions)
             mask = None if skip is None or callable(skip) else _check_mask(skip, merging.plan.size)
             if state is not None:
-                marks = {"source": identify(source, opened, level), "skip": _identify_skip(skip, mask)}
+                marks = {"source": identify_source(source, opened, level), "skip": _identify_skip(skip, mask)}
                 state.begin(model, merging, marks)
             _encode(_Work(model, merging, reader, mask, skip if callable(skip) else None), state, progress)
             features = model.forward_merged(merging.result(), merging.plan, merging.keys)

@@ -84,7 +84,7 @@ class Unfinished:
         self.path.unlink(missing_ok=True)
 
 
-def identify(source: Any, opened: OpenSource, level: int) -> str:
+def identify_source(source: Any, opened: OpenSource, level: int) -> str:
     """Tells a source from others: a file by name, length and time of change, anything else by two of its corners."""
     if isinstance(source, str | os.PathLike):
         path = Path(source).resolve()

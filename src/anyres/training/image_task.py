@@ -5,10 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
@@ -16,7 +14,6 @@ from anyres.data.batches import EvalBatch
 from anyres.data.folder import ImageFiles
 from anyres.data.loader import TrainingStream, evaluation_batches
 from anyres.data.transforms import Transform
-from anyres.files import write_atomically
 from anyres.models.config import ViTARConfig
 from anyres.sizes import Size, size_text
 
@@ -74,9 +71,3 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train(was_training)
-
-
-def write_picture(path: Path, picture: Image.Image) -> None:
-    """A PNG, whole or not at all; its folder is made if need be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda file: picture.save(file, format="PNG"))

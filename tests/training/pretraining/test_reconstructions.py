@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from anyres.data.transforms import to_tensor
-from anyres.training.image_task import write_picture
+from anyres.files import write_picture
 from anyres.training.pretraining.reconstructions import Block, Restored, draw_blocks, to_picture
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.1)

@@ -43,7 +43,7 @@ _RENAMED = (
 
 
 @dataclass(frozen=True)
-class Source:
+class WeightSource:
     """An encoder to start from, under our names."""
 
     weights: dict[str, Tensor]
@@ -85,7 +85,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return loaded
 
 
-def convert(weights: Mapping[str, Tensor], where: Path, like: Grid, facts: Mapping[str, Any]) -> Source:
+def convert(weights: Mapping[str, Tensor], where: Path, like: Grid, facts: Mapping[str, Any]) -> WeightSource:
     """The encoder of a timm or transformers checkpoint.
 
     Args:
@@ -118,7 +118,7 @@ def convert(weights: Mapping[str, Tensor], where: Path, like: Grid, facts: Mappi
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
     table = converted.pop("position.table")
-    return Source(converted, table, grid, _facts(weights, where) | dict(facts), tuple(sorted(spare)))
+    return WeightSource(converted, table, grid, _facts(weights, where) | dict(facts), tuple(sorted(spare)))
 
 
 def _facts(weights: Mapping[str, Tensor], where: Path) -> dict[str, Any]:

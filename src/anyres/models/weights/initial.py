@@ -21,7 +21,7 @@ from anyres.models.config import ViTARConfig
 from anyres.models.vitar import ViTAR
 from anyres.models.weights.compare import TABLES, Differing, differing_settings, options, told, unequal
 from anyres.models.weights.files import load, model_digest
-from anyres.models.weights.foreign import Source, convert, read_tensors
+from anyres.models.weights.foreign import WeightSource, convert, read_tensors
 from anyres.models.weights.record import CONFIG, WEIGHTS
 
 _SHARED = ("stem", "patch_size", "in_channels", "width", "depth", "heads")  # what model and source must have in common
@@ -110,7 +110,7 @@ def _file_of(source: Path) -> Path:
     raise ValueError(f"{source} {reason}; weights to start from are {allowed}")
 
 
-def _read(source: Path, config: ViTARConfig) -> Source:
+def _read(source: Path, config: ViTARConfig) -> WeightSource:
     file = _file_of(source)
     record = _settings(source / CONFIG) if source.is_dir() else {}
     if record.get("architecture") in ARCHITECTURES:
@@ -133,7 +133,7 @@ def _settings(path: Path) -> dict[str, Any]:
     return record if isinstance(record, dict) else {}
 
 
-def _of_run(folder: Path) -> Source:
+def _of_run(folder: Path) -> WeightSource:
     model, _ = load(folder)
     backbone = backbone_of(model)
     config = backbone.config
@@ -142,10 +142,10 @@ def _of_run(folder: Path) -> Source:
     if isinstance(backbone.position, SinCosPosition):
         table = backbone.position.exact(Region.whole(config.grid))
     facts = {name: getattr(config, name) for name in _SHARED}
-    return Source(weights, table, config.grid, facts, (architecture_of(model).above,), config)
+    return WeightSource(weights, table, config.grid, facts, (architecture_of(model).above,), config)
 
 
-def _check_facts(found: Source, config: ViTARConfig, where: Path) -> None:
+def _check_facts(found: WeightSource, config: ViTARConfig, where: Path) -> None:
     """ValueError that names what the source and the model do not have in common."""
     pairs = {name: (found.facts[name], getattr(config, name)) for name in _SHARED if name in found.facts}
     differing = unequal(pairs)
@@ -155,7 +155,7 @@ def _check_facts(found: Source, config: ViTARConfig, where: Path) -> None:
         )
 
 
-def _position(found: Source, config: ViTARConfig, where: Path, resize: bool) -> dict[str, Tensor]:
+def _position(found: WeightSource, config: ViTARConfig, where: Path, resize: bool) -> dict[str, Tensor]:
     """The entry of the model's own position table, if it has one and the source has positions for it."""
     _check_grid(found, config, where, resize)
     if found.table is None or config.position not in (*TABLES, "sincos"):
@@ -187,7 +187,7 @@ def _kind(table: Tensor, own: Tensor) -> str:
     return "learned or of another kind"
 
 
-def _check_grid(found: Source, config: ViTARConfig, where: Path, resize: bool) -> None:
+def _check_grid(found: WeightSource, config: ViTARConfig, where: Path, resize: bool) -> None:
     """ValueError for a table of another grid unless it is to be resized and can be, and for a resizing that is none."""
     theirs, ours = (f"{rows}x{cols}" for rows, cols in (found.grid, config.grid))
     if found.grid == config.grid:

@@ -12,7 +12,7 @@ from timm.data.mixup import mixup_target
 from timm.loss import SoftTargetCrossEntropy
 from torch import Tensor, nn
 
-from anyres.data.batches import Batch, EvalBatch, View, moved
+from anyres.data.batches import Batch, EvalBatch, View, on_device
 from anyres.data.folder import ImageFolder
 from anyres.data.transforms import eval_transform
 from anyres.models.features import Features
@@ -86,7 +86,7 @@ class ClassificationTask:
         """Moves a batch, turns its labels into smoothed rows and mixes it, seeded by the step alone."""
         labels = batch.labels.to(device, non_blocking=True)
         views = tuple(
-            View(images=moved(view.images, device), keys=view.keys.to(device)) for view in (batch, *batch.replicas)
+            View(images=on_device(view.images, device), keys=view.keys.to(device)) for view in (batch, *batch.replicas)
         )
         if self.mix is None:
             targets = mixup_target(labels, len(self.folder.classes), smoothing=self.config.smoothing)
@@ -140,7 +140,7 @@ class ClassificationTask:
     @staticmethod
     def _predict(model: nn.Module, batch: EvalBatch, device: torch.device) -> Tensor:
         """The most likely class of each image, (B,) on the CPU."""
-        best: Tensor = model(moved(batch.images, device)).argmax(dim=1).cpu()
+        best: Tensor = model(on_device(batch.images, device)).argmax(dim=1).cpu()
         return best
 
     def save(self, folder: Path, model: nn.Module, extra: dict[str, Any]) -> None:

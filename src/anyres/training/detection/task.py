@@ -17,6 +17,7 @@ from anyres.data.coco import CocoImages, Target, find_coco_split
 from anyres.data.coco_masks import mask_tools
 from anyres.data.detection import AnnotatedReader, DetectionBatch, DetectionStream
 from anyres.errors import UnreadableImageError
+from anyres.files import write_picture
 from anyres.metrics.average_precision import AveragePrecision
 from anyres.metrics.detection import evaluate_detector
 from anyres.models.architectures import backbone_of
@@ -27,7 +28,7 @@ from anyres.seeds import key, seeded
 from anyres.sizes import Size
 from anyres.spacing import evenly_spaced
 from anyres.training.finetune import identity_of_init, start_from
-from anyres.training.image_task import evaluating, write_picture
+from anyres.training.image_task import evaluating
 from anyres.training.run_checks import refuse_validation
 
 if TYPE_CHECKING:

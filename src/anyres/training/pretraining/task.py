@@ -12,18 +12,19 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from anyres.data.batches import Batch, View, moved
+from anyres.data.batches import Batch, View, on_device
 from anyres.data.decode import read_image
 from anyres.data.folder import ImageFiles
 from anyres.data.own_aspect import OwnAspect
 from anyres.data.transforms import Transform, eval_transform
 from anyres.data.workers import ImageReader
 from anyres.errors import UnreadableImageError
+from anyres.files import write_picture
 from anyres.models.mae import MaskedAutoencoder
 from anyres.models.weights.files import save
 from anyres.seeds import key, permutation, seeded
 from anyres.sizes import Size
-from anyres.training.image_task import evaluating, training_stream, validation_batches, write_picture
+from anyres.training.image_task import evaluating, training_stream, validation_batches
 from anyres.training.pretraining.reconstructions import Block, Restored, draw_blocks
 from anyres.training.run_checks import refuse_validation
 
@@ -68,7 +69,7 @@ class PretrainTask:
         return self.stream.batches(start, stop)
 
     def prepare(self, batch: Batch, device: torch.device) -> View:
-        return View(images=moved(batch.images, device), keys=batch.keys.to(device))
+        return View(images=on_device(batch.images, device), keys=batch.keys.to(device))
 
     def loss(self, prepared: View, rows: slice) -> Tensor:
         """The mean over the images of what is wrong with their hidden cells."""
@@ -97,7 +98,7 @@ class PretrainTask:
         images, total, skipped = 0, 0.0, []
         for batch in validation_batches(self.config, folder, self._transform(size), size):
             count = len(batch.indices)
-            loss = model(moved(batch.images, device), self._keys(batch.indices.tolist()).to(device))
+            loss = model(on_device(batch.images, device), self._keys(batch.indices.tolist()).to(device))
             total += loss.item() * count
             images += count
             skipped += batch.skipped
