@@ -66,3 +66,22 @@ def test_no_process_outlives_the_one_that_started_it():
     while Path(f"/proc/{child}").exists() and time.monotonic() < end:
         time.sleep(0.05)
     assert not Path(f"/proc/{child}").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of process groups")
+def test_all_end_when_all_are_interrupted():
+    """As Ctrl-C in a terminal does it."""
+    show = f"__import__('os').write(1, b'%d\\n' % {PID})"
+    code = (
+        "from anyres.processes import run_side_by_side as run\n"
+        f"run(eval, [{show!r}, {SLEEP!r}], 1, name=str, follow=lambda running, done: None, remedy='')\n"
+    )
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as parent:
+        assert parent.stdout is not None and parent.stderr is not None
+        parent.stdout.readline()
+        time.sleep(0.5)  # the second job has begun
+        os.killpg(parent.pid, signal.SIGINT)
+        said = parent.stderr.read().decode()
+        assert parent.wait(timeout=60) != 0
+    assert said.count("Traceback") == 1 and "KeyboardInterrupt" in said  # the parent's alone
