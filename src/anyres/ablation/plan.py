@@ -101,6 +101,7 @@ def make_jobs(config: AblateConfig, study: Study, which: Iterable[tuple[SetName,
         training = replace(trainings[name], data=data_folder(config, set_name), out=run, seed=seed)
         sweeps, start = _sweeps(config, set_name, run, sizes), study.variant(name).start
         before = None if start is None else _pretraining(config, study, base, start, set_name, seed)
+        # a fine-tuned run starts from the pre-training of its own seed and set
         if before is not None:
             training = replace(training, init=before.training.out)
         jobs.append(Job(set=set_name, variant=name, seed=seed, training=training, sweeps=sweeps, start=before))
@@ -173,6 +174,7 @@ def _shared_options(config: AblateConfig, study: Study) -> dict[str, Any]:
 def study_sizes(study: Study, trainings: Sequence[TrainConfig]) -> tuple[int, ...]:
     """Sides that every variant is measured at: the study's, and four times the largest side of each variant."""
     far = [4 * largest_side(training) for training in trainings]
+    # the gap up to the far sizes, which lie apart by variant
     between = [side for side in (512, 768, 1024) if side <= max(far)]
     sizes = sorted({*study.sizes, *study.landmarks.values(), *far, *between})
     if sizes[-1] > FAR_SIDE * CROP_RATIO:

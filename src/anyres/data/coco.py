@@ -159,6 +159,7 @@ class CocoImages:
 
     def _check_files(self, names: Sequence[str]) -> None:
         paths = [self.root / name for name in names]
+        # one listing a folder: asking for each of a hundred thousand files takes minutes on a network
         there = {folder: set(os.listdir(folder)) for folder in {path.parent for path in paths} if folder.is_dir()}
         pairs = zip(names, paths, strict=True)
         missing = [name or "''" for name, path in pairs if not name or path.name not in there.get(path.parent, ())]
@@ -200,6 +201,7 @@ class CocoImages:
             self._note("boxes that are not four finite numbers, dropped", name)
             return None
         x0, y0, x1, y1 = numbers[0], numbers[1], numbers[0] + numbers[2], numbers[1] + numbers[3]
+        # before clipping: of a box that is thin by itself the cause is another than of one that leaves the image
         if min(x1 - x0, y1 - y0) < _THIN:
             self._note("boxes without area, dropped", name)
             return None

@@ -87,6 +87,7 @@ def make_scene(config: SceneConfig, split: Split, index: int) -> Scene:
     low, high = config.glyph_height
     if config.training_heights and split == "train":
         low, high = config.training_heights[index // len(config.classes) % len(config.training_heights)]
+    # log-uniform: as many glyphs between 0.1 and 0.2 as between 0.4 and 0.8
     height = math.exp(draw.uniform(math.log(low), math.log(high)))
     rotation, shear = draw.uniform(-config.rotation, config.rotation), draw.uniform(-0.1, 0.1)
     # the turned glyph never leaves the frame: it shrinks where it would not fit
@@ -118,6 +119,7 @@ def _colour(draw: np.random.Generator) -> Colour:
 def colours(draw: np.random.Generator, polarity: str) -> tuple[Colour, tuple[Colour, Colour]]:
     """Foreground, and the two ends of a faint gradient that keep their distance from it; dark on light, or "any"."""
     while True:
+        # drawn until the contrast suffices: the colours of what passes stay uniform
         foreground, start = _colour(draw), _colour(draw)
         red, green, blue = (int(np.clip(value + draw.integers(-40, 41), 0, 255)) for value in start)
         end = (red, green, blue)
@@ -133,6 +135,7 @@ def _distractors(draw: np.random.Generator, config: SceneConfig, scene: Scene, r
     for _ in range(wanted * 20):  # a glyph that leaves no room gets fewer shapes
         if len(shapes) == wanted:
             break
+        # never about as large as the glyph, or size alone would not tell them apart
         factor = draw.uniform(0.2, 0.5) if draw.random() < 0.4 else draw.uniform(1.8, 3.5)
         length = min(float(factor) * scene.glyph_height, 0.5)
         kind: Literal["disc", "bar"] = "disc" if draw.random() < 0.5 else "bar"
@@ -149,6 +152,7 @@ def _distractors(draw: np.random.Generator, config: SceneConfig, scene: Scene, r
 
 def make_canvas(config: SceneConfig, split: Split, index: int) -> tuple[int, int, str]:
     """Height and width in pixels and the file suffix of one image."""
+    # a generator of its own, so that the canvas does not change what is drawn on it
     draw = np.random.default_rng(key(config.seed, SPLITS.index(split), index, 1))
     short = config.size if config.sizes == "fixed" else round(config.size * draw.uniform(1, 1.25))
     narrow, wide = config.aspect

@@ -107,6 +107,7 @@ class SegmentationFolder:
         labels = read_mask(path, max_pixels=self.max_pixels).astype(np.int64)
         is_unknown = labels == IGNORE
         if self.reduce_zero_label:
+            # ADE20K's 0 is "other", which nobody learns; the classes 1 to 150 become 0 to 149
             is_unknown |= labels == 0
             labels -= 1
         is_wrong = ((labels < 0) | (labels >= self.num_classes)) & ~is_unknown

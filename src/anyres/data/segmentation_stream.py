@@ -107,6 +107,7 @@ def augmented(
     if augment.photometric:
         image = _photometric()(image)
     height, width = size
+    # 0 is the mean colour after normalising, which is what padding is to look like
     pixels = torch.zeros(len(mean), height, width)
     target = torch.full((height, width), IGNORE, dtype=torch.uint8)
     pixels[:, : image.height, : image.width] = to_tensor(image, mean, std)

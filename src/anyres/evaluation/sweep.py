@@ -42,6 +42,7 @@ def sweep(config: SweepConfig) -> dict[str, Any]:
     config.out.parent.mkdir(parents=True, exist_ok=True)  # fails now rather than after hours
     subjects = load_subjects(config)
     folders = _folders(config, subjects)
+    # a setting of the whole process, put back for those who call this from Python
     threads = torch.get_num_threads()
     torch.set_num_threads(config.threads or threads)
     try:

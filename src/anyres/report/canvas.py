@@ -107,6 +107,7 @@ def resolution_axis(ax: Axes, sizes: Sequence[Sequence[int]]) -> None:
     ax.set_xticks(ticks, [str(tick) for tick in ticks])
     ax.set_xticks(list(others), ["\n".join(texts) for texts in others.values()], minor=True)
     ax.tick_params(axis="x", which="minor", labelsize=8.5, pad=20 if ticks else 4)
+    # labels overlap where two ticks are nearer than about a fifteenth of the axis, which is logarithmic
     crowded = any(
         later / earlier < (ticks[-1] / ticks[0]) ** 0.065 for earlier, later in zip(ticks, ticks[1:], strict=False)
     )
@@ -130,6 +131,7 @@ def titles(ax: Axes, theme: Theme, title: str, y: str, x: str = "image side, pix
 
 def legend(ax: Axes, theme: Theme, handles: Sequence[Artist]) -> None:
     """A legend below the panel: two columns if the labels are short enough to fit beside each other, or one."""
+    # 34 letters are about half of a panel's six inches
     columns = 2 if max(len(str(handle.get_label())) for handle in handles) <= 34 else 1
     ax.figure.legend(
         handles=list(handles),

@@ -63,12 +63,14 @@ def _far_away(
     text += f"{subject} keeps {row['top1']:.1f} %"
     there, before = [], []
     for label in labels:
+        # models are compared at sizes that both were measured at, the largest of them first
         own = {tuple(mine["size"]): mine for mine in native[subject]}
         common = [other for other in native[label] if tuple(other["size"]) in own] if label != subject else []
         if not common:
             continue
         other, mine = common[-1], own[tuple(common[-1]["size"])]
         result = f"{label} {other['top1']:.1f} %"
+        # measured as far as the subject: belongs into the main sentence
         if mine is row:
             there.append(f"{result} for {_times(other['macs'], mine['macs'])}")
         else:

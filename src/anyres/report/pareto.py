@@ -54,6 +54,7 @@ def text_places(texts: dict[_Point, str], points: Sequence[_Point]) -> dict[_Poi
     Above and to the left of the frontier there is nothing, since it would dominate. A label that would lie on another,
     on another's ring or right above that is left out; the dearest point is served first.
     """
+    # matplotlib has not laid out the axes yet, so boxes are estimated in points from the span of the data
     costs, tops = [math.log(cost) for cost, _ in points], [top for _, top in points]
     across = _WIDE / ((max(costs) - min(costs)) or 1.0)
     up = _TALL / ((max(tops) - min(tops)) or 1.0)
@@ -61,6 +62,7 @@ def text_places(texts: dict[_Point, str], points: Sequence[_Point]) -> dict[_Poi
     rings = {point: (x - _RING, y - _RING, x + _RING, y + _RING + _LINE) for point, (x, y) in spots.items()}
     found: dict[_Point, str] = {}
     boxes: list[tuple[float, float, float, float]] = []
+    # dearest first: on the right the frontier is flat, and labels crowd
     for point in reversed(texts):
         x, y = spots[point]
         long = _LETTER * len(texts[point])
@@ -92,6 +94,7 @@ def _draw_line(ax: Axes, line: Sequence[SweepRow], name: str, colour: str) -> li
 
 
 def _draw_frontier(ax: Axes, best: Sequence[_Point], end: float, theme: Theme) -> list[Artist]:
+    # steps, since a budget between two costs buys no more than the cheaper one
     xs, ys = [cost for cost, _ in best], [top for _, top in best]
     steps: Any = {"color": theme.ink, "linewidth": 2.4, "alpha": 0.35, "drawstyle": "steps-post", "zorder": 1}
     drawn: list[Artist] = [*ax.plot([*xs, end], [*ys, ys[-1]], label="Pareto frontier", **steps)]
