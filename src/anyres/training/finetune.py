@@ -36,7 +36,7 @@ def start_from(config: BackboneRunConfig, model: ViTAR, *, is_backbone: bool = F
     found = read_initial(init, model.config, resize_positions=config.init_resize)
     if is_probe:
         _refuse_probe(init, found)
-    model.load_state_dict(found.weights, strict=False)
+    model.load_state_dict(found.weights, strict=False)  # what starts fresh is not among them
     starting, above = ("Backbone starting", "heads") if is_backbone else ("Starting", "head")
     tqdm.write(_described(init, found, starting, above), file=sys.stderr)
 

@@ -24,6 +24,7 @@ def check_integers(config: Any, lowest: Mapping[str, int]) -> None:
         given = getattr(config, name)
         if _is_left_out(config, name):
             continue
+        # To Python True is the number 1; to whoever gives it for a count it is a slip.
         if isinstance(given, bool) or not isinstance(given, int) or given < least:
             raise ValueError(f"{name} is {given!r}; allowed: whole numbers from {least} up; nearest: {least}")
 

@@ -39,7 +39,7 @@ class Trainer:
 
     def __init__(self, config: RunConfig, task: Task, device: torch.device) -> None:
         self.config, self.task, self.device = config, task, device
-        self.model = task.model.to(device)
+        self.model = task.model.to(device)  # before the optimiser, which would hold the parameters left behind
         if device.type == "cpu":
             use_plain_attention(self.model)
         config.save_memory(self.model)
@@ -79,8 +79,10 @@ class Trainer:
         count = len(batch.labels)
         total = torch.zeros((), device=self.device)
         for piece, rows in enumerate(pieces(count, self.config.accumulate)):
+            # What a model draws for itself follows from seed and step, so that a resumed run draws the same again.
             torch.manual_seed(key(self.config.seed, _STEP, self.step, piece))
             with self.autocast():
+                # Weighted, so that the sum over pieces of unequal length is the mean over the batch.
                 loss = self.task.loss(prepared, rows) * ((rows.stop - rows.start) / count)
             loss.backward()
             total += loss.detach()

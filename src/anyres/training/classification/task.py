@@ -109,7 +109,7 @@ class ClassificationTask:
         """For a linear probe those of evaluation, without gradient."""
         if not self.config.linear_probe:
             return self.model.forward_features(view.images[rows], view.keys[rows])
-        self.model.eval()
+        self.model.eval()  # the trainer switches to training, where jitter and drop path would blur what is read
         with torch.no_grad():
             return self.model.forward_features(view.images[rows])
 

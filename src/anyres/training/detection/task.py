@@ -113,7 +113,7 @@ class DetectionTask:
         with evaluating(model):
             try:
                 rows = [self._validate_at(size, self.validation, model, device) for size in self.config.parsed_sizes()]
-            finally:
+            finally:  # the model is saved and trained on, at its own size
                 model.set_size(model.config.min_size, model.config.max_size)
             self._draw(self.validation, model, device, step)
         return rows

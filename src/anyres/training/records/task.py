@@ -81,7 +81,7 @@ class RecordsTask:
         self._encoder, self._info = _encoder(config, self.records)
         with seeded(key(config.seed, _HEAD)):
             self._encoder.reset_classifier(len(self.classes), "mean")
-        self.model: nn.Module = self._encoder.head
+        self.model: nn.Module = self._encoder.head  # all that learns, and all that checkpoints need to hold
         self.criterion = SoftTargetCrossEntropy()
 
     def identity(self) -> dict[str, Any]:

@@ -98,6 +98,7 @@ class SegmentationTask:
         loss = _summed(logits, labels)
         if auxiliary is not None:
             loss = loss + self.config.auxiliary_weight * _summed(auxiliary, labels)
+        # A batch without one known pixel has the loss 0, not 0 / 0.
         return loss * (len(prepared.labels) / len(labels)) / prepared.known.clamp(min=1)
 
     def validates(self) -> bool:
