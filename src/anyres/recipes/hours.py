@@ -51,7 +51,7 @@ def training_hours(config: ImageRunConfig, macs_per_second: float) -> float:
 def expected_macs(config: ImageRunConfig, classes: int = 1000, convention: Convention = "executed") -> float:
     """Multiply-accumulates of the forward pass of one training image, averaged over the schedule's sizes.
 
-    Counted by a convention of `evaluation.cost`, with a head for so many classes, the mean number of random extra
+    Counted by a convention of `costs.cost`, with a head for so many classes, the mean number of random extra
     passes of the merger, and all replicas of the image where the run makes some. The backward pass of any of these
     models costs twice as much again. As in inference, passes with 1x1 cells are counted without queries and keys, a
     sixth of such a pass in training.
