@@ -178,3 +178,13 @@ def test_without_layer_decay_all_of_a_dense_model_learns_alike(tmp_path):
     model = dense("upernet_vitar_small_patch16")
     groups = make_optimizer(model, SegmentationConfig(data=tmp_path, out=tmp_path, lr=0.1)).param_groups
     assert {group["lr"] for group in groups} == {0.1} and all("lr_scale" not in group for group in groups)
+
+
+def test_where_the_prefix_stands_among_the_parameters_moves_the_norm_by_a_rounding_at_most(make_config):
+    """Before the trunk was a module the prefix tokens came first; runs of before differ in nothing but this sum."""
+    model = create_model("deit_tiny_patch16", **(TINY | {"depth": 8}))
+    model(torch.randn(4, 3, 24, 20)).logsumexp(1).mean().backward()
+    named = sorted(model.named_parameters(), key=lambda pair: pair[0] != "trunk.prefix")
+    assert named[0][0] == "trunk.prefix"
+    first = torch.nn.utils.get_total_norm([parameter.grad for _, parameter in named])
+    torch.testing.assert_close(gradient_norm(model, None), first, rtol=2e-7, atol=0)
