@@ -11,6 +11,7 @@ import tifffile
 import torch
 from PIL import Image
 
+from anyres.data.tiff.source import TiffSource
 from anyres.models.architectures import create_model
 from anyres.models.vitar import ViTAR
 from anyres.models.weights.files import load, save
@@ -18,7 +19,6 @@ from anyres.predict.encode import encode
 from anyres.predict.encode_config import EncodeConfig
 from anyres.streaming.reader import RegionReader
 from anyres.streaming.records import INDEX, Records
-from anyres.streaming.source_tiff import TiffSource
 from anyres.streaming.sources import open_source
 from anyres.streaming.stream import stream
 from anyres.streaming.unfinished import Unfinished
@@ -201,7 +201,7 @@ def test_one_odd_file_is_a_failure_and_no_end(run, images, tmp_path, monkeypatch
             raise ImportError("No module named 'pyvips'")
         return real(name, *rest)
 
-    monkeypatch.setattr("anyres.streaming.source_base.importlib.import_module", without_pyvips)
+    monkeypatch.setattr("anyres.data.source_base.importlib.import_module", without_pyvips)
     np.save(images / "long.npy", np.zeros((20, 20, 3), np.int64))
     np.save(images / "cube.npy", np.zeros((2, 20, 20, 3), np.uint8))
     np.save(images / "five.npy", np.zeros((20, 20, 5), np.uint8))

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from anyres.data.decode import read_image
+from anyres.data.tiff.pixels import full_range, on_white
+from anyres.data.tiff.segments import SegmentCache
 from anyres.errors import SourceError, UnreadableImageError
-from anyres.streaming.source_segments import SegmentCache
-from anyres.streaming.source_tiff_pixels import full_range, on_white
 from anyres.streaming.sources import open_source
 
 tifffile = pytest.importorskip("tifffile")

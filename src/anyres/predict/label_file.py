@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from anyres.data.source_base import import_extra
 from anyres.files import write_atomically
 from anyres.predict.pictures import palette
 from anyres.sizes import Size
-from anyres.streaming.source_base import import_extra
 
 _TILE = 256
 

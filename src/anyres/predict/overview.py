@@ -3,8 +3,8 @@
 import numpy as np
 from PIL import Image
 
+from anyres.data.source_base import Source
 from anyres.sizes import Size
-from anyres.streaming.source_base import Source
 
 _SIDE = 2048  # pixels at most
 _ROWS = 256  # that are read at once, about

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from anyres.data.source_base import Source, check_dtype, check_region, describe_region, name_of
 from anyres.errors import SourceError
 from anyres.sizes import size_text
-from anyres.streaming.source_base import Source, check_dtype, check_region, describe_region, name_of
 
 _PAUSE = 0.1  # seconds before the first retry; doubled for each further one
 _LUMA = (19595, 38470, 7471)  # ITU-R 601 in 1/65536, as Pillow rounds it

@@ -1,13 +1,13 @@
 """Sources that are arrays, in memory or mapped from a file, and sources of the caller's own making."""
 
-import mmap
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from anyres.data.mapped_file import MappedFile
+from anyres.data.source_base import OpenSource, Source, check_dtype, name_of
 from anyres.errors import UnreadableImageError
-from anyres.streaming.source_base import OpenSource, Source, check_dtype, name_of
 
 
 class ArraySource(OpenSource):
@@ -28,25 +28,6 @@ class ArraySource(OpenSource):
     def _read(self, y: int, x: int, height: int, width: int) -> np.ndarray:
         self._guard.check()
         return np.array(self._array[y : y + height, x : x + width])  # a copy: the file is read here and now
-
-
-class MappedFile:
-    """The file that an array is mapped from, if any.
-
-    Touching a mapped page that the file has lost kills the process, so its length is asked for before every read.
-    """
-
-    def __init__(self, array: np.ndarray) -> None:
-        base: Any = array
-        while base is not None and not isinstance(base, mmap.mmap):
-            base = getattr(base, "base", None)
-        self._mapping: mmap.mmap | None = base
-        self._length = 0 if base is None else base.size()
-
-    def check(self) -> None:
-        """Raises OSError if the file has become shorter."""
-        if self._mapping is not None and self._mapping.size() < self._length:
-            raise OSError(f"the file is cut short: {self._mapping.size()} of {self._length} bytes are left")
 
 
 class GivenSource(OpenSource):

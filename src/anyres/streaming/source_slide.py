@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from anyres.data.source_base import OpenSource, check_level, import_extra
+from anyres.data.tiff.pixels import on_white
 from anyres.errors import UnreadableImageError
-from anyres.streaming.source_base import OpenSource, check_level, import_extra
-from anyres.streaming.source_tiff_pixels import on_white
 
 SLIDE_SUFFIXES = frozenset(
     {".svs", ".svslide", ".ndpi", ".mrxs", ".vms", ".vmu", ".scn", ".bif", ".czi", ".dcm"}

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
+from anyres.data.source_base import OpenSource, import_extra
 from anyres.errors import UnreadableImageError
-from anyres.streaming.source_base import OpenSource, import_extra
 
 _WHITE = {"grey16": 65535.0, "rgb16": 65535.0, "scrgb": 1.0}  # of the others 255
 _COLOURS = ("b-w", "grey16", "srgb", "rgb", "rgb16", "scrgb", "multiband")

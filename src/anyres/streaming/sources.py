@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from anyres.data.decode import others_may_read, read_image, stored_size
+from anyres.data.source_base import OpenSource, Source
+from anyres.data.tiff.source import TiffSource
 from anyres.errors import UnreadableImageError
 from anyres.streaming.source_array import ArraySource, GivenSource, open_npy
-from anyres.streaming.source_base import OpenSource, Source
 from anyres.streaming.source_slide import SLIDE_SUFFIXES, SlideSource
-from anyres.streaming.source_tiff import TiffSource
 from anyres.streaming.source_vips import VipsSource
 
 __all__ = ["CACHE_BYTES", "OpenSource", "Source", "is_read_in_parts", "open_source"]

@@ -14,11 +14,11 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from anyres.data.source_base import OpenSource
 from anyres.errors import OtherWorkError
 from anyres.files import write_bytes
 from anyres.layers.pieces import PieceMerger
 from anyres.models.vitar import ViTAR
-from anyres.streaming.source_base import OpenSource
 
 
 class Unfinished:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from anyres.streaming.source_base import describe_region
+from anyres.data.source_base import describe_region
 
 
 class SegmentCache:

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from anyres.data.mapped_file import MappedFile
+from anyres.data.source_base import OpenSource, check_level, import_extra
+from anyres.data.tiff.pixels import JPEG, conversion_of, stored_region, upright
+from anyres.data.tiff.segments import SegmentCache, SegmentGrid
 from anyres.errors import SourceError, UnreadableImageError
 from anyres.sizes import size_text
-from anyres.streaming.source_array import MappedFile
-from anyres.streaming.source_base import OpenSource, check_level, import_extra
-from anyres.streaming.source_segments import SegmentCache, SegmentGrid
-from anyres.streaming.source_tiff_pixels import JPEG, conversion_of, stored_region, upright
 
 MAX_SEGMENT_BYTES = 2**30
 """A tile or strip that is larger when decoded is refused before anything is read of it."""
