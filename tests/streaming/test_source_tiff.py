@@ -188,12 +188,13 @@ def test_a_fourth_sample_is_alpha_where_the_file_says_so(tmp_path, kind, laid):
         check(source, on_white(array, premultiplied=kind == "assocalpha") if laid else array)
 
 
-def test_tiles_that_are_left_out_have_the_value_for_no_data(tmp_path):
-    tags = [(42113, "s", 0, "7", True)]  # GDAL_NODATA
+@pytest.mark.parametrize("nodata", ["7", "0", "nan", None])
+def test_tiles_that_are_left_out_are_the_background(tmp_path, nodata):
+    tags = [] if nodata is None else [(42113, "s", 0, nodata, True)]  # GDAL_NODATA
     tiles = iter([b"\1" * 256, b"", b"\3" * 256, b"\4" * 256])
     options = {"shape": (32, 32), "dtype": np.uint8, "tile": (16, 16), "photometric": "minisblack"}
     tifffile.imwrite(tmp_path / "a.tif", tiles, extratags=tags, **options)
-    expected = np.kron(np.array([[1, 7], [3, 4]], np.uint8), np.ones((16, 16), np.uint8))
+    expected = np.kron(np.array([[1, 0], [3, 4]], np.uint8), np.ones((16, 16), np.uint8))
     with open_source(tmp_path / "a.tif") as source:
         check(source, expected)
 

@@ -9,6 +9,7 @@ import numpy as np
 from anyres.data.decode import others_may_read, read_image, stored_size
 from anyres.data.source_base import OpenSource, Source
 from anyres.data.tiff.source import TiffSource
+from anyres.data.tiff.tags import TIFF_STARTS
 from anyres.errors import UnreadableImageError
 from anyres.streaming.source_array import ArraySource, GivenSource, open_npy
 from anyres.streaming.source_slide import SLIDE_SUFFIXES, SlideSource
@@ -20,11 +21,14 @@ CACHE_BYTES = 2**27
 """Decoded tiles that are kept: a row of 256x256 RGB tiles across an image 170,000 pixels wide."""
 
 _NPY = b"\x93NUMPY"
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and BigTIFF, little and big endian
 
 
 def open_source(
-    source: str | Path | np.ndarray | Source, *, level: int = 0, cache_bytes: int | None = None
+    source: str | Path | np.ndarray | Source,
+    *,
+    level: int = 0,
+    cache_bytes: int | None = None,
+    nodata: float | None = None,
 ) -> OpenSource:
     """Open an image for reading in parts; close it with `with` or `.close()`.
 
@@ -34,7 +38,8 @@ def open_source(
             - a path to a .npy file, which is mapped;
             - a path to a slide that OpenSlide reads, by its suffix (extra `slides`): RGB, unscanned parts white;
             - a path to a TIFF file, tiled or striped, of any size (extra `huge-images`): 8, 16 and 32 bits and floats
-              as stored, any number of channels; grey, RGB, palette and YCbCr JPEG; other colours are refused;
+              as stored, any number of channels; grey, RGB, palette and YCbCr JPEG; other colours are refused
+              (docs/formats.md). What has no data is 0: NaN and the value that the file names;
             - a path to a JPEG, PNG, WebP, BMP or GIF file of up to `decode.MAX_PIXELS` pixels: 8-bit RGB as
               `read_image` says, in memory as a whole;
             - a path to any other image that libvips reads (extra `huge-images`);
@@ -44,6 +49,7 @@ def open_source(
             taken as they are.
         level: of a pyramid, 0 is the finest. TIFF and slides.
         cache_bytes: decoded tiles to keep, `CACHE_BYTES` if unset. TIFF and slides.
+        nodata: the stored value that stands for no data; None: as the file says (GDAL_NODATA). TIFF.
 
     Raises:
         ValueError: something else is given, a shape or type of pixels that is not read, a level that there is not,
@@ -55,16 +61,17 @@ def open_source(
     if cache_bytes is not None and cache_bytes < 0:
         raise ValueError(f"cache_bytes is {cache_bytes}; allowed: 0 and more")
     if not isinstance(source, str | os.PathLike):
-        check_idle(type(source).__name__, level, cache_bytes)
+        check_idle(type(source).__name__, level, cache_bytes, nodata)
         return _open_object(source)
     path = Path(source)
     start = _start(path)
     kept = CACHE_BYTES if cache_bytes is None else cache_bytes
     if path.suffix.lower() in SLIDE_SUFFIXES:
+        check_idle(str(path), 0, None, nodata)
         return SlideSource(path, level=level, cache_bytes=kept)
-    if start.startswith(_TIFF):
-        return TiffSource(path, level=level, cache_bytes=kept)
-    check_idle(str(path), level, cache_bytes)
+    if start.startswith(TIFF_STARTS):
+        return TiffSource(path, level=level, cache_bytes=kept, nodata=nodata)
+    check_idle(str(path), level, cache_bytes, nodata)
     if not start:
         raise UnreadableImageError(path, "the file is empty")
     return open_npy(path) if start.startswith(_NPY) else _open_picture(path)
@@ -72,7 +79,7 @@ def open_source(
 
 def is_read_in_parts(path: Path) -> bool:
     """Whether a file is a TIFF, a slide or an array, told as `open_source` tells it; UnreadableImageError as there."""
-    return path.suffix.lower() in SLIDE_SUFFIXES or _start(path).startswith((*_TIFF, _NPY))
+    return path.suffix.lower() in SLIDE_SUFFIXES or _start(path).startswith((*TIFF_STARTS, _NPY))
 
 
 def _open_object(source: Any) -> OpenSource:
@@ -86,10 +93,15 @@ def _open_object(source: Any) -> OpenSource:
     )
 
 
-def check_idle(name: str, level: int, cache_bytes: int | None) -> None:
-    for setting, idle in (("level", level == 0), ("cache_bytes", cache_bytes is None)):
-        if not idle:
-            raise ValueError(f"{name}: {setting} is set, which has an effect on TIFF files and slides only")
+def check_idle(name: str, level: int, cache_bytes: int | None, nodata: float | None = None) -> None:
+    """Raises ValueError for a setting of `open_source` that has no effect on what `name` is."""
+    for setting, is_idle, where in (
+        ("level", level == 0, "TIFF files and slides"),
+        ("cache_bytes", cache_bytes is None, "TIFF files and slides"),
+        ("nodata", nodata is None, "TIFF files"),
+    ):
+        if not is_idle:
+            raise ValueError(f"{name}: {setting} is set, which has an effect on {where} only")
 
 
 def _start(path: Path) -> bytes:

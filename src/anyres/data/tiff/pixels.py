@@ -1,23 +1,61 @@
 """What the stored samples of a TIFF page mean: from samples to upright grey or colour pixels, or a refusal by name."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from anyres.data.tiff.nodata import BACKGROUND, where_no_data
+from anyres.data.tiff.tags import BLACK_IS_ZERO, PALETTE, RGB, WHITE_IS_ZERO, YCBCR
+
 Convert = Callable[[np.ndarray], np.ndarray]
 
 JPEG = frozenset({6, 7, 33007, 34892})  # TIFF 6.0 and Technical Note 2, and two that stand for the same
-_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6  # TIFF 6.0, PhotometricInterpretation
 _ASSOCIATED, _UNASSOCIATED = 1, 2  # TIFF 6.0, ExtraSamples
 
 
-def conversion_of(page: Any) -> Convert:
-    """The function from stored samples (h, w, samples) to pixels (h, w, channels) for a page of tifffile.
+@dataclass(frozen=True)
+class Meaning:
+    """What the samples of a page stand for."""
 
-    One bit becomes 0 and 255; samples of 2 to 15 bits are spread over the whole range of their array's type; where
+    convert: Convert
+    """Stored samples (h, w, samples) -> pixels (h, w, channels)."""
+    colours: int
+    """Of the pixels: 3 if the first three channels are red, green and blue; 1 if nothing is said of the channels."""
+    known_range: bool
+    """Whether the pixels are unsigned integers that go from 0 to their type's maximum. Signed and 32-bit integers and
+    floats need not fill theirs."""
+
+    def pixels(self, samples: np.ndarray, nodata: float | None) -> tuple[np.ndarray, np.ndarray | None]:
+        """Stored samples (h, w, samples) -> pixels (h, w, channels), and where they are the background for want of
+        data, (h, w, channels) or (h, w, 1), None if nowhere.
+
+        A grey sample without data is one pixel of one channel; a colour is without data where red, green and blue are.
+        """
+        found = where_no_data(samples, nodata)
+        pixels = self.convert(samples)
+        if found is None:
+            return pixels, None
+        if self.colours == 3 and samples.shape[2] >= 3:
+            found = np.asarray(found[..., :3].all(axis=2, keepdims=True))
+        found = found[..., : pixels.shape[2]]  # an alpha has none
+        if pixels.dtype.kind == "f":
+            found = found | np.isnan(pixels)
+        if not found.any():
+            return pixels, None
+        return np.where(found, pixels.dtype.type(BACKGROUND), pixels), found
+
+
+def meaning_of(page: Any, *, own_range: bool = False) -> Meaning:
+    """What the stored samples of a page of tifffile mean.
+
+    One bit becomes 0 and 255; samples of 2 to 31 bits are spread over the whole range of their array's type; where
     zero means white they are inverted; palettes become 8-bit RGB; alpha is laid on white. Everything else is left as
-    it is stored: 16 and 32 bits, floats, further channels.
+    it is stored: 8, 16 and 32 bits, floats, further channels.
+
+    Args:
+        own_range: signed integers and floats will be scaled by their own range, so that they can be inverted too.
 
     Raises:
         ValueError: for colours or types that are not among these; the message does not name the file.
@@ -26,25 +64,25 @@ def conversion_of(page: Any) -> Convert:
     colours = page.photometric
     if dtype is None or not isinstance(bits, int) or dtype.kind not in "uifb" or (dtype.kind in "iu" and bits > 32):
         raise ValueError(f"samples of {dtype}, {bits} bits, are not read")
-    jpeg_colour = (
-        colours == _YCBCR and page.compression in JPEG and page.planarconfig == 1
-    )  # the decoder turns it to RGB
-    if colours not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE) and not jpeg_colour:
+    # the decoder turns it to RGB
+    jpeg_colour = colours == YCBCR and page.compression in JPEG and page.planarconfig == 1
+    if colours not in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE) and not jpeg_colour:
         raise ValueError(
             f"its colours are {getattr(colours, 'name', colours)}; allowed: MINISWHITE, MINISBLACK, RGB, PALETTE, "
             "and YCBCR in JPEG tiles"
         )
     steps: list[Convert] = []
-    if colours == _PALETTE:
+    if colours == PALETTE:
         steps.append(_lookup(page.colormap, bits, dtype))
     elif dtype.kind in "bu" and bits < dtype.itemsize * 8:
         steps.append(lambda samples: full_range(samples, bits))
-    if colours == _WHITE_IS_ZERO:
-        if dtype.kind not in "bu" or alpha is not None:
+    if colours == WHITE_IS_ZERO:
+        if (dtype.kind not in "bu" and not own_range) or alpha is not None:
             raise ValueError(f"MINISWHITE with {dtype} samples or alpha is not read")
-        steps.append(np.invert)  # of an unsigned integer: its type's maximum minus it
+        # of an unsigned integer: its type's maximum minus it
+        steps.append(np.negative if dtype.kind == "f" else np.invert)
     if alpha is not None:
-        if dtype.kind not in "uf" or colours == _PALETTE:
+        if dtype.kind not in "uf" or colours == PALETTE:
             raise ValueError(f"alpha with {dtype} samples, {getattr(colours, 'name', colours)}, is not read")
         steps.append(lambda samples: on_white(samples, premultiplied=alpha == _ASSOCIATED))
 
@@ -53,7 +91,9 @@ def conversion_of(page: Any) -> Convert:
             samples = step(samples)
         return samples
 
-    return convert
+    is_grey = colours in (WHITE_IS_ZERO, BLACK_IS_ZERO)
+    known_range = dtype.kind == "b" or (dtype.kind == "u" and bits < 32)
+    return Meaning(convert, 1 if is_grey else 3, known_range or colours == PALETTE)
 
 
 def _alpha(page: Any) -> int | None:

@@ -12,9 +12,11 @@ import numpy as np
 from PIL import Image
 
 from anyres.data.mapped_file import MappedFile
+from anyres.data.said_once import MORE_PAGES, say_more_pages, was_said
 from anyres.data.source_base import OpenSource, check_level, import_extra
-from anyres.data.tiff.pixels import JPEG, conversion_of, stored_region, upright
+from anyres.data.tiff.pixels import JPEG, meaning_of, stored_region, upright
 from anyres.data.tiff.segments import SegmentCache, SegmentGrid
+from anyres.data.tiff.tags import BELONGS_TO_ANOTHER, parse_nodata
 from anyres.errors import SourceError, UnreadableImageError
 from anyres.sizes import size_text
 
@@ -30,14 +32,23 @@ class TiffSource(OpenSource):
     """The first page of a TIFF file, or a coarser level of its pyramid.
 
     Only the segments that a region touches are read and decoded; the last ones are kept, since regions side by side
-    share them. Uncompressed pages in one piece are mapped. The pixels are as `conversion_of` says, and upright. Tiles
-    that the file leaves out (sparse files) have its nodata value. Colour profiles are ignored.
+    share them. Uncompressed pages in one piece are mapped. The pixels are as `meaning_of` says, and upright. What has
+    no data (NaN, GDAL's value, tiles that a sparse file leaves out) is 0. Colour profiles are ignored.
 
     Args:
         path: the file.
         level: of the pyramid, 0 is the finest.
         cache_bytes: decoded segments that are kept; at the least one row of tiles or strips that regions share should
             fit, or it is decoded again for every row of regions.
+        nodata: the stored value that stands for no data; None: as the file says (GDAL_NODATA).
+        as_picture: the first page, even if it is one of several that are an image's channels, and of values that will
+            be scaled by their own range (see `meaning_of`).
+
+    Attributes:
+        size: (height, width) in pixels, upright.
+        stored_size: (height, width) in pixels, before it is turned upright.
+        meaning: of the samples.
+        nodata: the value that is taken for no data, None if there is none.
 
     Raises:
         UnreadableImageError: not a TIFF, damaged, or of a kind that is not read, which is named.
@@ -46,11 +57,20 @@ class TiffSource(OpenSource):
         ValueError: for a level that there is not.
     """
 
-    def __init__(self, path: Path, *, level: int, cache_bytes: int) -> None:
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        level: int = 0,
+        cache_bytes: int = 0,
+        nodata: float | None = None,
+        as_picture: bool = False,
+    ) -> None:
         tifffile = import_extra("tifffile", "huge-images", f"{path}: a TIFF file")
         self.name = str(path)
         self._cache = SegmentCache(cache_bytes)
         self._lock = threading.Lock()  # of the place in the file
+        self._as_picture = as_picture
         self._file = open(path, "rb")  # noqa: SIM115  (see close)
         try:
             with _naming(self.name):
@@ -59,17 +79,21 @@ class TiffSource(OpenSource):
             with _naming(self.name):
                 self._page = levels[level].aspage()
                 self._prepare_decoding(tifffile)
+                self.nodata = parse_nodata(self._page.tags.valueof(42113)) if nodata is None else nodata
                 self._grid = self._find_grid()
                 self._check_segments()
         except BaseException:
             self._file.close()
             raise
         grid = self._grid
-        self.size = (grid.width, grid.height) if self._orientation >= 5 else (grid.height, grid.width)
+        self.stored_size = (grid.height, grid.width)
+        self.size = self.stored_size[::-1] if self._orientation >= 5 else self.stored_size
 
     def _find_levels(self, tifffile: Any) -> list[Any]:
         """The first page, and its smaller copies if it has any."""
         tiff = tifffile.TiffFile(self._file)
+        if self._as_picture:
+            return [tiff.pages[0]]
         series = tiff.series[0]
         if "C" in series.axes.upper() and len(series.pages) > 1:
             raise ValueError(f"its channels are on several pages ({series.axes}, {series.shape}); allowed: one")
@@ -77,13 +101,15 @@ class TiffSource(OpenSource):
         levels = [level.pages[0] for level in series.levels]
         if any(page is None or page.parent is not tiff for page in levels):
             raise ValueError("its pixels are in another file")
+        if len(levels) == 1 and not was_said(MORE_PAGES) and _has_more_pages(tiff):
+            say_more_pages(self.name)
         return levels
 
     def _prepare_decoding(self, tifffile: Any) -> None:
         page = self._page
         orientation = page.tags.valueof(274)  # TIFF 6.0, Orientation
         self._orientation = orientation if orientation in range(1, 9) else 1
-        self._convert = conversion_of(page)
+        self.meaning = meaning_of(page, own_range=self._as_picture)
         if page.compression not in _OWN_CODECS or page.predictor == 3:
             import_extra("imagecodecs", "huge-images", f"{self.name}: compression {page.compression!r}")
         if page.compression != 1:
@@ -139,9 +165,15 @@ class TiffSource(OpenSource):
             )
 
     def _read(self, y: int, x: int, height: int, width: int) -> np.ndarray:
+        return self.read_known(y, x, height, width)[0]
+
+    def read_known(self, y: int, x: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """The region within the image (height, width, channels), and where it has no data (see `Meaning.pixels`)."""
         region = stored_region(self._orientation, self.size, (y, x, height, width))
         samples = self._from_map(*region) if self._mapped is not None else self._from_segments(*region)
-        return upright(self._convert(samples), self._orientation)
+        pixels, missing = self.meaning.pixels(samples, self.nodata)
+        turned = None if missing is None else upright(missing, self._orientation)
+        return upright(pixels, self._orientation), turned
 
     def _from_map(self, y: int, x: int, height: int, width: int) -> np.ndarray:
         assert self._mapped is not None
@@ -200,6 +232,14 @@ class TiffSource(OpenSource):
     def close(self) -> None:
         self._file.close()
         self._mapped = None
+
+
+def _has_more_pages(tiff: Any) -> bool:
+    """Whether a second page is no smaller copy of the first and no mask."""
+    try:
+        return not tiff.pages[1].subfiletype & BELONGS_TO_ANOTHER
+    except IndexError:
+        return False
 
 
 def _check_own_size(data: bytes, most_pixels: int) -> None:
