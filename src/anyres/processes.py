@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from multiprocessing import connection
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
@@ -80,7 +81,8 @@ class _Worker:
     def __init__(self, function: Callable[[Any], Any]) -> None:
         self.pipe, theirs = _CONTEXT.Pipe()
         self.process = _CONTEXT.Process(target=_serve, args=(function, theirs))
-        self.process.start()
+        with _interrupts_wait():
+            self.process.start()
         theirs.close()  # so that the end of the process is the end of the pipe
 
     def begin(self, job: object) -> None:
@@ -104,24 +106,38 @@ class _Worker:
         return f"was killed (signal {-code}), perhaps for want of memory" if code < 0 else f"ended with code {code}"
 
 
+@contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Holds back Ctrl-C, also in a process that is started in here: it gets to it in `_serve`, where that is foreseen,
+    and not somewhere in the midst of its imports."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _serve(function: Callable[[Any], Any], pipe: Connection) -> None:
-    """The life of a worker."""
+    """The life of a worker. It ends without a word when there are no more jobs, or nobody who waits for an answer; and
+    where all processes are stopped while this one has no job, which its parent says already."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    while True:
-        try:
-            job = pipe.recv()
-        except (EOFError, KeyboardInterrupt):  # no more jobs; or all were stopped while this process had none
-            return
-        answer: tuple[BaseException | None, Any] = None, None
-        try:
-            answer = None, function(job)
-        except BaseException as error:  # also KeyboardInterrupt, which a run that was stopped raises after saving
-            error.add_note("".join(traceback.format_exception(error)))
-            answer = error, None
-        try:
-            pipe.send_bytes(_packed(answer))
-        except BrokenPipeError:  # it was stopped meanwhile and only waits for this process to end
-            return
+    with suppress(EOFError, BrokenPipeError, KeyboardInterrupt):
+        if hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # see `_interrupts_wait`
+        while True:
+            pipe.send_bytes(_packed(_answer(function, pipe.recv())))
+
+
+def _answer(function: Callable[[Any], Any], job: object) -> tuple[BaseException | None, Any]:
+    """What a job raises, or what it returns."""
+    try:
+        return None, function(job)
+    except BaseException as error:  # also KeyboardInterrupt, which a run that was stopped raises after saving
+        error.add_note("".join(traceback.format_exception(error)))
+        return error, None
 
 
 def _packed(answer: tuple[BaseException | None, Any]) -> bytes:
