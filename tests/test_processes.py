@@ -32,7 +32,7 @@ def test_results_come_in_the_order_of_the_jobs_from_processes_that_are_used_agai
 def test_an_error_is_raised_as_it_is_with_where_it_came_from():
     with pytest.raises(ZeroDivisionError, match="division by zero") as caught:
         run(["1 / 0", "2"], 1)
-    assert "_serve" in "".join(caught.value.__notes__)
+    assert "processes.py" in "".join(caught.value.__notes__)
 
 
 def test_what_cannot_be_handed_over_is_told_in_words():
