@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from anyres.data import said_once
-from anyres.data.decode import convert_image, read_image, stored_size
+from anyres.data.decode import convert_image, others_may_read, read_image, stored_size
 from anyres.data.tiff.picture import as_picture
 from anyres.data.tiff.pixels import upright
 from anyres.data.tiff.source import TiffSource
@@ -383,6 +383,21 @@ def test_too_large_is_refused_before_decoding(tmp_path):
     for function in (read_image, stored_size):
         with pytest.raises(UnreadableImageError, match=r"a\.tif: 20x30 pixels are 600; allowed: 599"):
             function(tmp_path / "a.tif", max_pixels=599)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.float64])
+def test_what_is_too_large_to_be_decoded_is_left_to_streaming(tmp_path, kind):
+    """Whoever reads the kind: Pillow or tifffile."""
+    side, tile = 13_824, 1536  # more pixels than Pillow's limit, in tiles that are all left out
+    tiles = iter([b""] * (side // tile) ** 2)
+    options = {"shape": (side, side), "dtype": kind, "tile": (tile, tile), "photometric": "minisblack"}
+    tifffile.imwrite(tmp_path / "a.tif", tiles, metadata=None, **options)
+    for function in (read_image, stored_size):
+        with pytest.raises(UnreadableImageError, match=r"a\.tif.*allowed: 178956970") as caught:
+            function(tmp_path / "a.tif")
+        assert others_may_read(tmp_path / "a.tif", caught.value)
+    with open_source(tmp_path / "a.tif") as source:
+        assert source.size == (side, side) and source.read_region(side - 1, side - 1, 1, 1).max() == 0
 
 
 def test_a_file_cut_short(tmp_path):

@@ -19,9 +19,12 @@ _LONGEST = 132
 
 
 def kind_of_file(path: Path | str) -> str | None:
-    """Such as "a JPEG 2000 image"; None if the bytes say nothing. OSError if the file cannot be read."""
-    with open(path, "rb") as file:
-        start = file.read(_LONGEST)
+    """Such as "a JPEG 2000 image"; None if the bytes say nothing, or there is no such file."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(_LONGEST)
+    except OSError:
+        return None
     if not start:
         return "an empty file"
     if start[4:8] == b"ftyp":
