@@ -209,6 +209,8 @@ class TiffSource(OpenSource):
         data = self._load(offset, size)
         # (depth, rows, cols, samples) and where it lies; the depth is 1, and the place is known
         segment = page.decode(data, index, **self._tables)[0][0]
+        if page.dtype.kind == "b" and segment.dtype == np.uint8:  # fax
+            segment = segment.astype(bool)
         if segment.dtype != page.dtype or segment.shape[2] != self._grid.samples:
             raise OSError(f"a tile decodes to {segment.shape} {segment.dtype}, the header says {page.dtype}")
         self._cache.put(index, segment)

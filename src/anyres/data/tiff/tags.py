@@ -11,7 +11,8 @@ from PIL import TiffImagePlugin
 
 from anyres.data.said_once import MORE_PAGES, say_more_pages, was_said
 
-TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and BigTIFF, little and big endian
+_BIG_BIG_ENDIAN = b"MM\0+"
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", _BIG_BIG_ENDIAN)  # classic and BigTIFF, little and big endian
 
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6  # TIFF 6.0, PhotometricInterpretation
 _COLOURS = {
@@ -180,7 +181,9 @@ def parse_nodata(text: object) -> float | None:
 
 def _directory(file: BinaryIO, offset: int | None) -> Any:
     start = file.read(8)
-    if start[2] == 43:  # BigTIFF; of a big-endian one Pillow reads nothing
+    if start.startswith(_BIG_BIG_ENDIAN):
+        raise ValueError("a big-endian BigTIFF, of which Pillow reads nothing")
+    if start[2] == 43:  # BigTIFF
         start += file.read(8)
     directory = TiffImagePlugin.ImageFileDirectory_v2(start)
     file.seek(directory.next if offset is None else offset)
