@@ -1,6 +1,7 @@
 """Whole runs: a run that was stopped, killed or refused ends like one that never was."""
 
 import json
+import multiprocessing
 import os
 import signal
 
@@ -213,6 +214,24 @@ def test_bad_numbers_keep_the_last_checkpoint(make_config, monkeypatch):
     assert load_checkpoint(config.out / NAME)["step"] == 2
     assert [row["step"] for row in read_rows(config.out / STEPS)] == [1, 2, 3]
     assert train(config).finished
+
+
+def test_a_killed_process_that_loads_images_is_named_and_the_run_goes_on(make_config, uninterrupted, monkeypatch):
+    config, update = make_config(num_workers=1, validate_every=3), Trainer.update
+
+    def killing(self, batch):
+        for process in multiprocessing.active_children() if self.step == 3 else ():
+            os.kill(process.pid, signal.SIGKILL)
+        return update(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "update", killing)
+        told = "was killed by signal: Killed, .*checkpoint.pt still holds the last checkpoint; the same command goes on"
+        with pytest.raises(ChildProcessError, match=told):
+            train(config)
+    assert load_checkpoint(config.out / NAME)["step"] in (3, 4)
+    train(config)
+    same_in_the_end(config, uninterrupted)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 Counting works on any device, the meta device included.
 """
 
+import re
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -83,3 +84,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+
+
+def what_found_no_room(error: BaseException) -> str:
+    """An error of `is_out_of_memory` on one line, with what was asked for if it says so."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    known = [line for line in lines if any(words in line for words in _OUT_OF_MEMORY)]
+    line = (known or lines[-1:] or ["no room"])[0]  # a process that loads images tells a traceback, which ends with it
+    line = re.sub(r".*DefaultCPUAllocator: ", "", line).split(" Error code ")[0]
+    return line if "out of memory" in line else f"out of memory: {line}"

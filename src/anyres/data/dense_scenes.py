@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from anyres.data.glyph_scenes import SPLITS, Split, colours
 from anyres.data.scene import FONTS, fill, glyph_matrix, glyph_outline, gradient
-from anyres.files import read_json, write_bytes, write_json
+from anyres.files import naming, read_json, write_bytes, write_json
 from anyres.seeds import key
 from anyres.settings import plain
 
@@ -122,9 +122,10 @@ def _write_one(root: Path, config: DenseSceneConfig, split: Split, index: int, f
     name = f"{index:05d}.png"
     for kind in ("images", "annotations"):
         (root / kind / split).mkdir(parents=True, exist_ok=True)
-    image.save(root / "images" / split / name, compress_level=1)
     of_pixels = np.array([0, *labels], dtype=np.uint8)[shown]
-    Image.fromarray(of_pixels).save(root / "annotations" / split / name)
+    with naming(root):
+        image.save(root / "images" / split / name, compress_level=1)
+        Image.fromarray(of_pixels).save(root / "annotations" / split / name)
     found["images"].append({"id": index, "file_name": name, "height": image.height, "width": image.width})
     for number, label in enumerate(labels, start=1):
         mask = shown == number

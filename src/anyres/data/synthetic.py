@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from anyres.data.glyph_scenes import SPLITS, SceneConfig, Split, make_canvas, make_scene
 from anyres.data.scene import FONTS, glyph_outline
-from anyres.files import read_json, write_json
+from anyres.files import naming, read_json, write_json
 from anyres.settings import plain
 
 FORMATS: Mapping[str, float] = {"jpg": 0.8, "png": 0.1, "webp": 0.1}
@@ -103,7 +103,8 @@ def _write_one(root: Path, config: SceneConfig, split: Split, index: int) -> Non
     options: dict[str, dict[str, Any]] = {
         "jpg": {"quality": 92}, "png": {"compress_level": 1}, "webp": {"quality": 92, "method": 0},
     }  # fmt: skip
-    scene.draw(height, width).save(path, **options[suffix])
+    with naming(path):
+        scene.draw(height, width).save(path, **options[suffix])
 
 
 def _record(config: SceneConfig) -> dict:

@@ -1,6 +1,8 @@
 """What loaders are made of: seeded draws, reading by index, worker processes that change neither order nor errors."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +25,12 @@ class ImageReader:
         return read_image(self.paths[index], max_pixels=self.max_pixels, channels=self.channels)
 
 
+# What torch says in this process of one that has ended, from wherever a signal finds it.
+_LOST = re.compile(
+    r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (is killed by signal: [^.]+|exited unexpectedly)(.*)", re.S
+)
+
+
 class Numbered(Dataset):
     """Whole batches by number; errors travel as values, since a loader process would rewrite their message."""
 
@@ -32,7 +40,7 @@ class Numbered(Dataset):
     def __getitem__(self, number: int) -> object:
         try:
             return self.make(number)
-        except ValueError as error:
+        except (ValueError, OSError, MemoryError) as error:
             return error
 
 
@@ -46,10 +54,37 @@ def run_in_order(items: Numbered, numbers: range, num_workers: int) -> Iterator:
         items, batch_size=None, sampler=numbers, num_workers=num_workers, collate_fn=_itself,
         generator=torch.Generator(),
     )  # fmt: skip
-    for item in loader:
-        if isinstance(item, ValueError):
-            raise item
-        yield item
+    with naming_lost_workers():
+        for item in loader:
+            if isinstance(item, Exception):
+                raise item
+            yield item
+
+
+def lost_worker(error: BaseException) -> str | None:
+    """What there is to say if an error is of a process that loads images and was killed; None for any other."""
+    if not isinstance(error, RuntimeError):
+        return None
+    # how it ended is known to the error that the signal raised, if that met torch while it waited for a batch
+    found = _LOST.match(str(error.__cause__)) or _LOST.match(str(error))
+    if found is None:
+        return None
+    pid, end, rest = found.groups()
+    how = end.replace("is killed", "was killed").replace("exited unexpectedly", "ended by itself")
+    why = ": /dev/shm is full" if "shared memory" in rest else ", perhaps for want of memory"
+    return f"a process that loads images (pid {pid}) {how}{why}; fewer num_workers need less"
+
+
+@contextmanager
+def naming_lost_workers() -> Iterator[None]:
+    """ChildProcessError for what torch says of a process that loads images and was killed."""
+    try:
+        yield
+    except RuntimeError as error:
+        said = lost_worker(error)
+        if said is None:
+            raise
+        raise ChildProcessError(said) from error
 
 
 def check_counts(batch_size: int, num_workers: int) -> None:

@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from anyres.costs.memory import is_out_of_memory
+from anyres.costs.memory import is_out_of_memory, what_found_no_room
+from anyres.data.workers import naming_lost_workers
 from anyres.errors import Unreadable
+from anyres.files import check_folder
 from anyres.models.weights.record import CONFIG, WEIGHTS
 from anyres.settings import differences
 from anyres.sizes import size_text
@@ -22,7 +24,7 @@ from anyres.training import checkpoint
 from anyres.training.config import RunConfig, changed_settings
 from anyres.training.interrupt import StopRequest
 from anyres.training.run_folder import refuse_foreign_folder, write_settings
-from anyres.training.runlog import VALIDATIONS, RunLog, describe, read_rows, summary_writer
+from anyres.training.runlog import VALIDATIONS, RunLog, check_tensorboard, describe, read_rows
 from anyres.training.task import Step, Task
 from anyres.training.trainer import StepResult, Trainer, torch_settings
 
@@ -60,12 +62,16 @@ def train(config: RunConfig, task: Task | None = None) -> TrainResult:
         FloatingPointError: loss or gradient became infinite or not a number. The last checkpoint stays as it is.
         MemoryError: a step found no room in memory, on whatever device. The last checkpoint stays as it is.
         UnreadableImageError: with `strict`, the first file that cannot be read.
+        ChildProcessError: a process that loads images was killed. The last checkpoint stays as it is.
+        OSError: the run cannot be written, on a full disk, say. The last checkpoint stays as it is.
         ImportError: an extra that the task needs is not installed; the message names it.
     """
     config.check()
     refuse_foreign_folder(config)
+    if not (config.out / WEIGHTS).exists():  # a finished run may be where nobody may write
+        check_folder("out", config.out)
     if config.tensorboard:
-        summary_writer()  # fails now rather than after the data has been read
+        check_tensorboard(config.out)  # fails now rather than after the data has been read
     device = config.torch_device()
     with torch_settings(config, device):
         return _Run(config, task or config.make_task(), device).go()
@@ -87,6 +93,13 @@ class _Run:
         self._load()
 
     def go(self) -> TrainResult:
+        try:
+            with naming_lost_workers():
+                return self._go()
+        except ChildProcessError as error:
+            raise ChildProcessError(f"{error}. {self._kept()}; the same command goes on from there") from error
+
+    def _go(self) -> TrainResult:
         if self._is_finished():
             self._say(f"{self.folder} is finished: {self.trainer.step} steps. Nothing to do.")
             return self._result()
@@ -153,7 +166,7 @@ class _Run:
             if not is_out_of_memory(error):
                 raise
             where = f"step {self.trainer.step + 1} of {self.config.steps}, size {size_text(batch.size)}"
-            text = f"out of memory on {self.trainer.device} at {where}: {str(error) or 'no room'}"
+            text = f"out of memory on {self.trainer.device} at {where}: {what_found_no_room(error)}"
             raise MemoryError(f"{text}. {self._last_resort(self.config.memory_advice())}") from error
         seconds = time.perf_counter() - self._clock  # loading included
         self.loss = result.loss
@@ -238,9 +251,11 @@ class _Run:
         self.skipped |= {str(path): reason for path, reason in skipped}
 
     def _last_resort(self, advice: str) -> str:
+        return f"{self._kept()}. {advice} may help, in a new run folder"
+
+    def _kept(self) -> str:
         path = self.folder / checkpoint.NAME
-        kept = f"{path} still holds the last checkpoint" if path.exists() else "No checkpoint was written yet"
-        return f"{kept}. {advice} may help, in a new run folder"
+        return f"{path} still holds the last checkpoint" if path.exists() else "No checkpoint was written yet"
 
     def _say(self, text: str) -> None:
         tqdm.write(text, file=sys.stderr)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from anyres.files import write_bytes
+from anyres.files import naming, write_bytes
 from anyres.sizes import size_text
 
 STEPS = "log.jsonl"
@@ -61,6 +61,7 @@ class RunLog:
         self._writer: Any = None
         if tensorboard:  # purge_step hides the events of steps that are written again
             self._writer = summary_writer()(str(run / "tensorboard"), purge_step=start + 1)
+        self._run = run
         self._files: dict[str, IO[str]] = {}
         for name in (STEPS, VALIDATIONS):
             cut_back(run / name, start)
@@ -85,21 +86,36 @@ class RunLog:
 
     def sync(self) -> None:
         """On disk when this returns: a checkpoint must never be ahead of the log."""
-        for file in self._files.values():
-            file.flush()
-            os.fsync(file.fileno())
+        for name, file in self._files.items():
+            with naming(self._run / name):
+                file.flush()
+                os.fsync(file.fileno())
         if self._writer is not None:
             self._writer.flush()
 
     def close(self) -> None:
-        for file in self._files.values():
-            file.close()
+        for name, file in self._files.items():
+            with naming(self._run / name):  # a row that found no room is tried once more
+                file.close()
         if self._writer is not None:
             self._writer.close()
 
     def _append(self, name: str, row: dict[str, Any]) -> None:
-        self._files[name].write(json.dumps(row) + "\n")
-        self._files[name].flush()
+        with naming(self._run / name):
+            self._files[name].write(json.dumps(row) + "\n")
+            self._files[name].flush()
+
+
+def check_tensorboard(run: Path) -> None:
+    """ImportError if TensorBoard is not installed, ValueError if it cannot write into the folder of a run."""
+    summary_writer()
+    try:
+        str(run).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"out is {run}, a name that is no text, into which TensorBoard does not write; give another out, or train "
+            "with tensorboard=False"
+        ) from error
 
 
 def summary_writer() -> Any:
