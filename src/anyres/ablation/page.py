@@ -9,7 +9,7 @@ from typing import Any
 from anyres.ablation.results import FORMAT
 from anyres.ablation.summary import cells, sets
 from anyres.evaluation.rows import NATIVE, protocol_text, si
-from anyres.files import read_json, write_bytes
+from anyres.files import read_json, write_bytes, write_text
 from anyres.report.page import render
 from anyres.report.paper import SOURCE
 from anyres.report.report import require_extra
@@ -30,7 +30,7 @@ def write_page(result: Path, out: Path) -> Path:
     pictures = _pictures(data)
     for name, picture in pictures.items():
         write_bytes(out / f"{name}.png", picture)
-    write_bytes(out / "results.md", markdown(data).encode())
+    write_text(out / "results.md", markdown(data))
     write_bytes(out / "index.html", _html(data, pictures))
     return out / "index.html"
 

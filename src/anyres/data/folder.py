@@ -41,8 +41,7 @@ class ImageFiles:
     def digest(self) -> str:
         """Sixteen hexadecimal digits of the files' names below `root` and their lengths, to know other files there."""
         names = [f"{path.relative_to(self.root).as_posix()}\t{_length(path)}\n" for path in self.paths]
-        # names that are no text come from the system with surrogates
-        return hashlib.sha256("".join(names).encode(errors="surrogateescape")).hexdigest()[:16]
+        return hashlib.sha256(os.fsencode("".join(names))).hexdigest()[:16]
 
 
 class ImageFolder(ImageFiles):

@@ -1,6 +1,7 @@
 """Images with a class for every pixel, in folders as ADE20K has them: files checked, read and counted."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,7 +129,7 @@ class SegmentationFolder:
         digest = hashlib.sha256()
         for path, mask in zip(self.paths, self.masks, strict=True):
             name = path.relative_to(self.root).as_posix()
-            digest.update(f"{name}\t{path.stat().st_size}\t{mask.stat().st_size}\n".encode())
+            digest.update(os.fsencode(f"{name}\t{path.stat().st_size}\t{mask.stat().st_size}\n"))
         return digest.hexdigest()[:16]
 
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from anyres.terminal import printable
+
 _ROWS_SHOWN = 20  # of the table, where the rest is in a file
 
 Entry = dict[str, Any]
@@ -31,26 +33,32 @@ def csv_table(entries: Sequence[Entry], *, with_budget: bool) -> str:
 
 
 def show_classes(entries: Sequence[Entry], written: Path | None, file: TextIO) -> None:
-    """Prints the table, as far as it is not in a file, and what could not be read."""
+    """Prints the table, as far as it is not in a file, and what could not be read; what the terminal has no letters
+    for after backslashes."""
+
+    def show(line: object) -> None:
+        print(printable(line, file), file=file)
+
     good = [entry for entry in entries if "top" in entry]
     failed = [entry for entry in entries if "reason" in entry]
     shown = good if written is None else good[:_ROWS_SHOWN]
-    rows = [(entry["path"], f"{entry['height']}x{entry['width']}", _top(entry)) for entry in shown]
+    # before they are laid out, since what is printed may be longer
+    rows = [(printable(entry["path"], file), f"{entry['height']}x{entry['width']}", _top(entry)) for entry in shown]
     if rows:
         rows.insert(0, ("image", "height x width", "classes"))
         path_width, size_width = (max(len(row[column]) for row in rows) for column in (0, 1))
         for path, size, top in rows:
-            print(f"{path:<{path_width}}  {size:>{size_width}}  {top}", file=file)
+            show(f"{path:<{path_width}}  {size:>{size_width}}  {top}")
     if len(shown) < len(good):
-        print(f"... and {len(good) - len(shown)} more in {written}", file=file)
+        show(f"... and {len(good) - len(shown)} more in {written}")
     elif written is not None:
-        print(f"written to {written}", file=file)
+        show(f"written to {written}")
     if reduced := sum("reduced" in entry for entry in entries):
-        print(f"{reduced} of {len(entries)} images were reduced to fit the budget", file=file)
+        show(f"{reduced} of {len(entries)} images were reduced to fit the budget")
     if failed:
-        print(f"{len(failed)} of {len(entries)} files could not be read or were refused:", file=file)
+        show(f"{len(failed)} of {len(entries)} files could not be read or were refused:")
         for entry in failed:
-            print(f"  {entry['path']}: {entry['reason']}", file=file)
+            show(f"  {entry['path']}: {entry['reason']}")
 
 
 def _top(entry: Entry) -> str:

@@ -54,7 +54,7 @@ def find_inputs(paths: Iterable[Path], list_file: Path | None) -> list[LabelledF
     given = list(paths)
     if list_file is not None:
         try:
-            lines = list_file.read_text(encoding="utf-8").splitlines()
+            lines = os.fsdecode(list_file.read_bytes()).splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(f"the list {list_file} cannot be read ({error}); allowed: one path per line") from error
         given += [Path(line.strip()) for line in lines if line.strip()]
@@ -93,7 +93,7 @@ def digest(inputs: Iterable[LabelledFile]) -> str:
     """Sixteen hexadecimal digits of the paths, the labels and the lengths of the files, to know other ones."""
     hashed = hashlib.sha256()
     for item in inputs:
-        hashed.update(f"{item.path}\t{item.label}\t{item.path.stat().st_size}\n".encode())
+        hashed.update(os.fsencode(f"{item.path}\t{item.label}\t{item.path.stat().st_size}\n"))
     return hashed.hexdigest()[:16]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from anyres.costs.cost import macs_by_part
 from anyres.evaluation.rows import bytes_text, check_sweep, protocol_text, si, side, size_label
-from anyres.files import read_json, write_bytes
+from anyres.files import check_folder, read_json, write_bytes
 from anyres.models.architectures import get_config
 from anyres.report.findings import findings
 from anyres.report.image_sets import ImageSet, merge
@@ -32,6 +32,7 @@ def report(json_paths: Sequence[Path | str], out_folder: Path | str, title: str 
     paths = [Path(path) for path in json_paths]
     if not paths:
         raise ValueError("no sweeps given; allowed: one or more JSON files written by `anyres sweep`")
+    check_folder("out", Path(out_folder))
     sweeps = [check_sweep(_read(path), path.name) for path in paths]
     sets = merge(sweeps, [path.name for path in paths])
     title = title or sweeps[0]["title"]
@@ -48,7 +49,16 @@ def report(json_paths: Sequence[Path | str], out_folder: Path | str, title: str 
 def _read(path: Path) -> Any:
     if not path.is_file():
         raise ValueError(f"no file {path}; allowed: a JSON file written by `anyres sweep`")
-    return read_json(path, "the JSON of a sweep", remedy="allowed: a file written by `anyres sweep`")
+    return _in_text(read_json(path, "the JSON of a sweep", remedy="allowed: a file written by `anyres sweep`"))
+
+
+def _in_text(found: Any) -> Any:
+    """The same with names that are no text as they are printed: neither a page nor a picture has letters for them."""
+    if isinstance(found, dict):
+        return {_in_text(name): _in_text(value) for name, value in found.items()}
+    if isinstance(found, list):
+        return [_in_text(value) for value in found]
+    return found.encode(errors="backslashreplace").decode() if isinstance(found, str) else found
 
 
 def require_extra(command: str) -> None:

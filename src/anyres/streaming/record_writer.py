@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,7 @@ class RecordWriter:
 
     def unfinished(self, source: Path) -> Path:
         """The file for unfinished work on this input. Removed when other records are begun in the folder."""
-        return self.folder / f"{_UNFINISHED}{hashlib.sha256(str(source).encode()).hexdigest()[:16]}"
+        return self.folder / f"{_UNFINISHED}{hashlib.sha256(os.fsencode(source)).hexdigest()[:16]}"
 
     def add(self, places: Sequence[int], records: Sequence[Record], failures: Sequence[dict[str, Any]]) -> None:
         """Writes the results of the inputs at these places: the next ones, or some that failed before.

@@ -23,7 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from anyres.errors import check_choice
-from anyres.files import read_json, write_bytes
+from anyres.files import LFS_POINTER, is_lfs_pointer, named_in_text, read_json, write_bytes
 from anyres.layers.merge_plan import Grid
 from anyres.sizes import parse_size, size_text
 
@@ -117,9 +117,12 @@ class Shard:
     def __init__(self, path: Path, count: int, shape: tuple[int, int, int]) -> None:
         if not path.is_file():
             raise ValueError(f"{path} is missing; {_REMEDY}")
+        if is_lfs_pointer(path):
+            raise ValueError(f"{path} {LFS_POINTER}")
         self.path = path
         try:
-            self._file = safe_open(path, framework="pt")
+            with named_in_text(path) as readable:
+                self._file = safe_open(readable, framework="pt")
             said = json.loads(self._file.metadata()[_HEADER])
             self.sources: list[str] = said["sources"]
             self.labels: list[str | None] = said["labels"]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from anyres.data.source_base import OpenSource
 from anyres.errors import OtherWorkError
-from anyres.files import write_bytes
+from anyres.files import named_in_text, write_bytes
 from anyres.layers.pieces import PieceMerger
 from anyres.models.vitar import ViTAR
 
@@ -39,7 +39,7 @@ class Unfinished:
         self._tensors: dict[str, Tensor] = {}
         if path.exists():
             try:
-                with safe_open(path, framework="pt") as file:
+                with named_in_text(path) as readable, safe_open(readable, framework="pt") as file:
                     self._found = file.metadata() or {}
                     self._tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             except Exception as error:  # safetensors raises its own, unexported kind

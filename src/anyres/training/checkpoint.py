@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from anyres.files import write_atomically
+from anyres.files import LFS_POINTER, is_lfs_pointer, write_atomically
 
 FORMAT = 2
 FIRST_FORMAT = 1  # before the trunk was a module of its own; names and order of parameters were others
@@ -37,6 +37,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (zipfile.BadZipFile, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        if is_lfs_pointer(path):
+            raise ValueError(f"{path} {LFS_POINTER}") from error
         raise ValueError(f"{path} is damaged or no checkpoint ({error}); {_REMEDY}") from error
     given = state.get("format") if isinstance(state, dict) else type(state).__name__
     if given not in (FIRST_FORMAT, FORMAT):

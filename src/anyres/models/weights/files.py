@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save as as_bytes
 from torch import Tensor, nn
 
-from anyres.files import write_bytes, write_json
+from anyres.files import LFS_POINTER, is_lfs_pointer, named_in_text, write_bytes, write_json
 from anyres.models.architectures import architecture_of
 from anyres.models.weights.earlier import weights_as_now
 from anyres.models.weights.record import CONFIG, WEIGHTS, ModelInfo, make_config, read_record
@@ -74,8 +74,11 @@ def load(folder: Path | str, kind: type[nn.Module] | None = None) -> tuple[Any, 
     with torch.device("meta"):
         model = architecture.model(make_config(architecture, settings, folder))
     try:
-        weights = weights_as_now(architecture.name, load_file(folder / WEIGHTS))
+        with named_in_text(folder / WEIGHTS) as readable:
+            weights = weights_as_now(architecture.name, load_file(readable))
     except Exception as error:  # safetensors raises its own, unexported kind
+        if is_lfs_pointer(folder / WEIGHTS):
+            raise ValueError(f"{folder / WEIGHTS} {LFS_POINTER}") from error
         raise ValueError(f"{folder / WEIGHTS} is not a readable safetensors file: {error}") from error
     check_weights(model, weights, str(folder / WEIGHTS))
     model.load_state_dict(weights, assign=True)
