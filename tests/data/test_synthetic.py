@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from anyres.cli import main
 from anyres.data.folder import ImageFolder
 from anyres.data.glyph_scenes import SceneConfig, luma, make_canvas, make_scene
 from anyres.data.scene import FONTS, glyph_matrix, glyph_outline
@@ -155,14 +156,22 @@ def test_an_existing_folder_is_kept_completed_or_refused(tmp_path):
     "bad",
     [
         {"classes": "1"}, {"classes": "11"}, {"classes": "aA"}, {"classes": "1/"}, {"size": 4}, {"train": -1},
-        {"sizes": "huge"}, {"glyph_height": (0.5, 0.2)}, {"margin": 1.5}, {"formats": {"tga": 1}}, {"formats": {}},
+        {"train": 9}, {"val": 8}, {"sizes": "huge"}, {"glyph_height": (0.5, 0.2)},
+        {"margin": 1.5}, {"formats": {"tga": 1}}, {"formats": {}},
         {"fonts": ("DejaVuSanz",)}, {"workers": 0}, {"fonts": ()},
     ],
 )  # fmt: skip
 def test_bad_parameters_write_nothing(tmp_path, bad):
     with pytest.raises(ValueError):
-        write_glyphs(tmp_path / "x", **{"train": 2, "val": 2, "size": 16, "progress": False, **bad})
+        write_glyphs(tmp_path / "x", **{"train": 10, "val": 10, "size": 16, "progress": False, **bad})
     assert not (tmp_path / "x").exists()
+
+
+def test_a_split_without_an_image_of_each_class_is_refused_with_the_nearest(tmp_path, capsys):
+    arguments = ["synthesize", "glyphs", str(tmp_path / "data"), "--train", "20", "--val"]
+    assert main([*arguments, "8"]) == 2
+    assert "val is 8; allowed: 0, or 10 and more, one image for each class; nearest: 10" in capsys.readouterr().err
+    assert not (tmp_path / "data").exists()
 
 
 def test_training_images_take_their_ranges_in_turn_within_each_class():

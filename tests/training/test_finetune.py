@@ -4,6 +4,7 @@ import dataclasses
 import shutil
 
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file
 
@@ -62,6 +63,21 @@ def test_a_vit_starts_a_vitar_with_a_fresh_merger(make_config, tmp_path, capsys)
     assert "Fresh: merger, head. Left out: head, prefix." in capsys.readouterr().err
     with pytest.raises(ValueError, match="lacks merger, which would stay as drawn"):
         ClassificationTask(make_config(init=tmp_path / "vit", linear_probe=True))
+
+
+def test_the_model_that_is_meant_of_a_file_is_said_aloud(make_config, mae, tmp_path, capsys):
+    vit = timm.create_model("vit_tiny_patch16_224", img_size=12, patch_size=4, embed_dim=16, depth=2, num_heads=2)
+    state = {f"module.{name}": value for name, value in vit.state_dict().items()}
+    torch.save({"model": state, "model_ema": state}, tmp_path / "both.pth")
+    options = {"model": "deit_tiny_patch16", "model_options": SMALL, "init": tmp_path / "both.pth"}
+    with pytest.raises(
+        ValueError, match="several models: model.module, model_ema.module; give one of them as --init-key"
+    ):
+        ClassificationTask(make_config(**options))
+    ClassificationTask(make_config(**options, init_key="model_ema"))
+    assert f"Starting from {tmp_path / 'both.pth'} (its model_ema.module): blocks, " in capsys.readouterr().err
+    with pytest.raises(ValueError, match="init_key"):
+        make_config(init_key="model").check()
 
 
 def test_layer_decay_in_the_first_step(plain, mae):

@@ -56,6 +56,8 @@ class SceneConfig:
             raise ValueError(f"classes is {self.classes!r}; allowed: two or more different characters")
         if not all(character.isalnum() for character in self.classes):
             raise ValueError(f"classes is {self.classes!r}; allowed: letters and digits, which name the folders")
+        for split in SPLITS:
+            _check_count(split, self.count(split), len(self.classes))
         if self.polarity not in ("any", "dark"):
             raise ValueError(f"polarity is {self.polarity!r}; allowed: 'any' and 'dark'")
         if self.sizes not in ("mixed", "fixed"):
@@ -77,6 +79,14 @@ class SceneConfig:
 
     def count(self, split: Split) -> int:
         return self.train if split == "train" else self.val
+
+
+def _check_count(split: Split, count: int, classes: int) -> None:
+    """ValueError for a split in which a class would have no image: what trains and measures refuses such a folder."""
+    if 0 < count < classes:
+        raise ValueError(
+            f"{split} is {count}; allowed: 0, or {classes} and more, one image for each class; nearest: {classes}"
+        )
 
 
 def make_scene(config: SceneConfig, split: Split, index: int) -> Scene:

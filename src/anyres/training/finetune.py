@@ -33,7 +33,7 @@ def start_from(config: BackboneRunConfig, model: ViTAR, *, is_backbone: bool = F
     init = config.init
     if init is None or (config.out / checkpoint.NAME).exists():
         return
-    found = read_initial(init, model.config, resize_positions=config.init_resize)
+    found = read_initial(init, model.config, resize_positions=config.init_resize, key=config.init_key)
     if is_probe:
         _refuse_probe(init, found)
     model.load_state_dict(found.weights, strict=False)  # what starts fresh is not among them
@@ -80,7 +80,8 @@ def freeze_below_head(model: ViTAR) -> None:
 
 def _described(init: Path, found: Initial, starting: str, above: str) -> str:
     """What is taken, what starts fresh (with what is `above` the backbone), what is left out and what differs."""
-    text = f"{starting} from {init}: {', '.join(found.taken)}. Fresh: {', '.join((*found.fresh, above))}."
+    place = f" (its {found.place})" if found.place else ""
+    text = f"{starting} from {init}{place}: {', '.join(found.taken)}. Fresh: {', '.join((*found.fresh, above))}."
     if found.left_out:
         text += f" Left out: {', '.join(found.left_out)}."
     if found.differing:

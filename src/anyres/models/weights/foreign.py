@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor
 
 from anyres.layers.merge_plan import Grid
@@ -58,31 +57,8 @@ class WeightSource:
     """Parts that no encoder of ours has."""
     config: ViTARConfig | None = None
     """Of a run of ours."""
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file, or of anything that `torch.save` wrote, by name. Nothing is unpickled.
-
-    A state dict inside another dictionary, under "model" or "state_dict", is found.
-
-    Raises:
-        ValueError: a file that cannot be read, or only by unpickling, or that holds no tensors by name.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # both libraries raise kinds of their own
-        raise ValueError(
-            f"{path} cannot be read without unpickling ({str(error).splitlines()[0]:.200}); allowed: .safetensors, "
-            "or a file of torch.save that holds nothing but tensors by name"
-        ) from error
-    for key in ("model", "state_dict"):
-        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
-            loaded = loaded[key]
-    if not isinstance(loaded, dict) or not loaded or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise ValueError(f"{path} is no state dict: expected are tensors by name, alone or under 'model'")
-    return loaded
+    place: str = ""
+    """Where in the file it was, if not at the top (see `Tensors`)."""
 
 
 def convert(weights: Mapping[str, Tensor], where: Path, like: Grid, facts: Mapping[str, Any]) -> WeightSource:

@@ -21,8 +21,9 @@ from anyres.models.config import ViTARConfig
 from anyres.models.vitar import ViTAR
 from anyres.models.weights.compare import TABLES, Differing, differing_settings, options, told, unequal
 from anyres.models.weights.files import load, model_digest
-from anyres.models.weights.foreign import WeightSource, convert, read_tensors
+from anyres.models.weights.foreign import WeightSource, convert
 from anyres.models.weights.record import CONFIG, WEIGHTS
+from anyres.models.weights.tensors import read_tensors
 
 _SHARED = ("stem", "patch_size", "in_channels", "width", "depth", "heads")  # what model and source must have in common
 _SINCOS_ERROR = 1e-3  # half precision keeps sines to 5e-4; those of another grid, or learned, differ by far more
@@ -40,6 +41,8 @@ class Initial:
     """What the source has and the model lacks, such as "decoder"; "heads" is all that stands on a backbone."""
     differing: Differing = field(default_factory=dict)
     """Settings with which the same weights are another function, or meet other pixels. Known of runs of ours alone."""
+    place: str = ""
+    """Where in the file of somebody else they were, such as "model_ema.module"; empty for the file as it is."""
 
     @property
     def taken(self) -> tuple[str, ...]:
@@ -52,7 +55,9 @@ def initial_weights(source: Path | str, config: ViTARConfig, *, resize_positions
     return read_initial(source, config, resize_positions=resize_positions).weights
 
 
-def read_initial(source: Path | str, config: ViTARConfig, *, resize_positions: bool = False) -> Initial:
+def read_initial(
+    source: Path | str, config: ViTARConfig, *, resize_positions: bool = False, key: str | None = None
+) -> Initial:
     """Weights from somewhere else for a model of this configuration, below its head. Nothing is unpickled.
 
     Positions that a ViT has for its class token are added to the token. A table of positions, learned or sin-cos,
@@ -65,14 +70,15 @@ def read_initial(source: Path | str, config: ViTARConfig, *, resize_positions: b
             the model's.
         config: of the model.
         resize_positions: reads a table of another grid bilinearly at the token centres of the model's.
+        key: which model of a file that holds several (see `read_tensors`).
 
     Raises:
         ValueError: a source that cannot be read, of another patch size, width, depth or number of heads, or with a
             table of another grid without `resize_positions`; fixed positions that are not the model's;
-            `resize_positions` where nothing is resized.
+            `resize_positions` where nothing is resized; several models without a key.
     """
     where = Path(source)
-    found = _read(where, config)
+    found = _read(where, config, key)
     _check_facts(found, config, where)
     position = _position(found, config, where, resize_positions)
     given = found.weights | position
@@ -88,6 +94,7 @@ def read_initial(source: Path | str, config: ViTARConfig, *, resize_positions: b
         fresh=_parts((name for name in wanted if name not in weights), wanted),
         left_out=tuple(sorted({*_parts((k for k in given if k not in wanted), given), *found.left_out, *spare_table})),
         differing={} if found.config is None else differing_settings(found.config, config, resize_positions),
+        place=found.place,
     )
 
 
@@ -110,16 +117,22 @@ def _file_of(source: Path) -> Path:
     raise ValueError(f"{source} {reason}; weights to start from are {allowed}")
 
 
-def _read(source: Path, config: ViTARConfig) -> WeightSource:
+def _read(source: Path, config: ViTARConfig, key: str | None) -> WeightSource:
     file = _file_of(source)
     record = _settings(source / CONFIG) if source.is_dir() else {}
     if record.get("architecture") in ARCHITECTURES:
+        if key is not None:
+            raise ValueError(
+                f"init_key is {key!r} but has no effect, because {source} is a run, of one model; leave it out"
+            )
         return _of_run(source)
-    tensors = read_tensors(file)
-    if any(re.match(r"((backbone|encoder)\.)*stem\.", name) for name in tensors):
+    tensors = read_tensors(file, key)
+    if any(re.match(r"((backbone|encoder)\.)*stem\.", name) for name in tensors.by_name):
         raise ValueError(f"{source} is the weights of a run without their {CONFIG}; give the folder that holds both")
     facts = {"heads": record["num_attention_heads"]} if "num_attention_heads" in record else {}
-    return convert(tensors, source, config.grid, facts)
+    found = convert(tensors.by_name, source, config.grid, facts)
+    left_out = tuple(sorted({*found.left_out, *tensors.beside}))
+    return replace(found, left_out=left_out, place=tensors.place)
 
 
 def _settings(path: Path) -> dict[str, Any]:
