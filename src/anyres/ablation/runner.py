@@ -24,7 +24,7 @@ from anyres.ablation.results import RESULT, collect
 from anyres.ablation.studies import STUDIES, Study
 from anyres.costs.memory import is_out_of_memory
 from anyres.evaluation.sweep import sweep
-from anyres.files import write_json
+from anyres.files import check_folder, write_json
 from anyres.processes import run_side_by_side
 from anyres.report.report import require_extra
 from anyres.training.engine import train
@@ -52,6 +52,7 @@ def ablate(config: AblateConfig, study: Study | None = None) -> Path:
         ChildProcessError: a process that trained was killed; the same call goes on from the last checkpoints.
     """
     require_extra("ablate")  # before work starts
+    check_folder("out", config.out)
     study = study or STUDIES[config.study]
     jobs = plan_jobs(config, study)
     known = [*jobs, *jobs_on_disk(config, study)]

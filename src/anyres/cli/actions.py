@@ -124,6 +124,7 @@ def largest_size(options: LargestSizeConfig) -> int:
 
 def plan_image(options: PlanImage) -> int:
     from anyres.data.decode import read_image
+    from anyres.files import check_file, demand_folder_of, write_picture
     from anyres.layers.merge_plan import token_grid
     from anyres.models.architectures import VITAR
     from anyres.report.plan_image import draw_plan
@@ -131,9 +132,15 @@ def plan_image(options: PlanImage) -> int:
     model = VITAR.get_config(options.model)
     if options.height < 1 or options.width < 1:
         raise ValueError(f"an image of {options.height}x{options.width} pixels; both sides must be at least 1.")
+    demand_folder_of("out", options.out)
+    check_file("out", options.out)
+    if options.out.suffix.lower() != ".png":
+        raise ValueError(
+            f"out is {options.out}; allowed: names ending in .png, such as {options.out.with_suffix('.png')}"
+        )
     plan = model.plan(token_grid(options.height, options.width, model.patch_size))
     picture = None if options.image is None else read_image(options.image)
-    draw_plan(plan, picture).save(options.out)
+    write_picture(options.out, draw_plan(plan, picture))
     print(f"{plan}\n{options.out.resolve()}")
     return 0
 

@@ -6,6 +6,7 @@ from anyres.data.coco import CocoImages, find_coco_split
 from anyres.data.segmentation import SegmentationFolder
 from anyres.devices import resolve_device
 from anyres.evaluation.evaluate_config import EvaluateConfig
+from anyres.files import check_file
 from anyres.metrics.detection import evaluate_detector
 from anyres.metrics.segmentation import evaluate_segmenter, measured
 from anyres.models.detector import Detector
@@ -23,6 +24,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     Raises:
         ValueError: no such model or data, other classes, or a setting that has no effect for this kind of model.
     """
+    if config.results is not None:
+        check_file("results", config.results)
     kind = architecture_in(config.run).name
     measures = {"Segmenter": _segmenter, "Detector": _detector}
     if kind not in measures:

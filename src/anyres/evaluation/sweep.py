@@ -22,7 +22,7 @@ from anyres.evaluation.measure import measure_size, protocols
 from anyres.evaluation.rows import FORMAT, size_label
 from anyres.evaluation.subject import Subject, load_subjects
 from anyres.evaluation.sweep_config import SweepConfig
-from anyres.files import write_json
+from anyres.files import check_file, write_json
 
 __all__ = ["SweepConfig", "sweep"]
 
@@ -37,9 +37,8 @@ def sweep(config: SweepConfig) -> dict[str, Any]:
     Raises ValueError before any work for runs, sets or sizes that cannot be used, whose classes differ, for a partial
     file of other settings, and for an `out` that is no sweep.
     """
-    if config.out.is_dir():
-        raise ValueError(f"out is the folder {config.out}; allowed: a file, such as {config.out / 'sweep.json'}")
-    config.out.parent.mkdir(parents=True, exist_ok=True)  # fails now rather than after hours
+    if not config.out.is_file():  # a finished sweep may be where nobody may write
+        check_file("out", config.out)
     subjects = load_subjects(config)
     folders = _folders(config, subjects)
     # a setting of the whole process, put back for those who call this from Python
@@ -52,6 +51,8 @@ def sweep(config: SweepConfig) -> dict[str, Any]:
             with suppress(ValueError):  # a partial file of other settings stays
                 Journal(config.out, about).close()  # left by a stop between the last two steps
             return _left_alone(there, config)
+        check_file("out", config.out)
+        config.out.parent.mkdir(parents=True, exist_ok=True)
         journal = Journal(config.out, about)
         _say_what_is_there(journal, changed, config)
         _recall(journal.parts, subjects, config)

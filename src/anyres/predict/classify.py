@@ -5,7 +5,7 @@ import sys
 from typing import TextIO
 
 from anyres.data.folder import find_images
-from anyres.files import write_bytes
+from anyres.files import check_file, write_text
 from anyres.predict.class_table import csv_table, show_classes
 from anyres.predict.command_files import Entry, entries_of
 from anyres.predict.config import ClassifyConfig
@@ -28,6 +28,8 @@ def classify(config: ClassifyConfig, *, file: TextIO | None = None, progress: bo
         ValueError: bad settings, missing inputs or an unreadable model, before any image is read.
         UnreadableImageError, SourceError: with `strict`, at the first unreadable file.
     """
+    if config.out is not None:
+        check_file("out", config.out)
     paths = find_images(config.inputs)
     predictor = Predictor(config.run, progress=progress, **config.options())
     entries = entries_of(predictor, paths, lambda found: found.to_dict())
@@ -35,6 +37,6 @@ def classify(config: ClassifyConfig, *, file: TextIO | None = None, progress: bo
         has_budget = config.limits is not None
         is_json = config.out.suffix.lower() == ".json"
         text = json.dumps(entries, indent=1) + "\n" if is_json else csv_table(entries, with_budget=has_budget)
-        write_bytes(config.out, text.encode())
+        write_text(config.out, text)
     show_classes(entries, config.out, file or sys.stdout)
     return entries

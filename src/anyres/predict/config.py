@@ -14,6 +14,7 @@ from anyres.costs.largest_config import Limits
 from anyres.data.decode import MAX_PIXELS, check_max_pixels
 from anyres.devices import check_device
 from anyres.errors import check_choice
+from anyres.files import demand_folder_of
 from anyres.sizes import Size, parse_size
 
 BATCH_SIZE = 16
@@ -203,11 +204,7 @@ class ClassifyConfig(ClassOptions, FilesConfig):
             return
         if self.out.suffix.lower() not in (".csv", ".json"):
             raise ValueError(f"out is {self.out}; allowed: names ending in .csv or .json")
-        folder = self.out.absolute().parent
-        if not folder.is_dir():
-            raise ValueError(
-                f"out is {self.out}, but there is no folder {folder}; allowed: names in an existing folder"
-            )
+        demand_folder_of("out", self.out)
 
 
 @dataclass(frozen=True, kw_only=True)

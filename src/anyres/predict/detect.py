@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from anyres.data.coco_masks import mask_tools
-from anyres.files import write_json, write_picture
+from anyres.files import check_folder, write_json, write_picture
 from anyres.predict.command_files import Entry, checked_paths, entries_of
 from anyres.predict.config import DetectConfig
 from anyres.predict.objects import write_results
@@ -28,6 +28,7 @@ def find_objects(config: DetectConfig, *, progress: bool = True) -> list[Entry]:
         ImportError: without faster-coco-eval, if the model has masks.
         UnreadableImageError, SourceError: with `strict`, at the first unreadable file.
     """
+    check_folder("out", config.out)
     paths = checked_paths(config, config.out, lambda index, path: [_picture_name(index, path)] if config.draw else [])
     predictor = Predictor(config.run, progress=progress, **config.options())
     if predictor.model.config.masks:

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from anyres.data.decode import MAX_PIXELS
 from anyres.devices import resolve_device
 from anyres.errors import Unreadable
+from anyres.files import check_folder
 from anyres.layers.merge_plan import Grid, token_grid
 from anyres.models.vitar import ViTAR
 from anyres.models.weights.files import load, model_digest
@@ -23,6 +24,7 @@ from anyres.predict.preparation import Preparation, preparation
 from anyres.sizes import size_text
 from anyres.streaming.record_writer import RecordWriter
 from anyres.streaming.records import DTYPES, INDEX, Record
+from anyres.terminal import printable
 
 _SHARD_BYTES, _MOST_RECORDS = 2**28, 4096  # of a shard, by default
 
@@ -55,6 +57,8 @@ def encode(config: EncodeConfig, *, file: TextIO | None = None, progress: bool =
             records in `out`, before any image is read.
         OSError: records or unfinished work cannot be written.
     """
+    if not (config.out / INDEX).is_file():  # finished records may be where nobody may write
+        check_folder("out", config.out)
     inputs = find_inputs(config.inputs, config.list_file)
     model, _ = load(config.run, ViTAR)
     stream_pixels = None if config.is_resized else config.stream_pixels
@@ -71,6 +75,8 @@ def encode(config: EncodeConfig, *, file: TextIO | None = None, progress: bool =
     first_time: Sequence[int] = range(writer.done, len(inputs))
     again = [failure["input"] for failure in writer.failures]
     done = len(inputs) - len(first_time) - len(again)
+    if done < len(inputs):
+        check_folder("out", config.out)
     bar = tqdm(total=len(inputs), initial=done, desc="encode", unit="image", file=sys.stderr, disable=not progress)
     with bar, torch.inference_mode():
         for places in (first_time, again):
@@ -129,12 +135,12 @@ def _record_grid(config: EncodeConfig, prepare: Preparation) -> Grid:
 
 
 def _show(result: EncodeResult, inputs: int, file: TextIO) -> None:
-    print(f"{result.records} records in {result.shards} shards in {result.folder}", file=file)
+    lines = [f"{result.records} records in {result.shards} shards in {result.folder}"]
     if result.failures:
-        print(
+        lines.append(
             f"{len(result.failures)} of {inputs} files could not be read ({result.folder / INDEX}); "
-            "the same command tries them again:",
-            file=file,
+            "the same command tries them again:"
         )
-        for failure in result.failures:
-            print(f"  {failure}", file=file)
+        lines += [f"  {failure}" for failure in result.failures]
+    for line in lines:
+        print(printable(line, file), file=file)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from anyres.files import write_picture
+from anyres.files import check_folder, write_picture
 from anyres.predict.command_files import Entry, checked_paths, entries_of
 from anyres.predict.config import SegmentConfig
 from anyres.predict.pictures import coloured
@@ -26,6 +26,7 @@ def segment(config: SegmentConfig, *, progress: bool = True) -> list[Entry]:
         ImportError: without tifffile, if an image needs it, before any image is read.
         UnreadableImageError, SourceError: with `strict`, at the first unreadable file.
     """
+    check_folder("out", config.out)
     paths = checked_paths(config, config.out, lambda _, path: _written(path, config.draw))
     predictor = Predictor(config.run, label_folder=config.out, progress=progress, **config.options())
     config.out.mkdir(parents=True, exist_ok=True)

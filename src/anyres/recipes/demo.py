@@ -15,6 +15,7 @@ from anyres.devices import fast_precision
 from anyres.evaluation.journal import sizes_done
 from anyres.evaluation.rows import size_label
 from anyres.evaluation.sweep import SweepConfig, sweep
+from anyres.files import check_folder
 from anyres.processes import run_side_by_side
 from anyres.recipes.demo_config import DemoConfig
 from anyres.sizes import Size, size_text
@@ -52,6 +53,7 @@ def demo(config: DemoConfig) -> Path:
     """
     from anyres.report.report import report
 
+    check_folder("out", config.out)
     _write_data(config)
     runs = {kind: demo_training(config, kind) for kind in ("vitar", "deit")}
     _train(list(runs.values()))
