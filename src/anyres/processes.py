@@ -125,7 +125,7 @@ def _serve(function: Callable[[Any], Any], pipe: Connection) -> None:
     """The life of a worker. It ends without a word when there are no more jobs, or nobody who waits for an answer; and
     where all processes are stopped while this one has no job, which its parent says already."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    with suppress(EOFError, BrokenPipeError, KeyboardInterrupt):
+    with suppress(EOFError, ConnectionError, KeyboardInterrupt):
         if hasattr(signal, "pthread_sigmask"):
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # see `_interrupts_wait`
         while True:
