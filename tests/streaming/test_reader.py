@@ -1,10 +1,12 @@
 import threading
+import warnings
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from anyres.data import said_once
 from anyres.data.transforms import to_tensor
 from anyres.errors import SourceError
 from anyres.streaming import reader as reader_module
@@ -245,3 +247,26 @@ def test_threads():
         thread.join()
     assert len(found) == 180
     assert all(torch.equal(values, plain.read(y, x, 14, 9)) for (y, x), values in found.values())
+
+
+@pytest.mark.parametrize(
+    ("array", "text"),
+    [
+        (np.full((9, 9, 3), 899.5, np.float32), "values up to 899.5; floats are taken as they are"),
+        (np.full((9, 9, 3), -9999, np.float64), "values up to 9999; floats"),
+        (np.full((9, 9), 300, np.int16), "values up to 300; int16 is scaled by its type's maximum"),
+        (np.full((9, 9), 70000, np.uint32), "values up to 70000; uint32"),
+        (np.full((9, 9), 3, np.float32), None), (np.full((9, 9), 20000, np.int16), None),
+        (np.zeros((9, 9), np.int16), None),
+        (np.full((9, 9), 1, np.uint8), None), (np.full((9, 9), 30, np.uint16), None),
+    ],
+)  # fmt: skip
+def test_values_that_no_model_is_given_are_said_once(monkeypatch, array, text):
+    monkeypatch.setattr(said_once, "_said", set())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            reader = make(array)
+            reader.read(0, 0, 5, 9)
+            reader.read(4, 0, 5, 9)
+    assert [text in str(each.message) for each in caught] == [True] * (text is not None)

@@ -46,8 +46,8 @@ def _warn_of_isolated(values: np.ndarray, low: float, high: float, path: Path | 
             say_once(
                 _KIND,
                 f"{path}: all values but {extreme:.9g} lie between {min(nearest, other):.9g} and "
-                f"{max(nearest, other):.9g}, and become nearly one shade. If it stands for no data, say so: with the "
-                f"option nodata={extreme:.9g}, or in the file (gdal_edit.py -a_nodata {extreme:.9g} FILE). "
-                "Further files like it are not named",
+                f"{max(nearest, other):.9g}, and become nearly one shade. If it stands for no data, say so: "
+                f"in the file (gdal_edit.py -a_nodata {extreme:.9g} FILE), or with the option nodata={extreme:.9g} of "
+                "read_image and open_source. Further files like it are not named",
             )
             return

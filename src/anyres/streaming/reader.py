@@ -7,10 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from anyres.data.said_once import say_once
 from anyres.data.source_base import Source, check_dtype, check_region, describe_region, name_of
 from anyres.errors import SourceError
 from anyres.sizes import size_text
 
+_MOST_NORMALISED = 100  # in floats; 8-bit white is below 3 when it is normalised
+_LEAST_OF_TYPE = 1 / 64  # of integers without a known range; darker than any photo
 _PAUSE = 0.1  # seconds before the first retry; doubled for each further one
 _LUMA = (19595, 38470, 7471)  # ITU-R 601 in 1/65536, as Pillow rounds it
 
@@ -94,6 +97,7 @@ class RegionReader:
         if self._first is None:
             self._check_kind(*given, where)
             self._first = given
+            self._warn_of_range(pixels, where)
         elif given != self._first:
             raise SourceError(
                 self.name,
@@ -112,6 +116,20 @@ class RegionReader:
                 f"{where}: the source has {channels} channels, the model takes {self._channels}; allowed: as many, "
                 "1 for 3 and 3 for 1. Arrays are (height, width, channels)",
             )
+
+    def _warn_of_range(self, pixels: np.ndarray, where: str) -> None:
+        """Says once if values whose range no file states are hardly such as a model is given."""
+        kind = pixels.dtype
+        if kind in (np.uint8, np.uint16):
+            return
+        most = max(abs(float(pixels.max())), abs(float(pixels.min())))  # NaN is neither more nor less
+        if kind.kind == "f" and _MOST_NORMALISED < most < np.inf:
+            how = "floats are taken as they are, as normalised input; scale them to about -3 to 3"
+        elif kind.kind != "f" and 0 < most < _LEAST_OF_TYPE * np.iinfo(kind).max:
+            how = f"{kind} is scaled by its type's maximum, beside which they are nearly black; scale them to fill it"
+        else:
+            return
+        say_once("range", f"{self.name}: {where}: values up to {most:.6g}; {how}. Further images like it are not named")
 
     def _normalise(self, pixels: np.ndarray) -> Tensor:
         """(height, width, channels) -> (the model's channels, height, width) float32."""
