@@ -120,3 +120,25 @@ def test_runs_below_a_folder_are_passed_over(tmp_path):
     assert len(find_images([tmp_path / "v" / "run"])) == 2  # named outright
     touch(tmp_path, "coco/set/train.json", "coco/set/images/1.png")  # of another kind
     assert len(ImageFiles(tmp_path / "coco")) == 1
+
+
+class Counted(int):
+    """A number that counts how often it is compared."""
+
+    compared = 0
+
+    def __eq__(self, other):
+        type(self).compared += 1
+        return int(self) == int(other)
+
+    __hash__ = int.__hash__
+
+
+@pytest.mark.parametrize("count", [60, 600])
+def test_a_share_looks_at_each_label_once_however_many_classes_there_are(tmp_path, count):
+    touch(tmp_path, *(f"{label:03}/{image}.png" for label in range(count // 6) for image in range(6)))
+    folder = ImageFolder(tmp_path)
+    folder.labels = [Counted(label) for label in folder.labels]
+    Counted.compared = 0
+    assert len(folder.share(0.5, 3)) == count // 2
+    assert Counted.compared <= count

@@ -100,9 +100,11 @@ class ImageFolder(ImageFiles):
             raise ValueError(f"fraction is {fraction}; allowed: above 0 up to 1")
         import torch  # here, so that a list of files is made without it
 
+        by_label: list[list[int]] = [[] for _ in self.classes]
+        for place, label in enumerate(self.labels):
+            by_label[label].append(place)
         chosen: list[int] = []
-        for label in range(len(self.classes)):
-            places = [place for place, each in enumerate(self.labels) if each == label]
+        for label, places in enumerate(by_label):
             # the first of a permutation, so that a smaller share is part of a larger one
             drawn = torch.randperm(len(places), generator=torch.Generator().manual_seed(key(seed, _SHARE, label)))
             count = max(1, round(fraction * len(places)))

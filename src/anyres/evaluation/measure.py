@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +44,18 @@ class _Tally:
     macs: int = 0
     seconds: float = 0.0
 
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """Of the classes in the model's order; looking for each image's in the list would take images times classes."""
+        return {name: place for place, name in enumerate(self.subject.info.classes)}
+
     def count(self, pictures: Sequence[Image.Image], names: Sequence[str], config: SweepConfig) -> None:
         """Adds the answers to some pictures whose true classes are `names`."""
         images = self.subject.views(pictures, self.target, config.keep_aspect)
         self.subject.seconds = 0.0
         probabilities = self.subject.answer(images, config.max_patches)  # (B, classes)
         self.seconds += self.subject.seconds
-        labels = torch.tensor([self.subject.info.classes.index(name) for name in names])  # in the model's order
+        labels = torch.tensor([self.places[name] for name in names])  # in the model's order
         self.correct += int((probabilities.argmax(-1) == labels).sum())
         for name, metric in METRICS.items():
             self.totals[name] += float(metric(probabilities, labels).double().sum())
