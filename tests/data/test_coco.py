@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from pycocotools import mask as reference
 
-from anyres.data.coco import CocoImages, find_coco_split
+from anyres.data.coco import CocoImages, _refuse_doubles, find_coco_split
 from anyres.data.coco_masks import _run_lengths, check_segmentation, decode_mask, encode_mask
 
 BOX = [2.0, 1.0, 6.0, 4.0]
@@ -227,3 +227,29 @@ def test_where_a_split_is_found(tmp_path, file, folder):
             find_coco_split(tmp_path, "train")
     with pytest.raises(ValueError, match="no such folder"):
         find_coco_split(tmp_path / "nowhere", "train")
+
+
+class Counted(int):
+    """A number that counts how often it is compared."""
+
+    compared = 0
+
+    def __eq__(self, other):
+        type(self).compared += 1
+        return int(self) == int(other)
+
+    __hash__ = int.__hash__
+
+
+@pytest.mark.parametrize("count", [500, 4000])
+def test_ids_are_compared_a_few_times_each_also_where_they_are_double(count):
+    ids = [Counted(each // 2) for each in range(count)]
+    Counted.compared = 0
+    with pytest.raises(ValueError, match="lists images with the same id: 0, 1, 10, "):
+        _refuse_doubles("a.json", "images", ids)
+    assert Counted.compared <= 4 * count
+
+
+def test_classes_without_an_object_are_named(write):
+    data = CocoImages(*write([annotation(1), annotation(2, image=2, category=90)]))
+    assert data.absent == ("dog",) and data.classes_in([0]) == {"cat"} and data.classes_in([]) == set()

@@ -6,11 +6,13 @@ import torch
 from PIL import Image
 
 from anyres.data.augment import SegmentAugment
+from anyres.data.class_survey import survey
 from anyres.data.schedule import ResolutionSchedule
 from anyres.data.segmentation import IGNORE, Labelled, SegmentationFolder, class_names, described, read_mask
 from anyres.data.segmentation_stream import SegmentationStream, augmented, bounded_aspect_size, resized_labelled
 from anyres.errors import UnreadableImageError
 from anyres.seeds import key, seeded
+from anyres.spacing import evenly_spaced
 
 STILL = SegmentAugment(scale=(1.0, 1.0), cat_max_ratio=1.0, hflip=0.0, photometric=False)
 ZERO, ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
@@ -283,3 +285,61 @@ def test_images_that_cannot_be_decoded_are_named_even_if_they_are_all(tmp_path):
 def test_impossible_augmentation_is_refused(changes):
     with pytest.raises(ValueError, match=f"{next(iter(changes))} is .*; allowed"):
         SegmentAugment(**changes)
+
+
+BLACK_AND_WHITE = [[0, 255, 0], [255, 255, 0]]
+
+
+def test_black_and_white_masks_are_refused_until_somebody_says_what_white_is(tmp_path):
+    add(tmp_path, "a", BLACK_AND_WHITE)
+    add(tmp_path, "b", np.zeros((4, 5)))
+    with pytest.raises(ValueError, match=r"all 2 .*hold 0 and 255, .*class 1 has no pixel; .*--mask-values 0 255"):
+        folder(tmp_path, num_classes=2)
+    white = folder(tmp_path, num_classes=2, mask_values=(0, 255))
+    assert np.array(white.read(0).labels).tolist() == [[0, 1, 0], [1, 1, 0]] and white.survey.absent == ()
+    unknown = folder(tmp_path, num_classes=2, mask_values=(0, 1))
+    assert np.array(unknown.read(0).labels).tolist() == BLACK_AND_WHITE and unknown.survey.absent == (1,)
+    assert np.array(folder(tmp_path, num_classes=2, mask_values=(255, 0)).read(0).labels).tolist() == [
+        [1, 0, 1], [0, 0, 1],
+    ]  # fmt: skip
+    add(tmp_path, "c", [[1, 0]])
+    assert folder(tmp_path, num_classes=2).survey.absent == ()
+
+
+def test_stored_values_become_labels_by_their_place(tmp_path):
+    add(tmp_path, "a", [[7, 70], [255, 0]])
+    found = folder(tmp_path, num_classes=3, mask_values=(70, 0, 7)).read(0)
+    assert np.array(found.labels).tolist() == [[2, 0], [IGNORE, 1]]
+    with pytest.raises(ValueError, match="1 pixels have labels 7; allowed: 70, 0, 9; 255 is ignored$"):
+        folder(tmp_path, num_classes=3, mask_values=(70, 0, 9))
+    with pytest.raises(ValueError, match="labels 7, 70; allowed: 0 to 2; 255 is ignored; .*mask_values"):
+        folder(tmp_path, num_classes=3)
+    Image.fromarray(np.array([[65535, 3], [255, 300]], dtype=np.uint16)).save(tmp_path / "annotations/training/a.png")
+    found = folder(tmp_path, num_classes=3, mask_values=(3, 300, 65535)).read(0)
+    assert np.array(found.labels).tolist() == [[2, 0], [IGNORE, 1]]
+    assert class_names(tmp_path, 3, mask_values=(3, 300, 65535)) == ("3", "300", "65535")
+    for values in ((0,), (0, 1, 1), (0, 1, -1), (0, 1, 65536), (0, 1, True)):
+        with pytest.raises(ValueError, match="mask_values is .*; allowed: 3 different whole numbers from 0 to 65535"):
+            folder(tmp_path, num_classes=3, mask_values=values)
+    with pytest.raises(ValueError, match="reduce_zero_label is True but has no effect"):
+        folder(tmp_path, num_classes=3, mask_values=(1, 2, 3), reduce_zero_label=True)
+
+
+def test_classes_without_a_pixel_are_found_by_a_look_at_evenly_spaced_masks(tmp_path):
+    for index in range(7):
+        add(tmp_path, str(index), np.full((3, 3), index % 3))
+    seen = folder(tmp_path, num_classes=4).survey
+    assert (seen.looked_at, seen.of, seen.absent) == (7, 7, (3,))
+    assert seen.report("there", "abcd") == ["No pixel in 7 masks in there is of class d."]
+    assert folder(tmp_path, num_classes=3).survey.looked_at == 3  # no further than the last class
+    read = []
+
+    def labels_of(index):
+        read.append(index)
+        return np.full((2, 2), len(read) % 2, dtype=np.uint8)
+
+    far = survey(labels_of, 10**6, 9, IGNORE, most=5)
+    assert read == evenly_spaced(10**6, 5) and not far.is_of_all
+    assert far.report("there", "abcdefghi") == [
+        "No pixel in the 5 of 1000000 masks that were looked at in there is of classes c, d, e, f, g and 2 more."
+    ]

@@ -4,7 +4,8 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,17 @@ import torch
 from torch import Tensor
 
 from anyres.data.coco_masks import check_segmentation, covers_nothing, decode_mask
+from anyres.data.orientation import LabelsAs, Turned, check_labels_as, read_header
+from anyres.errors import UnreadableImageError
 from anyres.sizes import Size
+from anyres.spacing import evenly_spaced
 
 Target = dict[str, Tensor]
 """What is to be found in an image, as torchvision names it: boxes (N, 4) float32 as x0, y0, x1, y1 in pixels, labels
 (N,) int64 from 1 up, area (N,) float32, iscrowd (N,) int64 and, unless read without, masks (N, H, W) uint8."""
 
 _THIN = 0.01  # pixels; a thinner box may have no width left in float32
+_HEADERS = 2000  # of image files that are looked at before any work: seconds, also on a network
 _OVERHANG = 1.0  # pixels beyond the edge that are rounding, not worth a word
 
 
@@ -60,9 +65,11 @@ class CocoImages:
         images: the folder that its file names start from.
         masks: False reads boxes alone.
         categories: id -> name, those of the training set: the file may have no others, and labels follow them.
+        labels_as: whether annotations fit photos as they are shown or as they are stored; see `LabelsAs`.
 
     Attributes:
         classes, category_ids: name and original id of label i + 1.
+        absent: names of the classes of which there is no single object.
         images: in the order of the file.
         findings: what was clipped or dropped -> which annotations.
 
@@ -72,9 +79,16 @@ class CocoImages:
     """
 
     def __init__(
-        self, annotations: Path, images: Path, *, masks: bool = True, categories: Mapping[int, str] | None = None
+        self,
+        annotations: Path,
+        images: Path,
+        *,
+        masks: bool = True,
+        categories: Mapping[int, str] | None = None,
+        labels_as: LabelsAs = "shown",
     ) -> None:
-        self.file, self.root, self.masks = annotations, images, masks
+        check_labels_as(labels_as)
+        self.file, self.root, self.masks, self.labels_as = annotations, images, masks, labels_as
         self.findings: dict[str, list[str]] = {}
         content = _read(annotations)
         record = _parsed(annotations, content)
@@ -90,7 +104,9 @@ class CocoImages:
         except (TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"{annotations} is not in COCO's format: {error!r}") from error
         self.paths = [image.path for image in self.images]
-        if not any(not each.crowd for image in self.images for each in image.instances):
+        present = self.classes_in(range(len(self)))
+        self.absent = tuple(name for name in self.classes if name not in present)
+        if not present:
             raise ValueError(
                 f"{annotations} has no annotation of a single object with a valid box; at least 1 is needed"
             )
@@ -119,6 +135,29 @@ class CocoImages:
                 masks[place] = torch.from_numpy(decode_mask(each.segmentation, image.size))
             target["masks"] = masks
         return target
+
+    def classes_in(self, indices: Iterable[int]) -> set[str]:
+        """The names of the classes of the single objects in some images."""
+        chosen = (self.images[index].instances for index in indices)
+        labels = {each.label for instances in chosen for each in instances if not each.crowd}
+        return {self.classes[label - 1] for label in labels}
+
+    def turned(self) -> Turned:
+        """The photos that their EXIF data turns, of at most so many that are spread evenly: their headers are read."""
+        found: list[Path] = []
+        misfits: list[Path] = []
+        chosen = evenly_spaced(len(self), _HEADERS)
+        for index in chosen:
+            image = self.images[index]
+            try:
+                header = read_header(image.path)
+            except UnreadableImageError:
+                continue  # named when it is read in earnest
+            if header.is_turned:
+                found.append(image.path)
+                if header.size(self.labels_as) != image.size:
+                    misfits.append(image.path)
+        return Turned(found, len(chosen), len(self), misfits)
 
     def report(self) -> list[str]:
         """A line for each kind of finding: what was done, how often, and the first few annotations."""
@@ -268,7 +307,7 @@ def _whole(value: Any, least: int = 0) -> int:
 
 def _refuse_doubles(path: Path, what: str, ids: Sequence[Any]) -> None:
     if len(set(ids)) < len(ids):
-        twice = sorted({str(each) for each in ids if ids.count(each) > 1})
+        twice = sorted({str(each) for each, count in Counter(ids).items() if count > 1})
         raise ValueError(f"{path} lists {what} with the same id: {_first(twice)}")
 
 

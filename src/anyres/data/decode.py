@@ -31,8 +31,8 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 _ANIMATED = ("PNG", "WEBP", "GIF")
 _MODES = {1: "L", 3: "RGB"}
 _WARNINGS = threading.Lock()  # changing the filters of warnings is not safe between threads
-_ORIENTATION = 0x0112
-_TURNS = {  # EXIF 2.3, tag 0x0112: what brings the stored pixels upright
+ORIENTATION = 0x0112
+TURNS = {  # EXIF 2.3, tag 0x0112: what brings the stored pixels upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -84,7 +84,7 @@ def read_image(
             with open_picture(path, tags) as source:
                 _check_tiff_size(source, max_pixels)
                 return as_picture(source).convert(_MODES[channels])
-        with _open(path) as image:
+        with open_header(path) as image:
             _say_if_first_of_several(image, path)
             return _converted(image, path, tags, max_pixels, channels)
 
@@ -130,7 +130,7 @@ def stored_size(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> tuple[int,
             with open_picture(path, tags) as source:
                 _check_tiff_size(source, max_pixels)
                 return source.stored_size
-        with _open(path) as image:
+        with open_header(path) as image:
             check_pixel_count(path, (image.height, image.width), max_pixels)
             return (image.height, image.width) if tags is None else tags.size  # Pillow's is that of the upright image
 
@@ -169,8 +169,8 @@ def _say_if_first_of_several(image: Image.Image, path: Path | str) -> None:
 
 
 @contextlib.contextmanager
-def _open(path: Path | str) -> Iterator[Image.Image]:
-    """Reads the header only."""
+def open_header(path: Path | str) -> Iterator[Image.Image]:
+    """Reads the header only; nearly any error may be raised."""
     with open(path, "rb") as file:  # Pillow maps what it has a path of; see `TiffTags.is_scrambled_when_mapped`
         with _WARNINGS, warnings.catch_warnings():
             # Pillow warns from half of its limit on; here the limit is `max_pixels`, and a refusal is an error
@@ -217,7 +217,7 @@ def _reason(name: Path | str, error: Exception) -> str:
 def _upright(picture: Image.Image, stored: Image.Image) -> Image.Image:
     """The picture that was made of a stored image, turned as that one's EXIF data say."""
     try:
-        turn = _TURNS.get(stored.getexif().get(_ORIENTATION, 1))
+        turn = TURNS.get(stored.getexif().get(ORIENTATION, 1))
     except Exception:  # a photo with damaged EXIF data is still a photo
         turn = None
     return picture if turn is None else picture.transpose(turn)

@@ -11,9 +11,10 @@ from anyres.data.augment import MultiScale, ScaleJitter
 from anyres.data.coco import CocoImages, Target
 from anyres.data.decode import MAX_PIXELS, check_max_pixels
 from anyres.data.detection_augment import augmented, on_canvas
+from anyres.data.orientation import other_convention, read_as, read_header
 from anyres.data.samples import Samples, batches_of_steps
 from anyres.data.schedule import Schedule
-from anyres.data.workers import ImageReader, check_counts
+from anyres.data.workers import check_counts
 from anyres.errors import Unreadable, UnreadableImageError
 from anyres.seeds import key, seeded
 from anyres.sizes import Size, size_text
@@ -93,12 +94,13 @@ class AnnotatedReader:
     """Images by index, (C, H, W) uint8. UnreadableImageError also for another size than the annotations say."""
 
     def __init__(self, data: CocoImages, max_pixels: int = MAX_PIXELS, channels: int = 3) -> None:
-        self.data, self._read = data, ImageReader(data.paths, max_pixels, channels)
+        self.data, self._max_pixels, self._channels = data, max_pixels, channels
 
     def __call__(self, index: int) -> Tensor:
-        image, known = self._read(index), self.data.images[index].size
+        path, labels_as, known = self.data.paths[index], self.data.labels_as, self.data.images[index].size
+        image = read_as(path, labels_as, max_pixels=self._max_pixels, channels=self._channels)
         if (image.height, image.width) != known:
-            raise UnreadableImageError(
-                self.data.paths[index], f"{image.height}x{image.width} pixels, annotated as {size_text(known)}"
-            )
+            other = other_convention(read_header(path, max_pixels=self._max_pixels), known, labels_as)
+            text = f"{image.height}x{image.width} pixels, annotated as {size_text(known)}{other}"
+            raise UnreadableImageError(path, text)
         return functional.pil_to_tensor(image)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from anyres.data.coco import CocoImages, find_coco_split
-from anyres.data.segmentation import SegmentationFolder
+from anyres.data.segmentation import HOW_MASKS_ARE_READ, SegmentationFolder
 from anyres.devices import resolve_device
 from anyres.evaluation.evaluate_config import EvaluateConfig
 from anyres.files import check_file
@@ -19,7 +19,8 @@ from anyres.sizes import parse_size
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
-    """Measures in percent, with the number of images and what was "skipped": [{"path", "reason"}].
+    """Measures in percent, with the number of images, what was "skipped": [{"path", "reason"}], and the classes that
+    are "absent" from the images measured.
 
     Raises:
         ValueError: no such model or data, other classes, or a setting that has no effect for this kind of model.
@@ -39,9 +40,8 @@ def _segmenter(config: EvaluateConfig) -> dict[str, Any]:
     if config.results is not None:
         raise ValueError("results is given but has no effect on a segmenter; leave it out")
     model, info = load(config.run, Segmenter)
-    zero = bool(info.extra.get("reduce_zero_label"))
-    classes = len(info.classes)
-    folder = SegmentationFolder(config.data, "val", num_classes=classes, reduce_zero_label=zero, strict=config.strict)
+    how_read = {name: info.extra[name] for name in HOW_MASKS_ARE_READ if name in info.extra}
+    folder = SegmentationFolder(config.data, "val", num_classes=len(info.classes), strict=config.strict, **how_read)
     window = None if config.window is None else parse_size(config.window)
     how = Inference(window=window, ratios=MULTI_SCALE if config.multi_scale else (1.0,), flip=config.multi_scale)
     short_side = config.short_side or max(min(size) for size in info.training_sizes)
@@ -51,7 +51,8 @@ def _segmenter(config: EvaluateConfig) -> dict[str, Any]:
     )
     found = measured(confusion)
     by_class = dict(zip(info.classes, found.pop("iou"), strict=True))
-    return {"images": images, **found, "iou": by_class, "skipped": [*folder.skipped, *skipped]}
+    absent = [info.classes[label] for label in confusion.absent()]
+    return {"images": images, **found, "iou": by_class, "absent": absent, "skipped": [*folder.skipped, *skipped]}
 
 
 def _detector(config: EvaluateConfig) -> dict[str, Any]:
@@ -63,7 +64,9 @@ def _detector(config: EvaluateConfig) -> dict[str, Any]:
     if found is None:
         raise ValueError(f"{config.data} has no annotations to measure on; expected is annotations/instances_val*.json")
     categories = dict(zip(info.extra["category_ids"], info.classes, strict=True))
-    data = CocoImages(*found, masks=model.config.masks, categories=categories)
+    data = CocoImages(
+        *found, masks=model.config.masks, categories=categories, labels_as=info.extra.get("labels_as", "shown")
+    )
     if config.short_side is not None:
         model.set_size(config.short_side, max(model.config.max_size, config.short_side))
     device = resolve_device(config.device)
@@ -71,4 +74,4 @@ def _detector(config: EvaluateConfig) -> dict[str, Any]:
     result = evaluate_detector(model, data, device, limit=config.limit, strict=config.strict, progress=True)
     if config.results is not None:
         write_results(config.results, result.results)
-    return {"images": result.images, **result.measures, "skipped": result.skipped}
+    return {"images": result.images, **result.measures, "absent": result.absent, "skipped": result.skipped}

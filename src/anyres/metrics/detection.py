@@ -29,6 +29,8 @@ class Evaluation:
     """Percentages, see `AveragePrecision.compute`."""
     results: list[dict[str, Any]]
     """What was found in all the images, as `coco_results`."""
+    absent: list[str]
+    """Classes of which there is no single object in these images: nothing is known of how well they are found."""
     skipped: list[Unreadable]
     """Files that could not be read, and why."""
 
@@ -59,7 +61,7 @@ def evaluate_detector(
         )
     measure = AveragePrecision(masks=model.config.masks and data.masks)
     read = AnnotatedReader(data, max_pixels, model.config.backbone.in_channels)
-    chosen, results, skipped, images = evenly_spaced(len(data), limit), [], [], 0
+    chosen, results, skipped, seen = evenly_spaced(len(data), limit), [], [], list[int]()
     numbered = Numbered(partial(_read_one, read, strict, chosen))
     pairs = run_in_order(numbered, range(len(chosen)), num_workers)
     bar = tqdm(pairs, desc="detect", unit="image", total=len(chosen), leave=False, disable=not progress)
@@ -70,10 +72,12 @@ def evaluate_detector(
         (found,) = detect(model, [image], device)
         measure.update([found], [data.target(index)])
         results += coco_results(data.images[index].id, found, data.category_ids)
-        images += 1
-    if not images:
+        seen.append(index)
+    if not seen:
         raise ValueError(f"none of the images of {data.file} can be read; the first: {skipped[0]}")
-    return Evaluation(images, measure.compute(), results, skipped)
+    present = data.classes_in(seen)
+    absent = [name for name in data.classes if name not in present]
+    return Evaluation(len(seen), measure.compute(), results, absent, skipped)
 
 
 def _read_one(

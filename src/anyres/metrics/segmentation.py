@@ -40,6 +40,10 @@ class Confusion:
         """The mean over the classes that are there or predicted; NaN without any pixel."""
         return float(self.iou().nanmean())
 
+    def absent(self) -> list[int]:
+        """The classes that no pixel has: nothing is known of how well they are found."""
+        return self.counts.sum(1).eq(0).nonzero()[:, 0].tolist()
+
     def accuracy(self) -> float:
         """Share of pixels that are classified rightly; NaN without any pixel."""
         return float(self.counts.diag().sum().double() / self.counts.sum())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from anyres.data.orientation import LabelsAs, check_labels_as
 from anyres.training.backbone_config import BackboneRunConfig
 
 
@@ -14,6 +15,14 @@ class DenseRunConfig(BackboneRunConfig):
 
     learned: ClassVar[str]
     """What is learned, in a word, for errors."""
+
+    labels_as: LabelsAs = "shown"
+    """What labels of photos with an EXIF orientation fit: photos as they are shown, which is how people label them, or
+    their pixels as they are stored, which is what programs see that ignore EXIF."""
+
+    def check(self) -> None:
+        super().check()
+        check_labels_as(self.labels_as)
 
     def idle(self) -> dict[str, str | None]:
         return super().idle() | {

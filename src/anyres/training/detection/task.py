@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional
 from tqdm import tqdm
 
+from anyres.data.class_survey import class_text
 from anyres.data.coco import CocoImages, Target, find_coco_split
 from anyres.data.coco_masks import mask_tools
 from anyres.data.detection import AnnotatedReader, DetectionBatch, DetectionStream
@@ -51,7 +52,8 @@ class PreparedTargets:
 class DetectionTask:
     """A detector learning the objects of `config.data`, measured on its validation images if there are any.
 
-    Annotations that are clipped or left out are counted on stderr.
+    Annotations that are clipped or left out are counted on stderr, and so are photos that their EXIF data turns;
+    classes without an object are named there.
 
     Raises ValueError for data that cannot be used (see `CocoImages`), for settings that need validation images where
     there are none, and for weights to start from that do not fit. ImportError names the extra that reading masks and
@@ -131,7 +133,8 @@ class DetectionTask:
             strict=config.strict,
             progress=config.progress,
         )
-        return {"size": list(size), "images": found.images, **found.measures, "skipped": found.skipped}
+        known = {"size": list(size), "images": found.images, **found.measures}
+        return known | {"absent": found.absent, "skipped": found.skipped}
 
     def _draw(self, data: CocoImages, model: Detector, device: torch.device, step: int) -> None:
         """What is found in some images, the same ones every time."""
@@ -154,7 +157,7 @@ class DetectionTask:
             name=self.config.model,
             classes=self.data.classes,
             training_sizes=self.config.parsed_sizes(),
-            extra=extra | {"category_ids": list(self.data.category_ids)},
+            extra=extra | {"category_ids": list(self.data.category_ids), "labels_as": self.config.labels_as},
         )
 
 
@@ -165,20 +168,21 @@ def _training_images(config: DetectionConfig, masks: bool) -> CocoImages:
             f"{config.data} has no annotations to learn from; expected is annotations/instances_train*.json with "
             "images in train*/, or train.json with images in train/"
         )
-    return _reported(CocoImages(*found, masks=masks))
+    return _reported(CocoImages(*found, masks=masks, labels_as=config.labels_as))
 
 
 def _validation_images(config: DetectionConfig, train: CocoImages) -> CocoImages | None:
     found = find_coco_split(config.data, "val")
     if found is not None:
         AveragePrecision()  # fails now, if what it needs is not installed, rather than after hours
-        return _reported(CocoImages(*found, masks=train.masks, categories=train.categories))
+        return _reported(CocoImages(*found, masks=train.masks, categories=train.categories, labels_as=config.labels_as))
     missing = f"{config.data} has no annotations/instances_val*.json; add it with its images"
     refuse_validation(config, ("validate_every", "validate_limit", "draw_images"), missing)
     return None
 
 
 def _reported(data: CocoImages) -> CocoImages:
-    for line in data.report():
+    absent = [f"No single object in {data.file} is of {class_text(data.absent)}."] if data.absent else []
+    for line in [*data.report(), *data.turned().report("annotations", data.labels_as), *absent]:
         tqdm.write(line, file=sys.stderr)
     return data

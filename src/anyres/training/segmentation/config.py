@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from anyres.data.augment import SegmentAugment
-from anyres.data.segmentation import IGNORE
+from anyres.data.segmentation import IGNORE, check_mask_values
 from anyres.models.architectures import SEGMENTER
 from anyres.models.segmenter_config import SegmenterConfig
 from anyres.settings import default_of
@@ -29,11 +29,14 @@ class SegmentationConfig(DenseRunConfig):
 
     data: Operational[Path]
     """Folder that holds images/ and annotations/, in each training/ and, optionally, validation/ (or train/ and val/)
-    with masks of the images' names as PNG; and, optionally, classes.txt, a name a line."""
+    with masks of the images' names as PNG, TIFF or BMP; and, optionally, classes.txt, a name a line."""
     num_classes: int = 150
     """Labels in the masks are 0 to num_classes - 1, and 255 where nothing is known."""
     reduce_zero_label: bool = False
     """In the masks 0 means that nothing is known, and the labels begin at 1 (ADE20K)."""
+    mask_values: tuple[int, ...] = ()
+    """What the masks hold for each class in turn, if it is not its number: 0 255 reads masks of black and white as two
+    classes. Label maps that the model predicts hold numbers from 0."""
     model: str = "upernet_vitar_small_patch16"
     """Name of the model; `anyres models "upernet_*"` lists them."""
     auxiliary_weight: float = 0.4
@@ -64,6 +67,7 @@ class SegmentationConfig(DenseRunConfig):
         most = IGNORE - self.reduce_zero_label
         if isinstance(self.num_classes, bool) or not 2 <= self.num_classes <= most:
             raise ValueError(f"num_classes is {self.num_classes}; allowed: 2 to {most}; label {IGNORE} is ignored")
+        check_mask_values(self.mask_values, self.num_classes, self.reduce_zero_label)
         if not 0 < self.auxiliary_weight < float("inf"):
             raise ValueError(
                 f"auxiliary_weight is {self.auxiliary_weight}; allowed: above 0; to leave the head out, "

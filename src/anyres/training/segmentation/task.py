@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from anyres.data.segmentation import IGNORE, SegmentationFolder, class_names, described, has_split
+from anyres.data.segmentation import (
+    HOW_MASKS_ARE_READ,
+    IGNORE,
+    SegmentationFolder,
+    class_names,
+    described,
+    has_split,
+)
 from anyres.data.segmentation_stream import SegmentationBatch, SegmentationStream
 from anyres.metrics.segmentation import evaluate_segmenter, measured
 from anyres.models.architectures import backbone_of
@@ -45,7 +52,8 @@ class PreparedMasks:
 class SegmentationTask:
     """A segmenter learning the masks of `config.data`, measured on its validation images if there are any.
 
-    Images that cannot be used are named on stderr and left out, or with `strict` refused.
+    Images that cannot be used are named on stderr and left out, or with `strict` refused. Classes that no mask has are
+    named there too, and photos counted that their EXIF data turns.
 
     Raises ValueError for folders that are not there or hold nothing to learn from, for settings that need validation
     images where there are none, and for weights to start from that do not fit.
@@ -55,9 +63,14 @@ class SegmentationTask:
 
     def __init__(self, config: SegmentationConfig) -> None:
         self.config = config
-        self.classes = class_names(config.data, config.num_classes, reduce_zero_label=config.reduce_zero_label)
-        self.folder = _folder(config, "train")
-        self.validation = _validation_folder(config)
+        self.classes = class_names(
+            config.data,
+            config.num_classes,
+            reduce_zero_label=config.reduce_zero_label,
+            mask_values=config.mask_values,
+        )
+        self.folder = _folder(config, "train", self.classes)
+        self.validation = _validation_folder(config, self.classes)
         settings = config.model_settings()
         with seeded(key(config.seed, _INIT)):
             self.model = Segmenter(settings)
@@ -105,7 +118,7 @@ class SegmentationTask:
         return self.validation is not None
 
     def validate(self, model: nn.Module, device: torch.device, step: int) -> list[dict[str, Any]]:
-        """At every training size: size, images, and what `measured` says, in percent."""
+        """At every training size: size, images, what `measured` says, in percent, and the classes that are "absent"."""
         assert isinstance(model, Segmenter)
         if self.validation is None:
             return []
@@ -114,7 +127,9 @@ class SegmentationTask:
             for size in self.config.parsed_sizes():
                 found = evaluate_segmenter(model, self.validation, min(size), limit=limit, strict=strict)
                 confusion, images, skipped = found
-                rows.append({"size": list(size), "images": images, **measured(confusion), "skipped": skipped})
+                absent = [self.classes[label] for label in confusion.absent()]
+                row = {"size": list(size), "images": images, **measured(confusion), "absent": absent}
+                rows.append({**row, "skipped": skipped})
         return rows
 
     def save(self, folder: Path, model: nn.Module, extra: dict[str, Any]) -> None:
@@ -125,7 +140,7 @@ class SegmentationTask:
             name=self.config.model,
             classes=self.classes,
             training_sizes=self.config.parsed_sizes(),
-            extra=extra | {"reduce_zero_label": self.config.reduce_zero_label},
+            extra=extra | {name: getattr(self.config, name) for name in HOW_MASKS_ARE_READ},
         )
 
 
@@ -133,23 +148,25 @@ def _summed(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits.float(), labels, ignore_index=IGNORE, reduction="sum")
 
 
-def _folder(config: SegmentationConfig, split: str) -> SegmentationFolder:
+def _folder(config: SegmentationConfig, split: str, classes: Sequence[str]) -> SegmentationFolder:
     folder = SegmentationFolder(
         config.data,
         split,
         num_classes=config.num_classes,
-        reduce_zero_label=config.reduce_zero_label,
         max_pixels=config.max_pixels,
         strict=config.strict,
+        **{name: getattr(config, name) for name in HOW_MASKS_ARE_READ},
     )
-    if folder.skipped:
-        tqdm.write(described(folder.skipped, len(folder) + len(folder.skipped)), file=sys.stderr)
+    lines = [described(folder.skipped, len(folder) + len(folder.skipped))] if folder.skipped else []
+    lines += folder.turned.report("masks", config.labels_as) + folder.survey.report(folder.root, classes)
+    for line in lines:
+        tqdm.write(line, file=sys.stderr)
     return folder
 
 
-def _validation_folder(config: SegmentationConfig) -> SegmentationFolder | None:
+def _validation_folder(config: SegmentationConfig, classes: Sequence[str]) -> SegmentationFolder | None:
     if has_split(config.data, "val"):
-        return _folder(config, "val")
+        return _folder(config, "val", classes)
     missing = f"{config.data / 'images' / 'validation'} does not exist; add it"
     refuse_validation(config, ("validate_every", "validate_limit"), missing)
     return None
