@@ -98,3 +98,10 @@ def test_files_that_cannot_be_used_are_left_out(model, root):
         evaluate_segmenter(model, folder, 16, strict=True)
     with pytest.raises(ValueError, match="tells 5 classes apart; .* has 10"):
         evaluate_segmenter(model, SegmentationFolder(root, "val", num_classes=10), 16)
+
+
+def test_a_class_that_no_pixel_has_is_absent_whether_or_not_it_is_predicted():
+    confusion = Confusion(4)
+    confusion.add(torch.tensor([[0, 0, 2]]), torch.tensor([[0, 1, 1]]))
+    assert confusion.absent() == [2, 3]
+    assert measured(confusion)["iou"] == [50.0, 0.0, 0.0, None]  # what is said in vain counts against it

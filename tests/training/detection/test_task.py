@@ -302,3 +302,22 @@ def test_other_settings_and_other_annotations_are_another_run(make, tmp_path):
     write_shapes(tmp_path / "other", "val", 4, 1)
     with pytest.raises(ValueError, match="task.annotations"):
         train(make(steps=2, data=tmp_path / "other"))
+
+
+def test_classes_without_an_object_and_photos_on_their_side_are_named(make, tmp_path, capsys):
+    for split in ("train", "val"):
+        write_shapes(tmp_path / "odd", split, 3, 2)
+        path = tmp_path / "odd" / "annotations" / f"instances_{split}.json"
+        record = json.loads(path.read_text())
+        record["categories"].append({"id": 20, "name": "kite"})
+        path.write_text(json.dumps(record))
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    photo = tmp_path / "odd" / "train" / "2.png"
+    Image.open(photo).save(photo, exif=exif)
+    result = train(make(data=tmp_path / "odd", steps=2, labels_as="stored"))
+    told = capsys.readouterr().err
+    assert told.count("is of class kite.") == 2 and "(1 class absent)" in told
+    assert f"1 of 3 labelled photos are turned by their EXIF data, the first {photo}: annotations are taken" in told
+    assert all(row["absent"] == ["kite"] for row in result.validation)
+    assert load(result.run, Detector)[1].extra["labels_as"] == "stored"

@@ -11,6 +11,8 @@ from PIL import Image, ImageDraw
 
 from anyres.data.augment import SegmentAugment
 from anyres.data.segmentation import IGNORE
+from anyres.evaluation.evaluate import evaluate
+from anyres.evaluation.evaluate_config import EvaluateConfig
 from anyres.models.segmenter import Segmenter
 from anyres.models.weights.files import load, save
 from anyres.predict.config import SegmentConfig
@@ -306,3 +308,54 @@ def test_impossible_predictions_are_refused(make, shapes, tmp_path):
     assert segment(SegmentConfig(**settings), progress=False)[0].keys() == {"path", "reason"}
     with pytest.raises(ValueError, match="torn.png"):
         segment(SegmentConfig(**settings, strict=True), progress=False)
+
+
+def test_classes_that_are_absent_are_named_before_the_first_step_and_in_every_result(make, tmp_path, shapes, capsys):
+    config = make(num_classes=5, steps=2, validate_every=1)
+    SegmentationTask(config)
+    told = capsys.readouterr().err
+    for split in ("training", "validation"):
+        assert f"No pixel in {6 if split == 'training' else 3} masks in {shapes / 'images' / split} is of" in told
+    assert told.count("of classes 3, 4.") == 2
+    result = train(config)
+    rows = read_rows(config.out / VALIDATIONS)
+    assert len(rows) == 4 and all(row["absent"] == ["3", "4"] for row in rows)
+    assert "(2 classes absent)" in capsys.readouterr().err
+    found = evaluate(EvaluateConfig(run=result.run, data=shapes, device="cpu"))
+    assert found["absent"] == ["3", "4"] and len(found["iou"]) == 5
+    assert [row["absent"] for row in load(result.run, Segmenter)[1].extra["validation"]] == [["3", "4"]] * 2
+
+
+def test_black_and_white_masks_are_learned_as_two_classes_once_that_is_said(make, tmp_path, capsys):
+    root = write_shapes(tmp_path / "data", "training", 4, 1)
+    write_shapes(root, "validation", 2, 2)
+    for path in sorted((root / "annotations").rglob("*.png")):
+        labels = np.array(Image.open(path))
+        Image.fromarray(np.where(labels > 0, 255, 0).astype(np.uint8)).save(path)
+    with pytest.raises(ValueError, match="class 1 has no pixel; for two classes: .*--mask-values 0 255"):
+        train(make(data=root, num_classes=2))
+    assert not make().out.exists()
+    result = train(make(data=root, num_classes=2, steps=2, mask_values=(0, 255)))
+    assert "absent" not in capsys.readouterr().err
+    row = result.validation[0]
+    assert row["absent"] == [] and None not in row["iou"]
+    found = evaluate(EvaluateConfig(run=result.run, data=root, device="cpu"))  # which the model's file tells
+    assert found["absent"] == [] and set(found["iou"]) == {"0", "255"}
+    with pytest.raises(ValueError, match="mask_values: .*there, .* here"):
+        train(make(data=root, num_classes=2, steps=2, mask_values=(255, 0)))
+
+
+def test_photos_on_their_side_are_counted_and_learned_either_way(make, tmp_path, capsys):
+    root = write_shapes(tmp_path / "data", "training", 4, 1)
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    for index in (0, 2):
+        path = root / f"images/training/{index}.png"
+        Image.open(path).save(path, exif=exif)
+    run = train(make(data=root, steps=2, labels_as="stored")).run
+    assert "2 of 4 labelled photos are turned by their EXIF data, the first " in capsys.readouterr().err
+    assert load(run, Segmenter)[1].extra["labels_as"] == "stored"
+    shown, stored = (SegmentationTask(make(data=root, labels_as=each)).stream for each in ("shown", "stored"))
+    plain = SegmentationTask(make(data=write_shapes(tmp_path / "plain", "training", 4, 1))).stream
+    assert torch.equal(stored.batch(0).images, plain.batch(0).images)
+    assert not torch.equal(shown.batch(0).images, plain.batch(0).images)
