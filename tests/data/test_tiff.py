@@ -296,6 +296,38 @@ def test_colours_with_further_channels_are_taken_and_said_once(tmp_path, nothing
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("alpha", ["assocalpha", "unassalpha"])
+def test_every_alpha_is_laid_on_white(tmp_path, kind, channels, alpha):
+    top = 1 if kind is np.float32 else np.iinfo(kind).max
+    shares = np.random.default_rng(0).uniform(size=(20, 30, channels + 1))
+    shares[0, 0], shares[0, 1] = 1, [0] * channels + [1]  # white and black, so that the range is the whole one
+    stored = shares.copy()
+    if alpha == "assocalpha":
+        stored[..., :-1] *= stored[..., -1:]
+    stored = (stored * top).round().astype(kind) if top > 1 else stored.astype(kind)
+    options = {"photometric": "rgb" if channels == 3 else "minisblack", "planarconfig": "contig", "metadata": None}
+    tifffile.imwrite(tmp_path / "a.tif", stored, extrasamples=[alpha], **options)
+    expected = 255 * (shares[..., :-1] * shares[..., -1:] + 1 - shares[..., -1:])
+    found = np.asarray(read_image(tmp_path / "a.tif", channels=channels)).reshape(expected.shape)
+    assert np.abs(found - expected).max() <= 3  # Pillow's 16 bits: cut to 8, divided by the alpha, and laid on white
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_palettes_of_few_colours(tmp_path, bits):
+    """Which tifffile does not write by itself."""
+    array = np.random.default_rng(0).integers(0, 2**bits, (HEIGHT, WIDTH), np.uint8)
+    table = palette(bits)
+    options = {"bitspersample": bits, "extratags": [(320, "H", table.size, table.ravel().tolist(), True)]}  # ColorMap
+    tifffile.imwrite(tmp_path / "a.tif", array, photometric="minisblack", metadata=None, **options)
+    rewrite_tag(tmp_path / "a.tif", 262, 3)  # PhotometricInterpretation
+    expected = (table[:, array] >> 8).transpose(1, 2, 0)
+    assert np.array_equal(read_image(tmp_path / "a.tif"), expected)
+    with open_source(tmp_path / "a.tif") as source:
+        assert np.array_equal(source.read_region(0, 0, HEIGHT, WIDTH), expected)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float32])
 def test_three_grey_channels_are_colours_and_others_are_refused(tmp_path, kind):
     array = np.random.default_rng(0).integers(0, 255, (20, 30, 5)).astype(kind)
     options = {"photometric": "minisblack", "planarconfig": "contig", "metadata": None}

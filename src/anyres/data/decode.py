@@ -237,7 +237,8 @@ def _eight_bit(image: Image.Image, path: Path | str, nodata: float | None) -> Im
         # Pillow's own conversion of 16 bits clips at 255
         picture = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     elif image.has_transparency_data:
-        layer = image.convert("RGBA")
+        # of premultiplied grey Pillow knows one conversion only
+        layer = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         # the colour under full transparency is arbitrary, often black; paper is white
         white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
         picture = Image.alpha_composite(white, layer).convert("RGB")

@@ -108,11 +108,12 @@ def _alpha(page: Any) -> int | None:
 
 def _lookup(colormap: np.ndarray | None, bits: int, dtype: np.dtype) -> Convert:
     """(h, w, 1) indices -> (h, w, 3) 8-bit."""
-    if colormap is None or colormap.shape != (3, 2**bits) or dtype.kind != "u":
+    if colormap is None or colormap.shape != (3, 2**bits) or dtype.kind not in "ub":
         raise ValueError(f"a palette of shape {getattr(colormap, 'shape', None)} for {bits} bits is not read")
     # TIFF palettes have 16 bits per channel; the upper eight are what every viewer shows
     table = (colormap.T >> 8).astype(np.uint8)  # (entries, 3)
-    return lambda samples: table[samples[..., 0]]
+    # one bit is bool, which would be taken for a mask
+    return lambda samples: table[samples[..., 0].astype(np.uint16, copy=False)]
 
 
 def full_range(samples: np.ndarray, bits: int) -> np.ndarray:
