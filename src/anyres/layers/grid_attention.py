@@ -12,6 +12,7 @@ from anyres.errors import check_choice
 from anyres.layers.cells import Axis, is_padding, places
 from anyres.layers.merge_plan import Level
 from anyres.layers.options import Padding, Start
+from anyres.layers.plain_linear import is_plain_linear
 
 Extent = tuple[float, float]
 """Patches per cell (along rows, along columns), on average over the grid."""
@@ -51,7 +52,8 @@ class GridAttention(nn.Module):
         check_choice("start", start, get_args(Start))
         if width % heads:
             raise ValueError(f"width is {width}, heads is {heads}; the heads must divide the width.")
-        self.heads, self.padding, self.start = heads, padding, start
+        self.heads, self.head_dim = heads, width // heads
+        self.padding, self.start = padding, start
         self.norm1 = nn.LayerNorm(width, eps=1e-6)
         self.q = nn.Linear(width, width)
         self.kv = nn.Linear(width, 2 * width)
@@ -97,7 +99,7 @@ class GridAttention(nn.Module):
             raise ValueError(f"extent is {extent} and scale_query is {self.scale is not None}; {needed}.")
         if is_kept is not None and self.padding == "zeros":
             raise ValueError('padding is "zeros" and patches are skipped; allowed with skipped patches: "masked".')
-        if level.cell == (1, 1) and not self.training:
+        if self.skips_queries(level):
             return self.merge_singles(x)
         tokens, is_absent = self._apart(x, level, is_kept)
         return self.merge(tokens.flatten(0, 2), is_absent, extent).unflatten(0, tokens.shape[:3])
@@ -109,10 +111,10 @@ class GridAttention(nn.Module):
             (B, R, C, D), and shares (B, R, C, places) float32, the mean over the heads; those of a cell's places, which
             are in the order of `cells.places`, sum to 1.
         """
-        if level.cell == (1, 1) and not self.training:
+        if self.skips_queries(level):
             return self.merge_singles(x), x.new_ones(*x.shape[:3], 1, dtype=torch.float32)
         tokens, is_absent = self._apart(x, level, None)
-        merged, shares = self._merged(tokens.flatten(0, 2), is_absent, _coarseness(tokens, extent))
+        merged, shares = self._merged(tokens.flatten(0, 2), is_absent, _coarseness(tokens, extent), self._is_absorbed)
         return merged.unflatten(0, tokens.shape[:3]), shares.mean(1).unflatten(0, tokens.shape[:3])
 
     def _apart(self, x: Tensor, level: Level, is_kept: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -137,27 +139,37 @@ class GridAttention(nn.Module):
     def merge(self, tokens: Tensor, is_absent: Tensor | None, extent: Extent | None = None) -> Tensor:
         """Merges n cells that have been taken apart, (n, places, D) -> (n, D), compiled where that was asked for."""
         merge_cells = GridAttention.merge_cells if self._compiled is None else self._compiled
-        return merge_cells(self, tokens, is_absent, _coarseness(tokens, extent))
+        return merge_cells(self, tokens, is_absent, _coarseness(tokens, extent), self._is_absorbed)
+
+    def skips_queries(self, level: Level) -> bool:
+        """Whether a level is done by `merge_singles`: all its cells hold one token, nothing is to be learned, and
+        nobody waits for `q` to be called."""
+        return level.cell == (1, 1) and not self.training and is_plain_linear(self.q)
 
     def merge_singles(self, x: Tensor) -> Tensor:
         """What a pass makes of cells of one token each, (..., D): softmax over one key is 1. In inference only."""
-        x = x + self.proj(nn.functional.linear(self.norm1(x), *self._value_weights()))
+        x = x + self.proj(self._values(self.norm1(x)))
         return x + self.mlp(self.norm2(x))
 
-    def merge_cells(self, tokens: Tensor, is_absent: Tensor | None, coarseness: Tensor | None) -> Tensor:
+    def merge_cells(
+        self, tokens: Tensor, is_absent: Tensor | None, coarseness: Tensor | None, is_absorbed: bool
+    ) -> Tensor:
         """Equation 1 and the feed-forward network for n cells that have been taken apart.
 
         Args:
             tokens: (n, places, D), the tokens of every cell.
             is_absent: (n, places) bool, places that hold no token.
             coarseness: (2,), with `scale_query`: log2 of the patches per cell along rows and columns.
+            is_absorbed: the weights of keys and values are used without calling `kv`, as `_attended` says.
 
         Returns:
             (n, D)
         """
-        return self._merged(tokens, is_absent, coarseness)[0]
+        return self._merged(tokens, is_absent, coarseness, is_absorbed)[0]
 
-    def _merged(self, tokens: Tensor, is_absent: Tensor | None, coarseness: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _merged(
+        self, tokens: Tensor, is_absent: Tensor | None, coarseness: Tensor | None, is_absorbed: bool
+    ) -> tuple[Tensor, Tensor]:
         """`merge_cells`, and the shares (n, heads, places) of a cell's tokens in its attention."""
         if is_absent is None:
             mean = tokens.mean(1)
@@ -166,15 +178,40 @@ class GridAttention(nn.Module):
             mean = (tokens * weights).sum(1) / weights.sum(1)
         query = self.norm1(mean)  # equation 1: the mean of a cell is what asks its tokens
         if self.scale is not None and coarseness is not None:
-            query = query + self.scale(coarseness)
+            query = query + self.scale(coarseness[None])  # rows, since quantised layers take no vector
         tokens = self.norm1(tokens)
-        shares = self._shares(self.q(query), tokens, is_absent)
-        x = mean + self.proj(self._attended(shares.to(tokens.dtype), tokens))  # the residual is the mean, not a token
+        attend = self._attend_absorbed if is_absorbed else self._attend_as_written
+        attended, shares = attend(self.q(query), tokens, is_absent)
+        x = mean + self.proj(attended)  # the residual is the mean, not a token
         return x + self.mlp(self.norm2(x)), shares
 
+    @property
+    def _is_absorbed(self) -> bool:
+        return is_plain_linear(self.kv)
+
+    def _attend_as_written(self, q: Tensor, tokens: Tensor, is_absent: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Equation 1 as it is written, for a `kv` that must be called: attended values (n, D), and the shares."""
+        keys, values = (
+            self.kv(tokens).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        )  # (n, heads, places, d)
+        scores = (keys @ q.unflatten(1, (self.heads, -1, 1)).to(keys.dtype))[..., 0]  # (n, heads, places)
+        shares = self._shares(scores, is_absent)
+        return (shares.to(values.dtype)[:, :, None] @ values).flatten(1), shares
+
+    def _values(self, tokens: Tensor) -> Tensor:
+        """The values alone, (..., D)."""
+        if self._is_absorbed:
+            return nn.functional.linear(tokens, *self._value_weights())
+        return self.kv(tokens).chunk(2, dim=-1)[1]
+
     def _value_weights(self) -> tuple[Tensor, Tensor]:
-        width = self.q.in_features
+        width = self.heads * self.head_dim
         return self.kv.weight[width:], self.kv.bias[width:]
+
+    def _attend_absorbed(self, q: Tensor, tokens: Tensor, is_absent: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The same without keys and values, see `_attended`."""
+        shares = self._shares(self._absorbed_scores(q, tokens), is_absent)
+        return self._attended(shares.to(tokens.dtype), tokens), shares
 
     def _attended(self, shares: Tensor, tokens: Tensor) -> Tensor:
         """The values of a cell's tokens (n, places, D), weighted by their shares (n, heads, places): (n, D).
@@ -188,12 +225,16 @@ class GridAttention(nn.Module):
         merged = (found @ values.transpose(1, 2)).transpose(0, 1)  # (n, heads, D / heads)
         return merged.flatten(1) + self._value_weights()[1]
 
-    def _shares(self, q: Tensor, tokens: Tensor, is_absent: Tensor | None) -> Tensor:
-        """Attention of one query (n, D) on a cell's tokens (n, places, D): (n, heads, places) float32, summing to 1."""
+    def _absorbed_scores(self, q: Tensor, tokens: Tensor) -> Tensor:
+        """Products of one query (n, D) with the keys of a cell's tokens (n, places, D): (n, heads, places)."""
         keys = self.kv.weight.chunk(2)[0].unflatten(0, (self.heads, -1))  # (heads, D / heads, D)
         q = q.unflatten(1, (self.heads, -1)).transpose(0, 1)  # (heads, n, D / heads)
         asked = (q @ keys).transpose(0, 1)  # (n, heads, D)
-        scores = (asked @ tokens.transpose(1, 2)).float() * q.shape[-1] ** -0.5  # (n, heads, places)
+        return asked @ tokens.transpose(1, 2)
+
+    def _shares(self, scores: Tensor, is_absent: Tensor | None) -> Tensor:
+        """Attention of one query on a cell's tokens: (n, heads, places) float32, summing to 1."""
+        scores = scores.float() * self.head_dim**-0.5
         if is_absent is not None:
             scores = scores.masked_fill(is_absent[:, None], float("-inf"))
         return scores.softmax(-1)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from anyres.layers.options import check_amount
 from anyres.layers.places import Places
+from anyres.layers.plain_linear import is_plain_linear
 from anyres.layers.position import full_precision
 
 
@@ -144,9 +145,14 @@ class ToMeBlock(Block):
 
     @torch.no_grad()
     def _mean_key(self, normed: Tensor) -> Tensor:
-        """The mean of the keys over the heads, (B, N, d). Keys are linear, so it is one map by the mean matrix."""
+        """The mean of the keys over the heads, (B, N, d). Keys are linear, so it is one map by the mean matrix; unless
+        the layer must be called, which then is done a second time."""
         attn: Any = self.attn
         exact, heads = _exact(normed.dtype), (attn.num_heads, -1)
+        if not is_plain_linear(attn.qkv):
+            with full_precision(normed.device):
+                keys = attn.qkv(normed).chunk(3, dim=-1)[1]  # (B, N, D)
+            return keys.to(exact).unflatten(-1, heads).mean(-2)
         weight = attn.qkv.weight.chunk(3)[1].to(exact).unflatten(0, heads).mean(0)  # (d, D)
         bias = attn.qkv.bias
         bias = None if bias is None else bias.chunk(3)[1].to(exact).unflatten(0, heads).mean(0)  # (d,)

@@ -35,7 +35,7 @@ def _merge_level(
     merger: AdaptiveTokenMerger, x: Tensor, is_visible: Tensor, plan: MergePlan, index: int
 ) -> tuple[Tensor, Tensor]:
     level, block = plan.levels[index], merger.block
-    if level.cell == (1, 1) and not block.training:
+    if block.skips_queries(level):
         return block.merge_singles(x), is_visible
     tokens, is_absent, is_visible = _taken_apart(x, is_visible, Axis(level.rows), Axis(level.cols))
     if merger.is_plain(plan, index):
