@@ -259,8 +259,8 @@ def stream(data, **changes):
 
 
 def same(one, other):
-    tensors = [one.images, *(value for target in one.targets for value in target.values())]
-    others = [other.images, *(value for target in other.targets for value in target.values())]
+    tensors = [one.images, one.keys, *(value for target in one.targets for value in target.values())]
+    others = [other.images, other.keys, *(value for target in other.targets for value in target.values())]
     return one.size == other.size and all(torch.equal(a, b) for a, b in zip(tensors, others, strict=True))
 
 

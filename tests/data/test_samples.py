@@ -4,8 +4,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 
-from anyres.data.samples import Samples, batches_of_steps
+from anyres.data.samples import Samples, batches_of_steps, jitter_keys
 from anyres.errors import Unreadable, UnreadableImageError
 
 PATHS = [Path(f"{index}.png") for index in range(5)]
@@ -55,3 +56,11 @@ def test_steps_run_forwards():
     for start, stop in ((-1, 3), (4, 3)):
         with pytest.raises(ValueError, match=f"steps are {start} to {stop}; allowed: 0 <= start_step"):
             batches_of_steps(str, start, stop, 0)
+
+
+def test_jitter_keys_are_a_function_of_the_place_in_the_stream():
+    keys = jitter_keys(3, 7, 5)
+    assert keys.dtype == torch.int64 and keys.shape == (5,)
+    assert torch.equal(keys[:3], jitter_keys(3, 7, 3))  # whoever does how many of them
+    others = [keys, jitter_keys(4, 7, 5), jitter_keys(3, 8, 5), jitter_keys(3, 7, 5, 1)]
+    assert len(set(torch.cat(others).tolist())) == 20

@@ -227,6 +227,7 @@ def test_batches_follow_from_seed_and_step_alone(stream, workers):
     for batch in batches:
         again = stream().batch(batch.step)
         assert torch.equal(batch.images, again.images) and torch.equal(batch.labels, again.labels)
+        assert torch.equal(batch.keys, again.keys)
         assert batch.images.shape == (4, 3, *batch.size) and batch.labels.shape == (4, *batch.size)
         assert not torch.equal(batch.images, stream(seed=6, schedule=stream().schedule).batch(batch.step).images)
 

@@ -226,6 +226,7 @@ def test_images_and_targets_that_do_not_fit():
         ([{name: good[name] for name in ("boxes", "labels")}], "a target lacks masks"),
         ([good | {"masks": good["masks"][:, 1:]}], r"masks are \(1, 63, 64\); needed for the image: \(1, 64, 64\)"),
         ([good | {"boxes": good["boxes"][0]}], r"boxes are \(4,\)"),
+        ([good | {"boxes": torch.tensor([[3.0, 4, 3, 40]])}], r"a box is \[3.0, 4.0, 3.0, 40.0\]; needed .* x0 < x1"),
         ([good | {"labels": torch.tensor([4])}], r"labels are \[4\]; allowed: 1 to num_classes, 3"),
         ([good | {"labels": torch.tensor([0])}], r"labels are \[0\]"),
     ]

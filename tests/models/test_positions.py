@@ -93,6 +93,16 @@ def test_intermediates_end_as_the_features(position, stem):
     torch.testing.assert_close(maps[-1].permute(0, 2, 3, 1), features.tokens)
 
 
+@pytest.mark.parametrize("options", [{"position": "fuzzy"}, {"position": "rotary", "rescale": 2.0}], ids=str)
+def test_intermediates_in_training_follow_the_keys(options):
+    model = anyres.create_model("vitar_tiny_patch16", **(TINY | options)).train()
+    images, keys = torch.randn(2, 3, 50, 7), torch.tensor([3, 8])
+    final, _ = model.forward_intermediates(images, jitter_keys=keys)
+    torch.testing.assert_close(final.tokens, model.forward_features(images, keys).tokens)
+    other, _ = model.forward_intermediates(images, jitter_keys=keys + 1)
+    assert not torch.allclose(other.tokens, final.tokens, rtol=1e-3, atol=1e-3)
+
+
 @each_position
 @pytest.mark.parametrize("cells", ["halving", "2x2"])
 def test_before_the_trunk_a_patch_is_felt_within_the_halo_only(position, cells):

@@ -1,5 +1,6 @@
 """Runs that start from weights: what they start with, what they learn, and what makes them another run."""
 
+import copy
 import dataclasses
 import shutil
 
@@ -162,6 +163,33 @@ def test_a_probe_learns_its_head_on_the_features_of_evaluation(plain, mae):
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(task.model.head.weight.grad, head.weight.grad)
     assert all(p.grad is None for name, p in task.model.named_parameters() if not name.startswith("head."))
+
+
+def test_a_probe_computes_its_loss_in_the_mode_that_the_model_is_in(make_config, mae):
+    """Whoever sets training mode, as the engine does in every step, gets features of evaluation."""
+    config = make_config(init=mae, linear_probe=True, model_options=SMALL)
+    trainer = Trainer(config, ClassificationTask(config), CPU)
+    trainer.update(next(trainer.task.batches(0, 1)))
+    model, batch = trainer.model, next(trainer.task.batches(1, 2))
+    assert [name for name, module in model.named_modules() if module.training] == ["head"]
+    for mode in (True, False):
+        for each in (model, copy.deepcopy(model)):
+            each.train(mode)
+            assert {name for name, module in each.named_modules() if module.training} == ({"head"} if mode else set())
+        modes = [module.training for module in model.modules()]
+        loss = trainer.task.loss(trainer.task.prepare(batch, CPU), slice(0, 4))
+        assert loss.requires_grad and [module.training for module in model.modules()] == modes
+        trainer.validate()
+        assert [module.training for module in model.modules()] == modes
+
+
+def test_frozen_features_thaw():
+    model = anyres.create_model("vitar_tiny_patch16", **SMALL, num_classes=2).train()
+    model.freeze_features()
+    assert not model.trunk.training and model.head.training
+    assert {name for name, each in model.named_parameters() if each.requires_grad} == {"head.weight", "head.bias"}
+    model.freeze_features(False)
+    assert model.train().trunk.training and all(each.requires_grad for each in model.parameters())
 
 
 @pytest.mark.parametrize("changes", [{}, {"ema": None, "replicas": True, "accumulate": 2}])

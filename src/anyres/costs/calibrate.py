@@ -8,7 +8,6 @@ import platform
 import statistics
 import sys
 from collections.abc import Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -26,6 +25,7 @@ from anyres.costs.timing import latency
 from anyres.files import read_json, write_json
 from anyres.layers.pieces import piece_positions
 from anyres.models.config import ViTARConfig
+from anyres.models.modes import evaluating
 from anyres.models.vitar import ViTAR
 from anyres.settings import plain
 
@@ -64,7 +64,11 @@ def calibration(
 def measure(model: ViTAR, *, progress: bool, budget: Budget) -> tuple[dict[Shape, float], dict[Shape, int]]:
     """Median seconds and peak bytes of a forward pass for each of the calibration's shapes that is not too slow."""
     shapes = calibration_shapes(_counts(model))
-    with _inference(model), tqdm(desc="calibrate", total=100, file=sys.stderr, disable=not progress) as bar:
+    with (
+        evaluating(model),
+        torch.inference_mode(),
+        tqdm(desc="calibrate", total=100, file=sys.stderr, disable=not progress) as bar,
+    ):
         bar.bar_format = "{desc} {percentage:3.0f}%|{bar}| {elapsed}"
         # time before memory: shapes that turn out too slow are not probed for memory either
         seconds = _median_seconds(model, shapes, budget.timing, bar)
@@ -138,18 +142,6 @@ def _peaks(
 def _images(model: ViTAR, shape: Shape) -> Tensor:
     batch, height, width = shape
     return torch.rand(batch, model.config.in_channels, height, width).to(model.device, model.dtype)
-
-
-@contextmanager
-def _inference(model: ViTAR) -> Any:
-    """Evaluation without gradients; the model is left as it was."""
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        model.train(was_training)
 
 
 def _counts(model: ViTAR) -> Counts:

@@ -12,7 +12,7 @@ from anyres.data.coco import CocoImages, Target
 from anyres.data.decode import MAX_PIXELS, check_max_pixels
 from anyres.data.detection_augment import augmented, on_canvas
 from anyres.data.orientation import other_convention, read_as, read_header
-from anyres.data.samples import Samples, batches_of_steps
+from anyres.data.samples import Samples, batches_of_steps, jitter_keys
 from anyres.data.schedule import Schedule
 from anyres.data.workers import check_counts
 from anyres.errors import Unreadable, UnreadableImageError
@@ -31,6 +31,8 @@ class DetectionBatch:
     """(B, C, H, W) float32 from 0 to 1."""
     targets: list[Target]
     """One for each image, without crowds."""
+    keys: Tensor
+    """(B,) int64, from which the model draws its positional jitter."""
     skipped: list[Unreadable]
     """Files that could not be read, and why; another image stands in their place."""
 
@@ -87,7 +89,8 @@ class DetectionStream:
                 found.append(augmented(self.augment, image, target, size, self.fill))
         canvas = max(image.shape[1] for image, _ in found), max(image.shape[2] for image, _ in found)
         images, targets = zip(*(on_canvas(image, target, canvas, self.fill) for image, target in found), strict=True)
-        return DetectionBatch(step, canvas, torch.stack(images), list(targets), skipped)
+        keys = jitter_keys(self.seed, step, self.batch_size)
+        return DetectionBatch(step, canvas, torch.stack(images), list(targets), keys, skipped)
 
 
 class AnnotatedReader:

@@ -13,7 +13,7 @@ from anyres.data.cache import DEFAULT_BYTES, ImageCache
 from anyres.data.decode import MAX_PIXELS, check_max_pixels
 from anyres.data.folder import ImageFiles
 from anyres.data.own_aspect import OwnAspectCrop
-from anyres.data.samples import Samples, batches_of_steps
+from anyres.data.samples import Samples, batches_of_steps, jitter_keys
 from anyres.data.schedule import Schedule
 from anyres.data.transforms import Transform, check_statistics, train_transform
 from anyres.data.workers import ImageReader, Numbered, check_counts, run_in_order
@@ -21,8 +21,6 @@ from anyres.errors import Unreadable, UnreadableImageError
 from anyres.seeds import key, seeded
 from anyres.sizes import Size
 from anyres.spacing import evenly_spaced
-
-_JITTER = 0x4A495454  # sets the keys of positional jitter apart from all other draws
 
 
 class TrainingStream:
@@ -103,7 +101,10 @@ class TrainingStream:
                     images[replica].append(transform(image))
             labels.append(self.folder.labels[index])
             skipped += failed
-        views = [View(images=stacked_if_alike(found), keys=self._keys(step, i)) for i, found in enumerate(images)]
+        views = [
+            View(images=stacked_if_alike(found), keys=jitter_keys(self.seed, step, self.batch_size, *_later(replica)))
+            for replica, found in enumerate(images)
+        ]
         return Batch(
             step=step, size=sizes[0], images=views[0].images, labels=torch.tensor(labels), keys=views[0].keys,
             skipped=skipped, replicas=tuple(views[1:]),
@@ -114,11 +115,6 @@ class TrainingStream:
             return train_transform(size, self.augment, self.mean, self.std)
         patch_size, augment = self.own_aspect, self.augment
         return OwnAspectCrop(size=size, mean=self.mean, std=self.std, patch_size=patch_size, augment=augment)
-
-    def _keys(self, step: int, replica: int) -> Tensor:
-        """(B,) int64."""
-        drawn = [key(self.seed, step, position, _JITTER, *_later(replica)) for position in range(self.batch_size)]
-        return torch.tensor(drawn, dtype=torch.int64)
 
 
 def _later(replica: int) -> tuple[int, ...]:

@@ -5,11 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import torch
+from torch import Tensor
+
 from anyres.data.workers import Numbered, run_in_order
 from anyres.errors import Unreadable, UnreadableImageError
-from anyres.seeds import index_at
+from anyres.seeds import index_at, key
 
 Sample = TypeVar("Sample")
+
+_JITTER = 0x4A495454  # sets the keys of positional jitter apart from all other draws
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,13 @@ class Samples(Generic[Sample]):
                     raise
                 skipped.append(Unreadable.of(self.paths[index], error))
         raise ValueError(f"none of the {count} images {self.where} can be read; the first: {skipped[0]}")
+
+
+def jitter_keys(seed: int, step: int, count: int, *more: int) -> Tensor:
+    """(B,) int64, from which a model draws the positional jitter of the `count` images of a step, each a pure function
+    of its place in the batch: so neither the parts that a batch is done in nor who does them changes it."""
+    drawn = [key(seed, step, position, _JITTER, *more) for position in range(count)]
+    return torch.tensor(drawn, dtype=torch.int64)
 
 
 def batches_of_steps(make: Callable[[int], Any], start_step: int, stop_step: int, num_workers: int) -> Iterator:

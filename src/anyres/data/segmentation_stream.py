@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from anyres.data.augment import SegmentAugment
-from anyres.data.samples import Samples, batches_of_steps
+from anyres.data.samples import Samples, batches_of_steps, jitter_keys
 from anyres.data.schedule import Schedule
 from anyres.data.segmentation import IGNORE, Labelled, SegmentationFolder
 from anyres.data.transforms import to_tensor
@@ -36,6 +36,8 @@ class SegmentationBatch:
     """(B, C, H, W) float32, normalised; 0 where an image is smaller."""
     labels: Tensor
     """(B, H, W) uint8, IGNORE where nothing is known or an image is smaller."""
+    keys: Tensor
+    """(B,) int64, from which the model draws its positional jitter."""
     skipped: list[Unreadable]
     """Files that could not be read, and why; another image stands in their place."""
 
@@ -85,7 +87,12 @@ class SegmentationStream:
             labels.append(mask)
             skipped += failed
         return SegmentationBatch(
-            step=step, size=size, images=torch.stack(images), labels=torch.stack(labels), skipped=skipped
+            step=step,
+            size=size,
+            images=torch.stack(images),
+            labels=torch.stack(labels),
+            keys=jitter_keys(self.seed, step, self.batch_size),
+            skipped=skipped,
         )
 
 

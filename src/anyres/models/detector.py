@@ -39,8 +39,8 @@ class PyramidBackbone(nn.Module):
         )
         self.out_channels = config.channels
 
-    def forward(self, images: Tensor) -> "OrderedDict[str, Tensor]":
-        tokens = self.backbone.forward_features(images).tokens  # (B, rows, cols, D)
+    def forward(self, images: Tensor, jitter_keys: Tensor | None = None) -> "OrderedDict[str, Tensor]":
+        tokens = self.backbone.forward_features(images, jitter_keys).tokens  # (B, rows, cols, D)
         assert isinstance(tokens, Tensor)
         maps = self.pyramid(tokens.permute(0, 3, 1, 2).contiguous())
         maps.append(F.max_pool2d(maps[-1], 1, 2))  # ViTDet's P6, for anchors alone
@@ -88,7 +88,12 @@ class Detector(AroundBackbone, MaskRCNN):
             raise ValueError(f"min_size is {min_size} and max_size is {max_size}; allowed: 1 <= min_size <= max_size")
         self.transform.limits = (min_size, max_size)
 
-    def forward(self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]] | None = None) -> Any:
+    def forward(
+        self,
+        images: Sequence[Tensor],
+        targets: Sequence[Mapping[str, Tensor]] | None = None,
+        jitter_keys: Tensor | None = None,
+    ) -> Any:
         """Losses by name in training, otherwise one dictionary an image: what it gives alone.
 
         In evaluation images share a pass where they are padded to the same size: attention sees the padding, so that
@@ -98,6 +103,7 @@ class Detector(AroundBackbone, MaskRCNN):
             images: (C, H_i, W_i) each, from 0 to 1; in training as they are to be seen, they are not resized.
             targets: in training alone, for each image boxes (N, 4) as x0, y0, x1, y1 in pixels, labels (N,) from 1 to
                 `num_classes` and, if the model has masks, masks (N, H_i, W_i) of 0 and 1.
+            jitter_keys: (B,) int64, see `ViTAR.forward`; in training alone.
 
         Returns:
             In evaluation boxes (N, 4) and scores (N,), labels (N,) and masks (N, 1, H_i, W_i) from 0 to 1, in the
@@ -111,12 +117,22 @@ class Detector(AroundBackbone, MaskRCNN):
         if self.training:
             self.check_images(images)
             self._check_targets(images, targets)
-            return super().forward(images, [dict(target) for target in targets or ()])
+            return self._losses(images, [dict(target) for target in targets or ()], jitter_keys)
         found = self.find(images)
         for image, each in zip(images, found, strict=True):
             if "masks" in each:
                 each["masks"] = paste_masks_in_image(each["masks"], each["boxes"], image.shape[-2:])
         return found
+
+    def _losses(
+        self, images: list[Tensor], targets: list[dict[str, Tensor]], jitter_keys: Tensor | None
+    ) -> dict[str, Tensor]:
+        """torchvision's own steps; its `forward` has no place for what the backbone is to be told."""
+        batch, targets = self.transform(images, targets)
+        maps = self.backbone(batch.tensors, jitter_keys)
+        proposals, first_stage = self.rpn(batch, maps, targets)
+        _, second_stage = self.roi_heads(maps, proposals, batch.image_sizes, targets)
+        return second_stage | first_stage
 
     def find(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
         """What `forward` gives in evaluation, but with masks as small as they are made, (N, 1, 28, 28) within boxes."""
@@ -157,6 +173,10 @@ class Detector(AroundBackbone, MaskRCNN):
             for name in needed:
                 if name in shapes and tuple(target[name].shape) != shapes[name]:
                     raise ValueError(f"{name} are {tuple(target[name].shape)}; needed for the image: {shapes[name]}.")
+            boxes = target["boxes"]
+            flat = boxes[(boxes[:, 2:] <= boxes[:, :2]).any(dim=1)]
+            if len(flat):
+                raise ValueError(f"a box is {flat[0].tolist()}; needed are x0, y0, x1, y1 with x0 < x1 and y0 < y1.")
             if count and not 1 <= target["labels"].min() <= target["labels"].max() <= self.config.num_classes:
                 found = sorted(set(target["labels"].tolist()))
                 raise ValueError(f"labels are {found}; allowed: 1 to num_classes, {self.config.num_classes}.")

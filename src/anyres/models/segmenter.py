@@ -65,22 +65,27 @@ class Segmenter(AroundBackbone, nn.Module):
         shapes = (tuple(image.shape) for image in images)
         return run_by_group(shapes, lambda members: self(torch.stack([images[i] for i in members])))
 
-    def forward_training(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Logits (B, num_classes, H, W) of both heads; None for an auxiliary head that is not there."""
-        maps = self._maps(images)
+    def forward_training(self, images: Tensor, jitter_keys: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Logits (B, num_classes, H, W) of both heads; None for an auxiliary head that is not there.
+
+        Args:
+            images: (B, C, H, W).
+            jitter_keys: (B,) int64, see `ViTAR.forward`.
+        """
+        maps = self._maps(images, jitter_keys)
         logits = self._at_pixels(self.head(maps), images)
         if self.auxiliary is None:
             return logits, None
         return logits, self._at_pixels(self.auxiliary(maps[self.config.auxiliary_tap]), images)
 
-    def _maps(self, images: Tensor) -> Any:
+    def _maps(self, images: Tensor, jitter_keys: Tensor | None = None) -> Any:
         """What the head reads: (B, D, h_i, w_i) for each scale, or one map of the patches (B, D, rows, cols)."""
         if self.unmerge is not None:
-            features, patches, shares = self.backbone.forward_patches(images)
+            features, patches, shares = self.backbone.forward_patches(images, jitter_keys)
             return self.unmerge(features.tokens, patches, shares, features.plan).permute(0, 3, 1, 2).contiguous()
         assert self.pyramid is not None
         taps = self.backbone.forward_intermediates(
-            images, indices=self.config.taps, stop_early=True, intermediates_only=True
+            images, indices=self.config.taps, stop_early=True, intermediates_only=True, jitter_keys=jitter_keys
         )
         return self.pyramid(taps)
 

@@ -77,10 +77,10 @@ class Trunk(nn.Module):
         return take, last if stop_early else depth - 1
 
     def forward_intermediates(
-        self, tokens: Tensor, take: Collection[int], last: int, *, norm: bool = False
+        self, tokens: Tensor, take: Collection[int], last: int, keys: Tensor | None = None, *, norm: bool = False
     ) -> tuple[tuple[Tensor, Tensor], list[tuple[Tensor, Tensor]]]:
         """`forward` up to block `last`, and grid and prefix tokens as some blocks leave them, normalised or not."""
-        x, places = self._begin(tokens, None)
+        x, places = self._begin(tokens, keys)
         found = []
         for index, block in enumerate(self.blocks[: last + 1]):
             x, places = self._run(block, x, places)

@@ -47,7 +47,7 @@ class ViTAR(nn.Module):
         self.config = config
         self.num_classes, self.num_prefix_tokens = config.num_classes, config.prefix_tokens
         self.num_features = self.embed_dim = self.head_hidden_size = config.width
-        self.grad_pieces = False
+        self.grad_pieces = self.is_frozen = False
         self.stem = make_stem(config)
         self.position: PositionBefore = make_position(config)  # before the merger; what acts in the trunk is there
         self.merger: TokenMerger | None = make_merger(config)
@@ -177,8 +177,9 @@ class ViTAR(nn.Module):
         stop_early: bool = False,
         output_fmt: Literal["NCHW", "NLC"] = "NCHW",
         intermediates_only: bool = False,
+        jitter_keys: Tensor | None = None,
     ) -> Any:
-        """Features, and a list of the outputs of chosen trunk blocks, with timm's arguments.
+        """Features, and a list of the outputs of chosen trunk blocks, with timm's arguments and jitter keys.
 
         Args:
             images: (B, C, H, W).
@@ -188,13 +189,14 @@ class ViTAR(nn.Module):
             stop_early: does not run blocks after the last one asked for; `.tokens` is then that block's, normalised.
             output_fmt: "NCHW" for (B, D, rows, cols), "NLC" for (B, N, D).
             intermediates_only: gives the list alone.
+            jitter_keys: (B,) int64, see `forward`.
         """
         check_choice("output_fmt", output_fmt, ("NCHW", "NLC"))
         if not isinstance(images, Tensor):
             raise ValueError("forward_intermediates takes one (B, C, H, W) tensor; call it once for each image size.")
         chosen = self.trunk.choose(indices, stop_early=stop_early)
-        tokens, plan = self.merge(images)
-        final, pairs = self.trunk.forward_intermediates(tokens, *chosen, norm=norm)
+        tokens, plan = self.merge(images, jitter_keys)
+        final, pairs = self.trunk.forward_intermediates(tokens, *chosen, jitter_keys, norm=norm)
         found: list[Any] = [(as_output(grid, output_fmt), prefix) for grid, prefix in pairs]
         if not (return_prefix_tokens and self.num_prefix_tokens):
             found = [grid for grid, _ in found]
@@ -230,6 +232,19 @@ class ViTAR(nn.Module):
         self.trunk.grad_checkpointing = enable
         if isinstance(self.merger, AdaptiveTokenMerger):
             self.merger.grad_checkpointing = enable
+
+    def freeze_features(self, enable: bool = True) -> None:
+        """Leaves the head alone to be learned: what is below it gets no gradient and stays in evaluation, whatever
+        `train` is told."""
+        self.is_frozen = enable
+        self.requires_grad_(not enable)
+        self.head.requires_grad_(True)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "ViTAR":
+        super().train(mode and not self.is_frozen)
+        self.head.train(mode)
+        return self
 
     def set_grad_pieces(self, enable: bool = True) -> None:
         """In training, merges in pieces that are computed again in the backward pass (`layers.recompute`)."""

@@ -72,12 +72,6 @@ def identity_of_init(config: BackboneRunConfig) -> dict[str, str]:
         return {"init": str(checkpoint.load_checkpoint(written)["identity"]["task"].get("init"))}
 
 
-def freeze_below_head(model: ViTAR) -> None:
-    """Leaves the head alone to be learned."""
-    model.requires_grad_(False)
-    model.get_classifier().requires_grad_(True)
-
-
 def _described(init: Path, found: Initial, starting: str, above: str) -> str:
     """What is taken, what starts fresh (with what is `above` the backbone), what is left out and what differs."""
     place = f" (its {found.place})" if found.place else ""

@@ -1,13 +1,10 @@
-"""What tasks on images share: the stream of training images, batches to measure on, a model while it is measured, and
-pictures of what it does."""
+"""What tasks on images share: the stream of training images, and batches to measure on."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from torch import nn
 from tqdm import tqdm
 
 from anyres.data.batches import EvalBatch
@@ -60,14 +57,3 @@ def validation_batches(
     )
     name = f"validate {size_text(size)}"
     yield from tqdm(batches, desc=name, unit="batch", leave=False, disable=not config.progress)
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode; the mode it was in is put back afterwards."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)

@@ -1,6 +1,7 @@
 """Detection runs on images of coloured shapes: they learn, resume bit-identically, and leave a detector."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -164,6 +165,19 @@ def test_a_step_does_not_depend_on_the_generator(make):
         torch.manual_seed(seed)
         losses.append([trainer.update(batch).loss for batch in trainer.task.batches(0, 2)])
     assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("options", [{}, {"position": "rotary", "rescale": 2.0}], ids=str)
+def test_parts_of_a_batch_are_jittered_as_the_whole(make, options):
+    task = DetectionTask(make(batch_size=3, model_options={**SMALL, "drop_path_rate": 0.0, **options}))
+    prepared, maps = task.prepare(task.stream.batch(0), torch.device("cpu")), []
+    task.model.train().backbone.register_forward_hook(lambda module, given, found: maps.append(found["0"].detach()))
+    for seed, rows in enumerate((slice(0, 3), slice(0, 1), slice(1, 3))):
+        torch.manual_seed(seed)
+        assert task.loss(prepared, rows).isfinite()
+    torch.testing.assert_close(torch.cat(maps[1:]), maps[0])
+    task.loss(replace(prepared, keys=prepared.keys + 1), slice(0, 3))
+    assert not torch.allclose(maps[-1], maps[0], rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -159,11 +159,12 @@ def test_a_step_does_not_depend_on_the_generator_nor_on_recomputing(make):
     assert losses[0] == losses[1] and losses[2] == pytest.approx(losses[0], rel=1e-5)
 
 
-def test_accumulated_gradients_are_those_of_the_whole_batch_but_for_its_statistics(make, monkeypatch):
+@pytest.mark.parametrize("options", [{"jitter": 0.0}, {}, {"position": "rotary", "rescale": 2.0}], ids=str)
+def test_accumulated_gradients_are_those_of_the_whole_batch_but_for_its_statistics(make, monkeypatch, options):
     monkeypatch.setattr(torch.nn.BatchNorm2d, "forward", lambda self, x: F.batch_norm(  # fixed ones for all pieces
         x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.1, self.eps
     ))  # fmt: skip
-    options = {**SMALL, "jitter": 0.0}
+    options = {**SMALL, **options}
     configs = make(model_options=options), make(model_options=options, accumulate=2)
     whole, parts = (Trainer(config, SegmentationTask(config), CPU) for config in configs)
     batch = whole.task.stream.batch(0)
@@ -172,6 +173,19 @@ def test_accumulated_gradients_are_those_of_the_whole_batch_but_for_its_statisti
         if one.grad is not None:
             scale = max(one.grad.abs().max().item(), 1e-3)
             assert (one.grad - other.grad).abs().max().item() <= 1e-4 * scale, name
+
+
+def test_accumulated_gradients_of_a_light_head_are_those_of_the_whole_batch_with_its_jitter(make):
+    options = {**VITAR, "grid": (3, 2), "head_channels": 16, "drop_path_rate": 0.0, "jitter": 0.5}
+    made = {"model": "unmerge_vitar_small_patch16", "model_options": options, "precision": "float32"}
+    whole, parts = (
+        Trainer(config, SegmentationTask(config), CPU) for config in (make(**made), make(**made, accumulate=3))
+    )
+    batch = whole.task.stream.batch(0)
+    assert parts.update(batch).loss == pytest.approx(whole.update(batch).loss, rel=1e-5)
+    for (name, one), other in zip(whole.model.named_parameters(), parts.model.parameters(), strict=True):
+        scale = max(one.grad.abs().max().item(), 1e-3)
+        assert (one.grad - other.grad).abs().max().item() <= 1e-4 * scale, name
 
 
 def test_a_run_starts_from_a_backbone(make, tmp_path, capsys):

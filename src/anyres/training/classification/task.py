@@ -16,14 +16,15 @@ from anyres.data.batches import Batch, EvalBatch, View, on_device
 from anyres.data.folder import ImageFolder
 from anyres.data.transforms import eval_transform
 from anyres.models.features import Features
+from anyres.models.modes import evaluating
 from anyres.models.vitar import ViTAR
 from anyres.models.weights.files import save
 from anyres.seeds import key, seeded
 from anyres.sizes import Size
 from anyres.training.classification.consistency import replica_loss
 from anyres.training.classification.mixing import make_mixup
-from anyres.training.finetune import freeze_below_head, identity_of_init, start_from
-from anyres.training.image_task import evaluating, training_stream, validation_batches
+from anyres.training.finetune import identity_of_init, start_from
+from anyres.training.image_task import training_stream, validation_batches
 from anyres.training.run_checks import refuse_validation
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class ClassificationTask:
             self.model = ViTAR(config.model_settings(len(self.folder.classes)))
         start_from(config, self.model, is_probe=config.linear_probe)
         if config.linear_probe:
-            freeze_below_head(self.model)
+            self.model.freeze_features()
         self.mix = make_mixup(config, len(self.folder.classes))
         self.criterion = SoftTargetCrossEntropy()
         self.stream = training_stream(config, self.folder, self.model.config)
@@ -109,8 +110,7 @@ class ClassificationTask:
         """For a linear probe those of evaluation, without gradient."""
         if not self.config.linear_probe:
             return self.model.forward_features(view.images[rows], view.keys[rows])
-        self.model.eval()  # the trainer switches to training, where jitter and drop path would blur what is read
-        with torch.no_grad():
+        with torch.no_grad():  # all below the head is frozen, and so in evaluation whatever the engine sets
             return self.model.forward_features(view.images[rows])
 
     def validates(self) -> bool:

@@ -23,13 +23,13 @@ from anyres.metrics.average_precision import AveragePrecision
 from anyres.metrics.detection import evaluate_detector
 from anyres.models.architectures import backbone_of
 from anyres.models.detector import Detector
+from anyres.models.modes import evaluating
 from anyres.models.weights.files import save
 from anyres.predict.objects import detect, draw_detections
 from anyres.seeds import key, seeded
 from anyres.sizes import Size
 from anyres.spacing import evenly_spaced
 from anyres.training.finetune import identity_of_init, start_from
-from anyres.training.image_task import evaluating
 from anyres.training.run_checks import refuse_validation
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ class PreparedTargets:
     images: Tensor
     """(B, C, H, W)."""
     targets: list[Target]
+    keys: Tensor
+    """(B,) int64 jitter keys."""
 
 
 class DetectionTask:
@@ -97,11 +99,11 @@ class DetectionTask:
 
     def prepare(self, batch: DetectionBatch, device: torch.device) -> PreparedTargets:
         targets = [{name: value.to(device) for name, value in target.items()} for target in batch.targets]
-        return PreparedTargets(batch.images.to(device, non_blocking=True), targets)
+        return PreparedTargets(batch.images.to(device, non_blocking=True), targets, batch.keys.to(device))
 
     def loss(self, prepared: PreparedTargets, rows: slice) -> Tensor:
         """The sum of Mask R-CNN's five losses: two of the first stage, three of the second."""
-        losses = self.model(list(prepared.images[rows]), prepared.targets[rows])
+        losses = self.model(list(prepared.images[rows]), prepared.targets[rows], prepared.keys[rows])
         return torch.stack([loss.float() for loss in losses.values()]).sum()
 
     def validates(self) -> bool:

@@ -21,10 +21,11 @@ from anyres.data.workers import ImageReader
 from anyres.errors import UnreadableImageError
 from anyres.files import write_picture
 from anyres.models.mae import MaskedAutoencoder
+from anyres.models.modes import evaluating
 from anyres.models.weights.files import save
 from anyres.seeds import key, permutation, seeded
 from anyres.sizes import Size
-from anyres.training.image_task import evaluating, training_stream, validation_batches
+from anyres.training.image_task import training_stream, validation_batches
 from anyres.training.pretraining.reconstructions import Block, Restored, draw_blocks
 from anyres.training.run_checks import refuse_validation
 

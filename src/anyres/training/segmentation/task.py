@@ -24,11 +24,11 @@ from anyres.data.segmentation import (
 from anyres.data.segmentation_stream import SegmentationBatch, SegmentationStream
 from anyres.metrics.segmentation import evaluate_segmenter, measured
 from anyres.models.architectures import backbone_of
+from anyres.models.modes import evaluating
 from anyres.models.segmenter import Segmenter
 from anyres.models.weights.files import save
 from anyres.seeds import key, seeded
 from anyres.training.finetune import identity_of_init, start_from
-from anyres.training.image_task import evaluating
 from anyres.training.run_checks import refuse_validation
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ class PreparedMasks:
     """(B, H, W) uint8."""
     known: Tensor
     """() int64, pixels of the batch whose class is known."""
+    keys: Tensor
+    """(B,) int64 jitter keys."""
 
 
 class SegmentationTask:
@@ -98,7 +100,8 @@ class SegmentationTask:
 
     def prepare(self, batch: SegmentationBatch, device: torch.device) -> PreparedMasks:
         labels = batch.labels.to(device, non_blocking=True)
-        return PreparedMasks(batch.images.to(device, non_blocking=True), labels, (labels != IGNORE).sum())
+        images, keys = batch.images.to(device, non_blocking=True), batch.keys.to(device)
+        return PreparedMasks(images, labels, (labels != IGNORE).sum(), keys)
 
     def loss(self, prepared: PreparedMasks, rows: slice) -> Tensor:
         """Cross-entropy over the pixels of the batch whose class is known, the auxiliary head's added.
@@ -107,7 +110,7 @@ class SegmentationTask:
         however their known pixels are spread.
         """
         labels = prepared.labels[rows].long()
-        logits, auxiliary = self.model.forward_training(prepared.images[rows])
+        logits, auxiliary = self.model.forward_training(prepared.images[rows], prepared.keys[rows])
         loss = _summed(logits, labels)
         if auxiliary is not None:
             loss = loss + self.config.auxiliary_weight * _summed(auxiliary, labels)
