@@ -33,7 +33,13 @@ def start_from(config: BackboneRunConfig, model: ViTAR, *, is_backbone: bool = F
     init = config.init
     if init is None or (config.out / checkpoint.NAME).exists():
         return
-    found = read_initial(init, model.config, resize_positions=config.init_resize, key=config.init_key)
+    found = read_initial(
+        init,
+        model.config,
+        resize_positions=config.init_resize,
+        key=config.init_key,
+        grid_is_given="grid" in config.model_options,
+    )
     if is_probe:
         _refuse_probe(init, found)
     model.load_state_dict(found.weights, strict=False)  # what starts fresh is not among them

@@ -1,9 +1,8 @@
 """Weights of other people's plain ViTs and MAEs under our names: timm's, MAE's own and transformers' files."""
 
-import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from anyres.layers.merge_plan import Grid
 from anyres.models.config import ViTARConfig
+from anyres.models.weights.table_grid import TableNotes, grid_of_table
 from anyres.models.weights.timm import convert_timm_vit
 
 _PATCHES, _BIAS = "patch_embed.proj.weight", "patch_embed.proj.bias"
@@ -61,13 +61,13 @@ class WeightSource:
     """Where in the file it was, if not at the top (see `Tensors`)."""
 
 
-def convert(weights: Mapping[str, Tensor], where: Path, like: Grid, facts: Mapping[str, Any]) -> WeightSource:
+def convert(weights: Mapping[str, Tensor], where: Path, notes: TableNotes, facts: Mapping[str, Any]) -> WeightSource:
     """The encoder of a timm or transformers checkpoint.
 
     Args:
         weights: by their names.
         where: for messages.
-        like: the grid that a table is taken to have if it could have it and is not square.
+        notes: what is known of the position table.
         facts: what else is known of it, such as its heads, which the weights do not tell.
 
     Raises:
@@ -75,6 +75,7 @@ def convert(weights: Mapping[str, Tensor], where: Path, like: Grid, facts: Mappi
     """
     if any(name.endswith("patch_embeddings.projection.weight") for name in weights):
         weights = _from_transformers(weights)
+        notes = replace(notes, has_class_position=True)  # theirs always has one
     shapes = {name: weights[name].ndim for name in (_PATCHES, _BIAS, "pos_embed") if name in weights}
     if shapes != {_PATCHES: 4, _BIAS: 1, "pos_embed": 3}:
         raise ValueError(
@@ -86,7 +87,8 @@ def convert(weights: Mapping[str, Tensor], where: Path, like: Grid, facts: Mappi
     _check_parts(weights, where)
     _check_blocks(weights, where)
     prefix = int("cls_token" in weights)
-    grid, is_of_all = _grid_of(weights["pos_embed"].shape[1], prefix, like, where)
+    facts = _facts(weights, where) | dict(facts)
+    grid, is_of_all = grid_of_table(weights["pos_embed"].shape[1], prefix, facts["patch_size"], notes, where)
     if not is_of_all:  # the class token has no position
         weights["pos_embed"] = F.pad(weights["pos_embed"], (0, 0, 1, 0))
     try:
@@ -94,7 +96,7 @@ def convert(weights: Mapping[str, Tensor], where: Path, like: Grid, facts: Mappi
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
     table = converted.pop("position.table")
-    return WeightSource(converted, table, grid, _facts(weights, where) | dict(facts), tuple(sorted(spare)))
+    return WeightSource(converted, table, grid, facts, tuple(sorted(spare)))
 
 
 def _facts(weights: Mapping[str, Tensor], where: Path) -> dict[str, Any]:
@@ -103,24 +105,6 @@ def _facts(weights: Mapping[str, Tensor], where: Path) -> dict[str, Any]:
         raise ValueError(f"{where} has patches of {height}x{other} pixels; allowed: square ones")
     depth = len({name.split(".")[1] for name in weights if name.startswith("blocks.")})
     return {"stem": "patch", "patch_size": height, "in_channels": channels, "width": width, "depth": depth}
-
-
-def _grid_of(count: int, prefix: int, like: Grid, where: Path) -> tuple[Grid, bool]:
-    """The grid of a table of so many positions, and whether those of prefix tokens are among them.
-
-    The file holds their number alone. Both libraries' grids are square, and only some of timm's models have no
-    position for their class token.
-    """
-    for of_prefix in dict.fromkeys((prefix, 0)):
-        left = count - of_prefix
-        side = math.isqrt(left)
-        for grid in ((side, side), like):
-            if 0 < left == grid[0] * grid[1]:
-                return grid, of_prefix == prefix
-    raise ValueError(
-        f"{where} has a table of {count - prefix} positions, which is neither a square nor the model's grid of "
-        f"{like[0]}x{like[1]}; give its rows and columns as --model-options grid=ROWSxCOLS"
-    )
 
 
 def _check_parts(weights: Mapping[str, Tensor], where: Path) -> None:

@@ -3,6 +3,7 @@ ViTMAE."""
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,7 @@ from anyres.models.weights.compare import TABLES, Differing, differing_settings,
 from anyres.models.weights.files import load, model_digest
 from anyres.models.weights.foreign import WeightSource, convert
 from anyres.models.weights.record import CONFIG, WEIGHTS
+from anyres.models.weights.table_grid import metadata_of, notes_of
 from anyres.models.weights.tensors import read_tensors
 
 _SHARED = ("stem", "patch_size", "in_channels", "width", "depth", "heads")  # what model and source must have in common
@@ -56,7 +58,12 @@ def initial_weights(source: Path | str, config: ViTARConfig, *, resize_positions
 
 
 def read_initial(
-    source: Path | str, config: ViTARConfig, *, resize_positions: bool = False, key: str | None = None
+    source: Path | str,
+    config: ViTARConfig,
+    *,
+    resize_positions: bool = False,
+    key: str | None = None,
+    grid_is_given: bool | None = None,
 ) -> Initial:
     """Weights from somewhere else for a model of this configuration, below its head. Nothing is unpickled.
 
@@ -71,14 +78,18 @@ def read_initial(
         config: of the model.
         resize_positions: reads a table of another grid bilinearly at the token centres of the model's.
         key: which model of a file that holds several (see `read_tensors`).
+        grid_is_given: somebody gave the model's grid, so that it decides which of two a table has (see `table_grid`)
+            unless it is to be resized; None: it is not the default one.
 
     Raises:
-        ValueError: a source that cannot be read, of another patch size, width, depth or number of heads, or with a
-            table of another grid without `resize_positions`; fixed positions that are not the model's;
-            `resize_positions` where nothing is resized; several models without a key.
+        ValueError: a source that cannot be read, of another patch size, width, depth or number of heads, with a table
+            whose grid is not to be told, or with one of another grid without `resize_positions`; fixed positions that
+            are not the model's; `resize_positions` where nothing is resized; several models without a key.
     """
     where = Path(source)
-    found = _read(where, config, key)
+    if grid_is_given is None:
+        grid_is_given = config.grid != ViTARConfig().grid
+    found = _read(where, config, key, is_chosen=grid_is_given and not resize_positions)
     _check_facts(found, config, where)
     position = _position(found, config, where, resize_positions)
     given = found.weights | position
@@ -117,7 +128,7 @@ def _file_of(source: Path) -> Path:
     raise ValueError(f"{source} {reason}; weights to start from are {allowed}")
 
 
-def _read(source: Path, config: ViTARConfig, key: str | None) -> WeightSource:
+def _read(source: Path, config: ViTARConfig, key: str | None, *, is_chosen: bool) -> WeightSource:
     file = _file_of(source)
     record = _settings(source / CONFIG) if source.is_dir() else {}
     if record.get("architecture") in ARCHITECTURES:
@@ -129,8 +140,10 @@ def _read(source: Path, config: ViTARConfig, key: str | None) -> WeightSource:
     tensors = read_tensors(file, key)
     if any(re.match(r"((backbone|encoder)\.)*stem\.", name) for name in tensors.by_name):
         raise ValueError(f"{source} is the weights of a run without their {CONFIG}; give the folder that holds both")
+    beside = record if source.is_dir() else _settings(source.parent / CONFIG)
+    notes = notes_of(beside | metadata_of(file), config.grid, is_chosen=is_chosen)
     facts = {"heads": record["num_attention_heads"]} if "num_attention_heads" in record else {}
-    found = convert(tensors.by_name, source, config.grid, facts)
+    found = convert(tensors.by_name, source, notes, facts)
     left_out = tuple(sorted({*found.left_out, *tensors.beside}))
     return replace(found, left_out=left_out, place=tensors.place)
 
@@ -210,6 +223,8 @@ def _check_grid(found: WeightSource, config: ViTARConfig, where: Path, resize: b
             )
         return
     both = f"{where} has a grid of {theirs} and the model one of {ours}: give --model-options grid={theirs}"
+    if found.config is None and math.prod(found.grid) == math.prod(config.grid):  # it is a square by convention alone
+        both += f" (if its table is one of {ours}, a config.json beside it must say so)"
     is_fixed = found.table is not None and config.position == "sincos"
     if is_fixed or config.position == "relative_bias":
         raise ValueError(
