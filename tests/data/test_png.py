@@ -12,22 +12,27 @@ from anyres.data.decode import convert_image, read_image
 GREY, RGB, GREY_ALPHA, RGBA = 0, 2, 4, 6
 
 
-def write(path, samples, bits, colour, transparent=None):
+PASSES = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]  # Adam7
+
+
+def write(path, samples, bits, colour, transparent=None, interlaced=False):
     """Stored samples (H, W, channels) as a PNG without filters; `transparent` are the samples that are not there."""
 
     def chunk(name, data):
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
     height, width = samples.shape[:2]
-    rows = samples.reshape(height, -1)
+    parts = [samples[y::down, x::right] for y, x, down, right in PASSES] if interlaced else [samples]
+    rows = [row.reshape(-1) for part in parts if part.size for row in part]
     if bits == 16:
         packed = [row.astype(">u2").tobytes() for row in rows]
     else:
-        digits = (rows[..., None] >> np.arange(bits - 1, -1, -1)) & 1
+        digits = [(row[:, None] >> np.arange(bits - 1, -1, -1)) & 1 for row in rows]
         packed = [np.packbits(row.reshape(-1).astype(np.uint8)).tobytes() for row in digits]
     key = b"" if transparent is None else chunk(b"tRNS", b"".join(struct.pack(">H", each) for each in transparent))
+    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, interlaced)
     path.write_bytes(
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)) + key
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + key
         + chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in packed))) + chunk(b"IEND", b"")
     )  # fmt: skip
 
@@ -36,22 +41,24 @@ def values(image):
     return np.asarray(image).astype(int)
 
 
+@pytest.mark.parametrize("interlaced", [False, True])
 @pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
-def test_the_transparent_grey_is_white_and_no_other(tmp_path, bits):
+def test_the_transparent_grey_is_white_and_no_other(tmp_path, bits, interlaced):
     top = 2**bits - 1
     samples = np.array([[0, 1, top // 2, top, 1]])[..., None]
     for key in {0, 1, top}:
-        write(tmp_path / "a.png", samples, bits, GREY, (key,))
+        write(tmp_path / "a.png", samples, bits, GREY, (key,), interlaced)
         expected = np.where(samples[..., 0] == key, 255, samples[..., 0] * 255 // top)
         assert values(read_image(tmp_path / "a.png", channels=1)).tolist() == expected.tolist()
         assert values(read_image(tmp_path / "a.png"))[..., 1].tolist() == expected.tolist()
 
 
+@pytest.mark.parametrize("interlaced", [False, True])
 @pytest.mark.parametrize("bits", [8, 16])
-def test_the_transparent_colour_is_compared_in_all_its_bits(tmp_path, bits):
+def test_the_transparent_colour_is_compared_in_all_its_bits(tmp_path, bits, interlaced):
     key = (3, 2, 1) if bits == 8 else (0x0302, 0x0201, 0x0103)
     samples = np.array([[key, (key[0], key[1], key[2] + 1), (key[0] + 1, key[1], key[2]), (0, 0, 0)]])
-    write(tmp_path / "a.png", samples, bits, RGB, key)
+    write(tmp_path / "a.png", samples, bits, RGB, key, interlaced)
     expected = samples >> (bits - 8)
     expected[0, 0] = 255
     assert np.array_equal(values(read_image(tmp_path / "a.png")), expected)
