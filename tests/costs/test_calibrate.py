@@ -80,6 +80,14 @@ def test_a_damaged_file_is_replaced(model, measured, content):
     assert json.loads(path.read_text())["identity"] == identify(model)
 
 
+def test_what_cannot_be_kept_is_used_all_the_same(model, measured, tmp_path, monkeypatch):
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("ANYRES_CACHE", str(tmp_path / "file" / "below"))
+    with pytest.warns(UserWarning, match="measured again next time; ANYRES_CACHE names another folder"):
+        assert calibration(model, progress=False).milliseconds((1, 8, 8)) > 0
+    assert len(measured) == 1
+
+
 def test_threads_are_part_of_the_identity(model):
     before, threads = identify(model), torch.get_num_threads()
     try:

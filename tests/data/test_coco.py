@@ -1,6 +1,7 @@
 """COCO files: every encoding of a mask gives the same mask, ids become labels, and bad input is counted or refused."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -189,11 +190,28 @@ def test_another_split_must_have_the_same_categories(write):
 
 
 def test_files_that_are_no_annotations(tmp_path):
-    for text, message in ((None, "no such annotation file"), ("{", "is not JSON"), ("[]", "not in COCO's format")):
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+    for text, message in (
+        (None, "no such annotation file"),
+        ("{", "is not JSON"),
+        ("[]", "not in COCO's format"),
+        (pointer, "a.json is a Git LFS pointer"),
+    ):
         if text is not None:
             (tmp_path / "a.json").write_text(text)
         with pytest.raises(ValueError, match=message):
             CocoImages(tmp_path / "a.json", tmp_path)
+
+
+def test_names_that_are_no_text_are_those_of_the_files(write):
+    annotations, images = write([annotation(1)])
+    name = os.fsdecode(b"caf\xe9.png")
+    (images / "1.png").rename(images / name)
+    content = json.loads(annotations.read_text())
+    content["images"][0]["file_name"] = name
+    for is_escaped in (True, False):  # as JSON writes them, and as the bytes that the system has
+        annotations.write_bytes(os.fsencode(json.dumps(content, ensure_ascii=is_escaped)))
+        assert CocoImages(annotations, images).paths[0] == images / name
 
 
 def test_the_digest_follows_the_annotations(write):

@@ -1,4 +1,5 @@
 import io
+import resource
 import warnings
 
 import numpy as np
@@ -248,3 +249,18 @@ def test_the_limit_is_named_by_what_it_comes_from():
         check_pixel_count("a.png", (7, 9), 62)
     with pytest.raises(UnreadableImageError, match=r"allowed: 62 \(of a budget\)$"):
         check_pixel_count("a.png", (7, 9), 62, "of a budget")
+
+
+def test_too_many_open_files_are_no_fault_of_the_image(tmp_path):
+    path = tmp_path / "a.png"
+    Image.new("RGB", (3, 2)).save(path)
+    read_image(path)  # whatever is imported on the way is there
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
+    try:
+        for read in (read_image, stored_size):
+            with pytest.raises(OSError, match="Too many open files"):
+                read(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert read_image(path).size == (3, 2)

@@ -189,6 +189,13 @@ def test_vips_does_not_make_up_what_is_missing(tmp_path, monkeypatch, suffix):
         open_source(path).read_region(0, 0, 200, 200)
 
 
+def test_a_slide_that_is_a_pointer_of_git_lfs_is_called_that(tmp_path):
+    pytest.importorskip("openslide")
+    (tmp_path / "a.svs").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+    with pytest.raises(UnreadableImageError, match=r"a\.svs: is a Git LFS pointer, not the file itself"):
+        open_source(tmp_path / "a.svs")
+
+
 def test_slides_as_openslide_reads_them(tmp_path):
     """A tiled pyramid is a slide to OpenSlide, which goes by the content; here the suffix says slide."""
     tifffile = pytest.importorskip("tifffile")

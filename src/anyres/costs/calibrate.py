@@ -7,6 +7,7 @@ import os
 import platform
 import statistics
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -57,7 +58,10 @@ def calibration(
         return CostModel(_counts(model), constants)
     seconds, peaks = measure(model, progress=progress, budget=budget or Budget())
     found = fit(_counts(model), seconds, peaks)
-    _write(path, identity, found.constants, seconds, peaks)
+    try:
+        _write(path, identity, found.constants, seconds, peaks)
+    except OSError as error:  # what was measured is good all the same
+        warnings.warn(f"{error}: it will be measured again next time; ANYRES_CACHE names another folder", stacklevel=2)
     return found
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from anyres.data.coco_masks import check_segmentation, covers_nothing, decode_mask
 from anyres.data.orientation import LabelsAs, Turned, check_labels_as, read_header
 from anyres.errors import UnreadableImageError
+from anyres.files import LFS_POINTER, is_lfs_pointer
 from anyres.sizes import Size
 from anyres.spacing import evenly_spaced
 
@@ -290,13 +291,20 @@ def _read(path: Path) -> bytes:
 
 def _parsed(path: Path, content: bytes) -> dict[str, Any]:
     try:
-        record = json.loads(content)
+        record = _from_json(content)
     except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+        raise ValueError(f"{path} {LFS_POINTER if is_lfs_pointer(path) else f'is not JSON: {error}'}") from error
     names = ("images", "annotations", "categories")
     if not isinstance(record, dict) or not all(isinstance(record.get(name), list) for name in names):
         raise ValueError(f"{path} is not in COCO's format: it needs the lists {', '.join(names)}")
     return record
+
+
+def _from_json(content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except UnicodeDecodeError:  # names of files that are no text, as the system has them
+        return json.loads(os.fsdecode(content))
 
 
 def _whole(value: Any, least: int = 0) -> int:

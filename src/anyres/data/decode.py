@@ -1,6 +1,7 @@
 """One image file -> one 8-bit Pillow image, or one kind of error that says why not."""
 
 import contextlib
+import errno
 import math
 import threading
 import warnings
@@ -30,6 +31,7 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", "
 _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 _ANIMATED = ("PNG", "WEBP", "GIF")
 _MODES = {1: "L", 3: "RGB"}
+_OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE)  # too many files are open
 _WARNINGS = threading.Lock()  # changing the filters of warnings is not safe between threads
 ORIENTATION = 0x0112
 TURNS = {  # EXIF 2.3, tag 0x0112: what brings the stored pixels upright
@@ -145,6 +147,8 @@ def _as_unreadable(name: Path | str) -> Iterator[None]:
     except SourceError as error:
         raise UnreadableImageError(name, error.reason) from error
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
+            raise  # every other file would be called unreadable, too
         raise UnreadableImageError(name, _reason(name, error)) from error
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from anyres.data.source_base import OpenSource, check_level, import_extra
 from anyres.data.tiff.pixels import on_white
 from anyres.errors import UnreadableImageError
+from anyres.files import LFS_POINTER, is_lfs_pointer
 
 SLIDE_SUFFIXES = frozenset(
     {".svs", ".svslide", ".ndpi", ".mrxs", ".vms", ".vmu", ".scn", ".bif", ".czi", ".dcm"}
@@ -39,6 +40,8 @@ class SlideSource(OpenSource):
         try:
             slide = self._openslide.OpenSlide(self.name)
         except self._openslide.OpenSlideError as error:
+            if is_lfs_pointer(self.name):
+                raise UnreadableImageError(self.name, LFS_POINTER) from error
             raise UnreadableImageError(self.name, f"{error}, read by OpenSlide as its suffix says") from error
         slide.set_cache(self._cache)
         return slide
