@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
 from anyres.data.coco import CocoImages
 from anyres.data.decode import read_image
@@ -118,3 +118,16 @@ def test_annotations_of_the_other_convention_name_exif_and_the_option(tmp_path):
     with pytest.raises(UnreadableImageError, match="9x5 pixels, annotated as 5x9; its EXIF orientation is 8.*=stored$"):
         AnnotatedReader(data)(0)
     assert data.turned().misfits == data.paths
+
+
+def test_a_png_is_not_decoded_for_its_orientation_which_may_stand_after_the_pixels(tmp_path, monkeypatch):
+    path = write(tmp_path / "plain.png", pixels(5, 9), 1)
+    late = write(tmp_path / "late.png", pixels(5, 9), 6)
+    content = late.read_bytes()
+    start = content.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(content[start : start + 4], "big")
+    chunk, last = content[start:end], content.index(b"IEND") - 4
+    late.write_bytes(content[:start] + content[end:last] + chunk + content[last:])
+    assert read_header(late).orientation == 6 and np.array(read_image(late)).shape[:2] == (9, 5)
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", None)  # which nothing calls
+    assert read_header(path).orientation == 1

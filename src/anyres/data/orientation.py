@@ -8,6 +8,7 @@ from typing import Literal, get_args
 from PIL import Image
 
 from anyres.data.decode import MAX_PIXELS, ORIENTATION, TURNS, open_header, read_image, stored_size
+from anyres.data.png import may_have_exif
 from anyres.data.tiff.tags import read_tags
 from anyres.errors import check_choice
 from anyres.sizes import Size
@@ -76,7 +77,9 @@ def _orientation(path: Path | str) -> int:
         tags = read_tags(path)
         if tags is None:
             with open_header(path) as image:
-                found = image.getexif().get(ORIENTATION, _UPRIGHT)
+                # Pillow decodes a whole PNG in search of them
+                is_told = image.format != "PNG" or may_have_exif(path)
+                found = image.getexif().get(ORIENTATION, _UPRIGHT) if is_told else _UPRIGHT
         else:
             found = tags.orientation
     except Exception:  # a photo with damaged EXIF data is still a photo
