@@ -7,7 +7,9 @@ import numpy as np
 from PIL import Image
 
 from anyres.data.decode import MAX_PIXELS, open_header, stored_size
-from anyres.data.orientation import laid_down, read_header
+from anyres.data.orientation import laid_down
+from anyres.data.source_base import import_extra
+from anyres.data.tiff.tags import read_tags
 from anyres.errors import UnreadableImageError
 
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
@@ -15,6 +17,7 @@ MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
 _ONE_CHANNEL = ("L", "P", "1", "I", "I;16", "I;16B", "I;16L")
 _GREY = re.compile(r"(?:1|L|L;(?P<bits>[24]))(?P<inverted>;?I)?R?")
 _BMP_BITS = (1, 4, 8)
+_LOSSY_IN_TIFF = (6, 7, 34892, 50001)  # JPEG twice, a lossy DNG, WebP
 
 
 def read_mask(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -24,19 +27,32 @@ def read_mask(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """
     stored_size(path, max_pixels=max_pixels)
     try:
-        with open_header(path) as image:
-            kind, mode = image.format, image.mode
-            is_lossy = kind == "JPEG" or image.info.get("compression") in ("jpeg", "tiff_jpeg", "webp")
-            if mode in _ONE_CHANNEL and not is_lossy:
-                return _stored_values(path, image)
+        tags = read_tags(path)
+        if tags is not None and tags.compression in _LOSSY_IN_TIFF:
+            mode = "JPEG"
+        elif tags is not None and not tags.is_read_by_pillow:
+            values = import_extra("tifffile", "huge-images", f"a mask of {tags}").imread(path, key=0)
+            if values.ndim == 2 and values.dtype.kind in "biu":
+                return np.asarray(values)
+            mode = str(tags)
+        else:
+            with open_header(path) as image:
+                mode = "JPEG" if image.format == "JPEG" else image.mode
+                if mode in _ONE_CHANNEL:
+                    return _stored_values(path, image, 1 if tags is None else tags.orientation)
     except Exception as error:  # decoders raise nearly anything on damaged data
         raise UnreadableImageError(path, error or type(error).__name__) from error
-    if is_lossy:
+    if mode == "JPEG":
         raise UnreadableImageError(path, "a mask in JPEG, which changes labels; allowed: PNG, TIFF and BMP")
     raise UnreadableImageError(path, f"a mask of mode {mode}; allowed: one channel whose values are the labels")
 
 
-def _stored_values(path: Path | str, image: Image.Image) -> np.ndarray:
+def _stored_values(path: Path | str, image: Image.Image, orientation: int) -> np.ndarray:
+    """What Pillow has opened, as it lies in the file.
+
+    Args:
+        orientation: of a TIFF, which alone Pillow turns upright by itself.
+    """
     if image.format == "BMP":
         indices = _bmp_indices(Path(path).read_bytes())
         if indices is not None:
@@ -44,11 +60,8 @@ def _stored_values(path: Path | str, image: Image.Image) -> np.ndarray:
     (tile, *_) = getattr(image, "tile", None) or (None,)
     how = getattr(tile, "args", "")
     layout = str(how if isinstance(how, str) else how[0])
-    is_tiff = image.format == "TIFF"
     image.load()
-    if is_tiff:  # which alone Pillow turns upright by itself
-        image = laid_down(image, read_header(path).orientation)
-    return _unscaled(np.asarray(image), layout)
+    return _unscaled(np.asarray(laid_down(image, orientation)), layout)
 
 
 def _unscaled(values: np.ndarray, layout: str) -> np.ndarray:
