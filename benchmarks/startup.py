@@ -4,6 +4,7 @@
 
 Every command is a process of its own. With --before the commands of another checkout are run too, one of each in turn,
 by the same Python and packages. Seconds are on the clock, and of the processor over all threads: median, least, most.
+Where other work runs beside it ("load", at the end) the clock says more than a command needs; the processor does not.
 """
 
 import argparse
@@ -95,13 +96,14 @@ def main() -> None:
     options = parser.parse_args()
 
     checkouts = ({} if options.before is None else {"before": options.before}) | {"now": ROOT}
-    machine = {
+    machine: dict[str, object] = {
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "bytecode": is_compiled(),
     }
     rows = measure(checkouts, options.runs)
+    machine["load"] = round(os.getloadavg()[0], 1)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps({"machine": machine, "runs": options.runs, "rows": rows}, indent=1) + "\n")
     print(options.out)
