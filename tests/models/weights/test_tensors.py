@@ -1,5 +1,7 @@
 """Files of other people's weights: told by their content, unwrapped, and named for what they are."""
 
+import os
+
 import pytest
 import timm
 import torch
@@ -9,6 +11,7 @@ import anyres
 from anyres.models.architectures import get_config
 from anyres.models.weights.files import load, save
 from anyres.models.weights.initial import initial_weights, read_initial
+from anyres.models.weights.table_grid import metadata_of
 
 SMALL = {"patch_size": 4, "grid": (3, 3), "width": 16, "depth": 2, "heads": 2}
 VIT = {"patch_size": 4, "img_size": 12, "embed_dim": 16, "depth": 2, "num_heads": 2}
@@ -117,3 +120,16 @@ def test_a_model_whose_weights_are_a_pointer(tmp_path):
     (tmp_path / "model.safetensors").write_text(POINTER)
     with pytest.raises(ValueError, match="model.safetensors is a Git LFS pointer"):
         load(tmp_path)
+    (tmp_path / "config.json").write_text(POINTER)
+    for read in (load, lambda folder: read_initial(folder, config())):
+        with pytest.raises(ValueError, match="config.json is a Git LFS pointer"):
+            read(tmp_path)
+
+
+def test_weights_whose_name_is_no_text_are_read_with_what_they_say_of_themselves(tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9.safetensors")
+    said = {"architecture": "vit_tiny_patch16_224", "input_size": "[3, 12, 12]"}
+    save_file(state(), tmp_path / "a.safetensors", metadata=said)
+    (tmp_path / "a.safetensors").rename(path)
+    assert same(initial_weights(path, config()), state(), tmp_path)
+    assert metadata_of(path)["architecture"] == "vit_tiny_patch16_224"

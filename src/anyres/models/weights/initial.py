@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anyres.files import LFS_POINTER, is_lfs_pointer
 from anyres.layers.merge_plan import Grid
 from anyres.layers.position import FuzzyPositionalEncoding
 from anyres.layers.region import Region
@@ -155,7 +156,7 @@ def _settings(path: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+        raise ValueError(f"{path} {LFS_POINTER if is_lfs_pointer(path) else f'cannot be read: {error}'}") from error
     return record if isinstance(record, dict) else {}
 
 

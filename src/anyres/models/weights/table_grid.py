@@ -15,6 +15,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from anyres.files import named_in_text
 from anyres.layers.merge_plan import Grid
 from anyres.sizes import Size
 
@@ -55,7 +56,7 @@ def notes_of(record: Mapping[str, Any], like: Grid, *, is_chosen: bool) -> Table
 def metadata_of(path: Path) -> dict[str, Any]:
     """What a safetensors file says of itself beside its tensors, as a configuration; nothing for other files."""
     try:
-        with safe_open(path, "pt") as file:
+        with named_in_text(path) as readable, safe_open(readable, "pt") as file:
             return {name: _value(text) for name, text in (file.metadata() or {}).items()}
     except SafetensorError:
         return {}
