@@ -73,6 +73,7 @@ def test_all_end_when_all_are_interrupted():
     """As Ctrl-C in a terminal does it."""
     show = f"__import__('os').write(1, b'%d\\n' % {PID})"
     code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored where a shell began this
         "from anyres.processes import run_side_by_side as run\n"
         f"run(eval, [{show!r}, {SLEEP!r}], 1, name=str, follow=lambda running, done: None, remedy='')\n"
     )
