@@ -65,15 +65,8 @@ def test_equal_to_the_whole_image(stem, position, options):
     for size in SIZES:
         images = torch.randn(2, 3, *size)
         expected = whole(model, images)
-        for positions in (1, 9, 70) if min(size) < 60 else (9, 70):  # 1 makes hundreds, each slow in Python
+        for positions in (1, 9, 70):
             assert_equal(in_pieces(model, images, positions), expected)
-
-
-@pytest.mark.parametrize("stem", ["patch", "conv"])
-@torch.no_grad()
-def test_thousands_of_the_smallest_pieces(stem):
-    model, images = make_model(stem), torch.randn(2, 3, 131, 203)
-    assert_equal(in_pieces(model, images, 1), whole(model, images))
 
 
 @settings(max_examples=60)
@@ -103,7 +96,7 @@ def test_what_is_held_does_not_grow_with_the_height():
 
     def most_held(height):
         model = make_model()
-        merging = model.pieces(height, 60, positions=16)
+        merging = model.pieces(height, 300, positions=16)
         most = 0
         for piece in merging.remaining():
             y, x, h, w = merging.pixels(piece)
@@ -261,7 +254,7 @@ def test_pieces_fit_the_width_and_the_type():
 @pytest.mark.parametrize("options", [MERGERS[i] for i in (0, 1, 5, 6)], ids=str)
 def test_gradients_equal_ordinary_ones(stem, position, options):
     model = make_model(stem, position, **options).train()
-    for size, positions in (((41, 29), 1), ((131, 203), 60), ((67, 103), 9), ((3, 90), 7)):
+    for size, positions in (((61, 37), 1), ((131, 203), 60), ((131, 203), 9), ((3, 90), 7)):
         images, keys = torch.randn(2, 3, *size), torch.tensor([5, 7])
         weights = torch.randn(2, *model.plan(*size).grid, 16)
         expected = gradients(model, model.grid_tokens(images, keys), weights)
