@@ -30,6 +30,10 @@ from anyres.models.presets import CLASSIFIERS
         ({"merger": "average", "extra_passes": 1}, "no effect"),
         ({"position": "none", "interpolation": "timm"}, "no effect"),
         ({"cells": "1x1", "last_pass": False}, "no effect"),
+        ({"merger": "none", "position": "learned", "grid_shape": "aspect"}, "grid_shape='aspect' has no effect"),
+        ({"cells": "1x1", "grid_shape": "aspect"}, "no effect because cells are fixed"),
+        ({"cells": "2x2", "grid_shape": "aspect"}, "no effect because cells are fixed"),
+        ({"grid_shape": "square"}, "fixed, aspect"),
         ({"depth": "two"}, "depth is 'two'; it must be a whole number"),
         ({"width": 96.0}, "whole number"),
         ({"drop_path_rate": None}, "must be a number"),
@@ -91,3 +95,25 @@ def test_what_an_override_makes_idle_in_a_preset_is_dropped():
     assert config.interpolation == "bilinear" and config.prefix_tokens == 1
     with pytest.raises(ValueError, match="no effect"):
         get_config("deit_small_patch16", position="none", interpolation="bicubic")
+
+
+@pytest.mark.parametrize("merger", ["grid_attention", "average", "concat"])
+def test_a_grid_that_follows_the_image(merger):
+    """Of any merger; sides that are shorter than their target stay as they are."""
+    config = get_config("vitar_tiny_patch16", merger=merger, grid_shape="aspect")
+    fixed = get_config("vitar_tiny_patch16", merger=merger)
+    for size, grid in (
+        ((70, 70), (14, 14)), ((30, 60), (10, 20)), ((61, 31), (20, 10)), ((7, 30), (7, 29)), ((10, 20), (10, 20)),
+        ((1, 300), (1, 203)), ((2, 600), (1, 203)), ((3, 5), (3, 5)), ((1, 1), (1, 1)), ((41, 31), (16, 12)),
+    ):  # fmt: skip
+        plan = config.plan(size)
+        assert plan.grid == grid and plan.size == size
+        assert plan.grid == tuple(min(pair) for pair in zip(size, config.final_grid(size), strict=True))
+        assert plan.grid[0] * plan.grid[1] <= config.most_tokens == 203
+        assert fixed.plan(size).grid == (min(size[0], 14), min(size[1], 14))
+    assert fixed.final_grid((1, 300)) == (14, 14) and fixed.most_tokens == 196
+
+
+def test_of_a_grid_that_follows_the_image_the_area_counts():
+    config = get_config("vitar_tiny_patch16", grid=(6, 8), grid_shape="aspect")
+    assert [config.final_grid(size) for size in ((60, 80), (80, 60), (50, 50))] == [(6, 8), (8, 6), (7, 7)]

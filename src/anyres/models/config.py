@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from anyres.errors import check_choice, unknown
+from anyres.layers.aspect_grid import aspect_grid, most_tokens
 from anyres.layers.merge_plan import Grid, MergePlan
 from anyres.layers.options import Interpolation, Padding, Start, check_amount, usual_global_blocks
 from anyres.settings import default_of
@@ -15,6 +16,7 @@ Position = Literal["fuzzy", "learned", "sincos", "conditional", "global_local", 
 Placement = Literal["before", "trunk"]
 Merger = Literal["grid_attention", "average", "concat", "none"]
 Cells = Literal["halving", "balanced", "1x1", "2x2"]
+GridShape = Literal["fixed", "aspect"]
 Pool = Literal["mean", "token"]
 
 
@@ -26,6 +28,11 @@ class ViTARConfig:
     """Side of a patch in pixels."""
     grid: Grid = (14, 14)
     """Rows and columns of tokens that the merger leaves, and of the position table; one number means a square."""
+    grid_shape: GridShape = "fixed"
+    """"fixed" (the paper's): every image is merged to `grid`; "aspect": to as many tokens in the shape of the image, so
+    that a 1:2 image has 10x20 instead of a squashed 14x14. Of `grid` only the area counts then, and a square keeps
+    14x14. The trunk's cost stays constant: -5 to +4 % for 14x14 up to 1:2, never more than half a side of the grid
+    more."""
     width: int = 768
     """D, the length of a token."""
     depth: int = 12
@@ -147,6 +154,7 @@ class ViTARConfig:
     def _check_choices(self) -> None:
         literals = {"stem": Stem, "position": Position, "merger": Merger, "cells": Cells, "pool": Pool}
         literals |= {"padding": Padding, "interpolation": Interpolation, "placement": Placement, "start": Start}
+        literals["grid_shape"] = GridShape
         for name, literal in literals.items():
             if getattr(self, name) is not None or default_of(name, ViTARConfig) is not None:
                 check_choice(name, getattr(self, name), get_args(literal))
@@ -237,6 +245,19 @@ class ViTARConfig:
         """Pixels per token of the final grid, where it keeps the image's shape."""
         return self.patch_size * (2 if self.merger != "none" and self.cells == "2x2" else 1)
 
+    def final_grid(self, size: Grid) -> Grid:
+        """What an image of `size` = (rows, cols) patches is merged to, where its grid is not as long as the image.
+
+        Patches and not pixels: what completes the last ones is part of what is merged.
+        """
+        return self.grid if self.grid_shape == "fixed" else aspect_grid(size, math.prod(self.grid))
+
+    @property
+    def most_tokens(self) -> int:
+        """The most tokens of a `final_grid`."""
+        area = math.prod(self.grid)
+        return area if self.grid_shape == "fixed" else most_tokens(area)
+
     def plan(self, size: Grid) -> MergePlan:
         """The merge plan for a grid of patch tokens (rows, cols)."""
         if self.merger == "none":
@@ -245,7 +266,7 @@ class ViTARConfig:
             return MergePlan.fixed(size, int(self.cells[0]))
         cells = self.cells or ("balanced" if self.merger == "average" else "halving")
         make = MergePlan.balanced if cells == "balanced" else MergePlan.halving
-        return make(size, self.grid, last_pass=self.last_pass and self.merger == "grid_attention")
+        return make(size, self.final_grid(size), last_pass=self.last_pass and self.merger == "grid_attention")
 
 
 def idle_fields(values: Mapping[str, Any]) -> dict[str, str]:
@@ -258,14 +279,14 @@ def idle_fields(values: Mapping[str, Any]) -> dict[str, str]:
             ("placement",),
         ),
         'position is not "rotary"': (values["position"] != "rotary", ("rescale",)),
-        'merger is "none"': (values["merger"] == "none", ("cells",)),
+        'merger is "none"': (values["merger"] == "none", ("cells", "grid_shape")),
         'merger is not "grid_attention"': (
             values["merger"] != "grid_attention",
             ("padding", "last_pass", "extra_passes", "start", "scale_query", "learned_levels"),
         ),
         'merger is not "none"': (values["merger"] != "none", ("tome",)),
         "window is 0": (not values["window"], ("global_blocks",)),
-        "cells are fixed": (values["cells"] in ("1x1", "2x2"), ("last_pass",)),
+        "cells are fixed": (values["cells"] in ("1x1", "2x2"), ("last_pass", "grid_shape")),
         'cells are "1x1"': (values["cells"] == "1x1", ("padding", "learned_levels", "scale_query")),
         "learned_levels is 0": (values["learned_levels"] == 0, ("padding", "scale_query")),
     }

@@ -26,6 +26,8 @@ def differing_settings(theirs: ViTARConfig, ours: ViTARConfig, resize: bool) -> 
     elif theirs.merger == ours.merger:
         is_fixed = {theirs.cells, ours.cells} <= {"1x1", "2x2"}
         names += _MERGING if resize or is_fixed else ("grid", *_MERGING)
+        if not {theirs.cells, ours.cells} & {"1x1", "2x2"}:
+            names.append("grid_shape")
     names += ["window", "global_blocks"] if theirs.window and ours.window else ["window"]
     pairs = {name: (getattr(theirs, name), getattr(ours, name)) for name in names}
     if "cells" in pairs:

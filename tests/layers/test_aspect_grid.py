@@ -1,0 +1,64 @@
+"""Grids of constant area: exhaustive over small images and areas."""
+
+import math
+from fractions import Fraction
+from itertools import pairwise
+
+import pytest
+
+from anyres.layers.aspect_grid import aspect_grid, most_tokens
+
+SHAPES = sorted(
+    {Fraction(rows, cols) for rows in range(1, 25) for cols in range(1, 25)} | {Fraction(1, 300), Fraction(300)}
+)
+
+
+def grids(area):
+    """The grid of every shape, from the widest to the tallest."""
+    return [aspect_grid((shape.numerator, shape.denominator), area) for shape in SHAPES]
+
+
+@pytest.mark.parametrize(
+    ("size", "grid"),
+    [
+        ((1, 1), (14, 14)), ((97, 97), (14, 14)), ((20, 10), (20, 10)), ((30, 40), (12, 16)), ((70, 280), (7, 28)),
+        ((99, 100), (14, 14)), ((9, 16), (11, 18)), ((1, 88), (1, 131)), ((1, 300), (1, 203)), ((10**9, 1), (203, 1)),
+    ],
+)  # fmt: skip
+def test_by_hand(size, grid):
+    assert aspect_grid(size, 14 * 14) == grid
+
+
+@pytest.mark.parametrize("area", [*range(1, 70), 196, 197, 209, 210, 256, 1024])
+def test_every_small_image(area):
+    found = grids(area)
+    assert found[::-1] == [(cols, rows) for rows, cols in found]
+    for (rows, cols), (more_rows, fewer_cols) in pairwise(found):
+        assert more_rows >= rows and fewer_cols <= cols
+    for shape, (rows, cols) in zip(SHAPES, found, strict=True):
+        assert rows >= 1 and cols >= 1 and rows * cols <= most_tokens(area)
+        # each side is within half of the true one, except where it is cut or lifted
+        true = math.sqrt(area * shape), math.sqrt(area / shape)
+        short, long = sorted(zip((rows, cols), true, strict=True), key=lambda pair: pair[1])
+        assert abs(short[0] - short[1]) <= 0.5 + 1e-9 or short[0] == 1 > short[1]
+        assert long[0] <= long[1] + 0.5 + 1e-9
+        assert long[0] >= long[1] - 0.5 - 1e-9 or (long[0] + 1) * short[0] > most_tokens(area)
+
+
+@pytest.mark.parametrize("side", range(1, 40))
+def test_squares_get_a_square_and_every_grid_gets_itself(side):
+    assert all(aspect_grid((n, n), side**2) == (side, side) for n in range(1, 60))
+    assert all(aspect_grid((k * side, k * 7), 7 * side) == (side, 7) for k in (1, 2, 5))
+    assert most_tokens(side**2) == side**2 + side // 2
+
+
+def test_the_area_is_nearly_constant():
+    """Of a 14x14 grid, for shapes up to 1:2, within 5 %; up to 1:4 within 8."""
+    for most, share in ((2, 0.05), (4, 0.08)):
+        counts = [math.prod(grid) for shape, grid in zip(SHAPES, grids(196), strict=True) if 1 / most <= shape <= most]
+        assert max(abs(count / 196 - 1) for count in counts) <= share
+
+
+def test_nothing_has_no_shape():
+    with pytest.raises(ValueError, match="size is 0x3; both sides must be at least 1"):
+        aspect_grid((0, 3), 16)
