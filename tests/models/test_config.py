@@ -14,7 +14,7 @@ from anyres.models.presets import CLASSIFIERS
     ("overrides", "message"),
     [
         ({"mergr": "none"}, "merger"),
-        ({"merger": "nothing"}, "grid_attention, average, concat, none"),
+        ({"merger": "nothing"}, "grid_attention, pyramid, average, concat, none"),
         ({"stem": "convolution"}, "Did you mean 'conv'"),
         ({"heads": 5}, "nearest: 4"),
         ({"grid": 0}, "grid"),

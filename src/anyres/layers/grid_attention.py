@@ -80,7 +80,14 @@ class GridAttention(nn.Module):
         if self.scale is not None:
             nn.init.zeros_(self.scale.weight)
 
-    def forward(self, x: Tensor, level: Level, extent: Extent | None = None, is_kept: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        level: Level,
+        extent: Extent | None = None,
+        is_kept: Tensor | None = None,
+        base: Tensor | None = None,
+    ) -> Tensor:
         """Merges tokens (B, rows, cols, D) of the level's input grid into (B, cell rows, cell cols, D).
 
         Args:
@@ -88,6 +95,8 @@ class GridAttention(nn.Module):
             level: how they fall into cells.
             extent: patches that a cell of the output covers (along rows, along columns); with `scale_query` only.
             is_kept: (rows, cols) bool, tokens that take part, at least one in each cell; None for all.
+            base: (B, cell rows, cell cols, D), what asks and what the answer is added to; None for the mean of a
+                cell's tokens (equation 1).
 
         Raises:
             ValueError: tokens of another grid, cells of more than 2x2, or an extent missing or without effect.
@@ -100,11 +109,14 @@ class GridAttention(nn.Module):
         if is_kept is not None and self.padding == "zeros":
             raise ValueError('padding is "zeros" and patches are skipped; allowed with skipped patches: "masked".')
         if self.skips_queries(level):
-            return self.merge_singles(x)
+            return self.merge_singles(x, base)
         tokens, is_absent = self._apart(x, level, is_kept)
-        return self.merge(tokens.flatten(0, 2), is_absent, extent).unflatten(0, tokens.shape[:3])
+        merged = self.merge(tokens.flatten(0, 2), is_absent, extent, None if base is None else base.flatten(0, 2))
+        return merged.unflatten(0, tokens.shape[:3])
 
-    def forward_shares(self, x: Tensor, level: Level, extent: Extent | None = None) -> tuple[Tensor, Tensor]:
+    def forward_shares(
+        self, x: Tensor, level: Level, extent: Extent | None = None, base: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """What `forward` gives, and how much of each cell's attention falls on each of its tokens.
 
         Returns:
@@ -112,9 +124,10 @@ class GridAttention(nn.Module):
             are in the order of `cells.places`, sum to 1.
         """
         if self.skips_queries(level):
-            return self.merge_singles(x), x.new_ones(*x.shape[:3], 1, dtype=torch.float32)
+            return self.merge_singles(x, base), x.new_ones(*x.shape[:3], 1, dtype=torch.float32)
         tokens, is_absent = self._apart(x, level, None)
-        merged, shares = self._merged(tokens.flatten(0, 2), is_absent, _coarseness(tokens, extent), self._is_absorbed)
+        coarseness, base = _coarseness(tokens, extent), None if base is None else base.flatten(0, 2)
+        merged, shares = self._merged(tokens.flatten(0, 2), is_absent, coarseness, self._is_absorbed, base)
         return merged.unflatten(0, tokens.shape[:3]), shares.mean(1).unflatten(0, tokens.shape[:3])
 
     def _apart(self, x: Tensor, level: Level, is_kept: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -136,23 +149,30 @@ class GridAttention(nn.Module):
             is_absent = is_absent[:, :, 0].expand(*tokens.shape[:-1]).flatten(0, 2)
         return tokens, is_absent
 
-    def merge(self, tokens: Tensor, is_absent: Tensor | None, extent: Extent | None = None) -> Tensor:
+    def merge(
+        self, tokens: Tensor, is_absent: Tensor | None, extent: Extent | None = None, base: Tensor | None = None
+    ) -> Tensor:
         """Merges n cells that have been taken apart, (n, places, D) -> (n, D), compiled where that was asked for."""
         merge_cells = GridAttention.merge_cells if self._compiled is None else self._compiled
-        return merge_cells(self, tokens, is_absent, _coarseness(tokens, extent), self._is_absorbed)
+        return merge_cells(self, tokens, is_absent, _coarseness(tokens, extent), self._is_absorbed, base)
 
     def skips_queries(self, level: Level) -> bool:
         """Whether a level is done by `merge_singles`: all its cells hold one token, nothing is to be learned, and
         nobody waits for `q` to be called."""
         return level.cell == (1, 1) and not self.training and is_plain_linear(self.q)
 
-    def merge_singles(self, x: Tensor) -> Tensor:
+    def merge_singles(self, x: Tensor, base: Tensor | None = None) -> Tensor:
         """What a pass makes of cells of one token each, (..., D): softmax over one key is 1. In inference only."""
-        x = x + self.proj(self._values(self.norm1(x)))
+        x = (x if base is None else base) + self.proj(self._values(self.norm1(x)))
         return x + self.mlp(self.norm2(x))
 
     def merge_cells(
-        self, tokens: Tensor, is_absent: Tensor | None, coarseness: Tensor | None, is_absorbed: bool
+        self,
+        tokens: Tensor,
+        is_absent: Tensor | None,
+        coarseness: Tensor | None,
+        is_absorbed: bool,
+        base: Tensor | None = None,
     ) -> Tensor:
         """Equation 1 and the feed-forward network for n cells that have been taken apart.
 
@@ -161,28 +181,31 @@ class GridAttention(nn.Module):
             is_absent: (n, places) bool, places that hold no token.
             coarseness: (2,), with `scale_query`: log2 of the patches per cell along rows and columns.
             is_absorbed: the weights of keys and values are used without calling `kv`, as `_attended` says.
+            base: (n, D), see `forward`.
 
         Returns:
             (n, D)
         """
-        return self._merged(tokens, is_absent, coarseness, is_absorbed)[0]
+        return self._merged(tokens, is_absent, coarseness, is_absorbed, base)[0]
 
     def _merged(
-        self, tokens: Tensor, is_absent: Tensor | None, coarseness: Tensor | None, is_absorbed: bool
+        self,
+        tokens: Tensor,
+        is_absent: Tensor | None,
+        coarseness: Tensor | None,
+        is_absorbed: bool,
+        base: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """`merge_cells`, and the shares (n, heads, places) of a cell's tokens in its attention."""
-        if is_absent is None:
-            mean = tokens.mean(1)
-        else:
-            weights = (~is_absent).to(tokens.dtype)[..., None]  # (n, places, 1)
-            mean = (tokens * weights).sum(1) / weights.sum(1)
-        query = self.norm1(mean)  # equation 1: the mean of a cell is what asks its tokens
+        if base is None:
+            base = _mean(tokens, is_absent)
+        query = self.norm1(base)  # equation 1: the mean of a cell is what asks its tokens
         if self.scale is not None and coarseness is not None:
             query = query + self.scale(coarseness[None])  # rows, since quantised layers take no vector
         tokens = self.norm1(tokens)
         attend = self._attend_absorbed if is_absorbed else self._attend_as_written
         attended, shares = attend(self.q(query), tokens, is_absent)
-        x = mean + self.proj(attended)  # the residual is the mean, not a token
+        x = base + self.proj(attended)  # the residual is the mean, not a token
         return x + self.mlp(self.norm2(x)), shares
 
     @property
@@ -238,6 +261,14 @@ class GridAttention(nn.Module):
         if is_absent is not None:
             scores = scores.masked_fill(is_absent[:, None], float("-inf"))
         return scores.softmax(-1)
+
+
+def _mean(tokens: Tensor, is_absent: Tensor | None) -> Tensor:
+    """The mean of the tokens that each cell holds: (n, places, D) -> (n, D)."""
+    if is_absent is None:
+        return tokens.mean(1)
+    weights = (~is_absent).to(tokens.dtype)[..., None]  # (n, places, 1)
+    return (tokens * weights).sum(1) / weights.sum(1)
 
 
 def _coarseness(tokens: Tensor, extent: Extent | None) -> Tensor | None:

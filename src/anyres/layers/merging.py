@@ -79,7 +79,13 @@ class AdaptiveTokenMerger(nn.Module):
         return _merge(self, x, plan)
 
     def step(
-        self, x: Tensor, plan: MergePlan, index: int, level: Level, counts: Tensor | None = None
+        self,
+        x: Tensor,
+        plan: MergePlan,
+        index: int,
+        level: Level,
+        counts: Tensor | None = None,
+        base: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Level `index` of a plan, or a part of it: tokens (B, rows, cols, D) -> (B, R, C, D), and their counts."""
         is_kept = None
@@ -93,10 +99,10 @@ class AdaptiveTokenMerger(nn.Module):
             return (total / number).to(x.dtype), counts
         extent = self.extent(plan, index)
         if self.grad_checkpointing and torch.is_grad_enabled():
-            return checkpoint(self.block, x, level, extent, is_kept, use_reentrant=False), counts
-        return self.block(x, level, extent, is_kept), counts
+            return checkpoint(self.block, x, level, extent, is_kept, base, use_reentrant=False), counts
+        return self.block(x, level, extent, is_kept, base), counts
 
-    def step_shares(self, x: Tensor, plan: MergePlan, index: int) -> tuple[Tensor, Tensor]:
+    def step_shares(self, x: Tensor, plan: MergePlan, index: int, base: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Level `index` of a plan as `step`, and the shares (B, R, C, places) of a cell's tokens in its attention;
         they are equal in a level of plain means."""
         level, extent = plan.levels[index], self.extent(plan, index)
@@ -106,8 +112,8 @@ class AdaptiveTokenMerger(nn.Module):
             shares = weights / weights.sum(-1, keepdim=True)
             return cell_mean(x, level.rows, level.cols), shares.expand(len(x), -1, -1, -1)
         if self.grad_checkpointing and torch.is_grad_enabled():
-            return checkpoint(self.block.forward_shares, x, level, extent, use_reentrant=False)
-        return self.block.forward_shares(x, level, extent)
+            return checkpoint(self.block.forward_shares, x, level, extent, base, use_reentrant=False)
+        return self.block.forward_shares(x, level, extent, base)
 
     def extent(self, plan: MergePlan, index: int) -> Extent | None:
         """Patches that a cell of level `index` covers, where the block is to be told."""

@@ -9,6 +9,7 @@ from torch import Tensor
 from anyres.layers.cells import cell_and_place, cell_areas, to_patches
 from anyres.layers.merge_plan import MergePlan
 from anyres.layers.merging import AdaptiveTokenMerger, AveragePoolMerger, ConcatMerger
+from anyres.layers.pyramid_merger import PyramidMerger
 
 
 def merge_with_shares(
@@ -24,6 +25,8 @@ def merge_with_shares(
     """
     if merger is None:
         return x, x.new_ones(x.shape[:3], dtype=torch.float32)
+    if isinstance(merger, PyramidMerger):
+        raise ValueError('merger is "pyramid", whose shares are not known; allowed: the other mergers.')
     if not isinstance(merger, AdaptiveTokenMerger):
         areas = to_patches(cell_areas(plan.cell_rows, plan.cell_cols, x.device)[None], plan)
         return merger(x, plan), (1 / areas.float()).expand(len(x), -1, -1)

@@ -14,7 +14,7 @@ from anyres.settings import default_of
 Stem = Literal["patch", "conv"]
 Position = Literal["fuzzy", "learned", "sincos", "conditional", "global_local", "relative_bias", "rotary", "none"]
 Placement = Literal["before", "trunk"]
-Merger = Literal["grid_attention", "average", "concat", "none"]
+Merger = Literal["grid_attention", "pyramid", "average", "concat", "none"]
 Cells = Literal["halving", "balanced", "1x1", "2x2"]
 GridShape = Literal["fixed", "aspect"]
 Pool = Literal["mean", "token"]
@@ -62,8 +62,8 @@ class ViTARConfig:
     interpolation: Interpolation = "bilinear"
     """How the position table is read at other grids than its own, without jitter."""
     merger: Merger = "grid_attention"
-    """"grid_attention" (the paper's), "average" (its ablation), "concat" (Swin's 2x2 tokens side by side and a linear
-    layer) or "none" (an ordinary ViT)."""
+    """"grid_attention" (the paper's), "pyramid" (ours: the same, with every cell also seen from afar), "average" (the
+    paper's ablation), "concat" (Swin's 2x2 tokens side by side and a linear layer) or "none" (an ordinary ViT)."""
     cells: Cells | None = None
     """"halving" (the paper's schedule), "balanced" (equal cells), or cells of "1x1" or "2x2" patches in one pass; None
     is "balanced" for average pooling, else "halving"."""
@@ -173,6 +173,8 @@ class ViTARConfig:
                 "learned_levels is 0 and there is no last pass: grid attention is never used; "
                 'give learned_levels=1, or merger="average".'
             )
+        if self.merger == "pyramid" and self.cells == "balanced":
+            raise ValueError('merger is "pyramid" and cells are "balanced"; allowed: halving (or None), 1x1, 2x2.')
         if self.merger == "concat" and self.cells == "1x1":
             raise ValueError('merger is "concat" and cells are "1x1": nothing is merged; give cells="2x2".')
         for name, reason in idle_fields({field.name: getattr(self, field.name) for field in fields(self)}).items():
@@ -263,10 +265,16 @@ class ViTARConfig:
         if self.merger == "none":
             return MergePlan(size, ())
         if self.cells in ("1x1", "2x2"):
-            return MergePlan.fixed(size, int(self.cells[0]))
+            cell = int(self.cells[0])
+            if self.merger == "pyramid":  # completed to whole cells, so that their bases are boxes of the image
+                size = -(-size[0] // cell) * cell, -(-size[1] // cell) * cell
+            return MergePlan.fixed(size, cell)
+        grid = self.final_grid(size)
+        if self.merger == "pyramid":  # images smaller than the grid are enlarged to it
+            size = max(size[0], grid[0]), max(size[1], grid[1])
         cells = self.cells or ("balanced" if self.merger == "average" else "halving")
         make = MergePlan.balanced if cells == "balanced" else MergePlan.halving
-        return make(size, self.final_grid(size), last_pass=self.last_pass and self.merger == "grid_attention")
+        return make(size, grid, last_pass=self.last_pass and self.merger in ("grid_attention", "pyramid"))
 
 
 def idle_fields(values: Mapping[str, Any]) -> dict[str, str]:
@@ -282,7 +290,11 @@ def idle_fields(values: Mapping[str, Any]) -> dict[str, str]:
         'merger is "none"': (values["merger"] == "none", ("cells", "grid_shape")),
         'merger is not "grid_attention"': (
             values["merger"] != "grid_attention",
-            ("padding", "last_pass", "extra_passes", "start", "scale_query", "learned_levels"),
+            ("padding", "scale_query", "learned_levels"),
+        ),
+        'merger is neither "grid_attention" nor "pyramid"': (
+            values["merger"] not in ("grid_attention", "pyramid"),
+            ("last_pass", "extra_passes", "start"),
         ),
         'merger is not "none"': (values["merger"] != "none", ("tome",)),
         "window is 0": (not values["window"], ("global_blocks",)),

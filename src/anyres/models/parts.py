@@ -9,6 +9,7 @@ from anyres.layers.conditional import ConditionalPosition
 from anyres.layers.global_local import GlobalLocalPosition
 from anyres.layers.merging import AdaptiveTokenMerger, AveragePoolMerger, ConcatMerger
 from anyres.layers.position import FuzzyPositionalEncoding, NoPosition
+from anyres.layers.pyramid_merger import PyramidMerger
 from anyres.layers.rotary import RotaryPosition
 from anyres.layers.sincos import SinCosPosition
 from anyres.layers.stem import ConvStem, PatchStem
@@ -17,7 +18,7 @@ from anyres.models.config import ViTARConfig
 from anyres.models.trunk_block import TrunkBlock
 
 PositionBefore = FuzzyPositionalEncoding | SinCosPosition | ConditionalPosition | GlobalLocalPosition | NoPosition
-TokenMerger = AdaptiveTokenMerger | AveragePoolMerger | ConcatMerger
+TokenMerger = AdaptiveTokenMerger | PyramidMerger | AveragePoolMerger | ConcatMerger
 
 layer_norm = partial(nn.LayerNorm, eps=1e-6)
 
@@ -55,6 +56,8 @@ def make_merger(config: ViTARConfig) -> TokenMerger | None:
         return AveragePoolMerger()
     if config.merger == "concat":
         return ConcatMerger(config.width)
+    if config.merger == "pyramid":
+        return PyramidMerger(config.width, config.heads, config.mlp_ratio, start=config.start)
     return AdaptiveTokenMerger(
         config.width,
         config.heads,

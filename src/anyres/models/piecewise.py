@@ -26,6 +26,8 @@ def is_merged_in_pieces(model: "ViTAR", images: Tensor, grid: Grid) -> bool:
     """Whether images (B, C, H, W) of this grid of patches go through a model piece by piece."""
     if _recomputes(model):
         return True
+    if model.config.merger == "pyramid":
+        return False
     if model.training or torch.is_grad_enabled() or torch.compiler.is_compiling():  # pieces would have to be kept
         return False
     fits = piece_positions(model.config.width, model.trunk.norm.weight)
@@ -58,6 +60,8 @@ def make_pieces(
         raise ValueError(
             f'merger is "none", so nothing makes {height}x{width} pixels fit; allowed: a model with a merger.'
         )
+    if model.config.merger == "pyramid":
+        raise ValueError('merger is "pyramid", which is merged whole; allowed piece by piece: the other mergers.')
     if positions is None:
         positions = max(piece_positions(model.config.width, model.trunk.norm.weight) // batch, 1)
     if positions < 1:

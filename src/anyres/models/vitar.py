@@ -16,7 +16,9 @@ from anyres.errors import check_choice
 from anyres.layers.merge_plan import MergePlan, token_grid
 from anyres.layers.merging import AdaptiveTokenMerger
 from anyres.layers.pieces import PieceMerger
+from anyres.layers.pyramid_merger import PyramidMerger
 from anyres.layers.shares import merge_with_shares
+from anyres.models.bases import fitted, make_bases
 from anyres.models.config import ViTARConfig
 from anyres.models.features import Features
 from anyres.models.images import Images, check_images
@@ -101,11 +103,16 @@ class ViTAR(nn.Module):
         height, width = images.shape[-2:]
         if is_merged_in_pieces(self, images, self.plan(height, width).size):
             return merge_piecewise(self, images, jitter_keys)
+        images = fitted(self, images)
+        if isinstance(self.merger, PyramidMerger) and self.training and jitter_keys is None:
+            jitter_keys = torch.randint(2**62, (len(images),), device=images.device)  # the same at all levels
         tokens = self.stem(images)  # (B, rows, cols, D): every patch becomes a token
         tokens = self.position(tokens, jitter_keys)  # section 3.3, fuzzy positional encoding
         plan = self.training_plan(height, width)  # its random passes are drawn after the jitter
         if self.merger is None:
             return tokens, plan
+        if isinstance(self.merger, PyramidMerger):
+            return self.merger(tokens, plan, make_bases(self, images, tokens, plan, jitter_keys)), plan
         return self.merger(tokens, plan), plan  # section 3.2, adaptive token merger
 
     def forward_merged(self, tokens: Tensor, plan: MergePlan, jitter_keys: Tensor | None = None) -> Features:

@@ -1,0 +1,62 @@
+"""The pyramid merger: grid attention whose cells are also seen from afar, in the image averaged down to their grid.
+
+In equation 1 of ViTAR (arXiv 2403.18361) base and query of a cell are the mean of its tokens. All levels share one
+block, so the tokens drift with every pass that training did not have, and accuracy falls beyond the training sizes
+(docs/method.md). Here base and query of a cell at a level with grid G are its own token p in the image averaged down
+to G patches:
+
+    m = proj(Attn(q = norm1(p), keys = values = norm1(tokens of the cell)))
+    m = m + mlp(norm2(p + m))
+    t = p + a m
+
+Every level gets fresh input that looks like what training showed it, detail flows up through attention alone, and
+nothing drifts with depth. There is no new parameter, and an image of the final grid's own size is computed as ever.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from anyres.layers.averaged import resize_to
+from anyres.layers.merge_plan import MergePlan
+from anyres.layers.merging import AdaptiveTokenMerger
+
+
+class PyramidMerger(AdaptiveTokenMerger):
+    """Applies one shared `GridAttention` level by level, with a base for every cell.
+
+    Args:
+        width, heads, mlp_ratio, start: see `GridAttention`; with start="mean" the untrained merger gives exactly the
+            bases, so that the model is an ordinary one on the image resized to its final grid.
+    """
+
+    def forward(self, x: Tensor, plan: MergePlan, bases: Sequence[Tensor] = ()) -> Tensor:
+        """Merges tokens (B, rows, cols, D) of the plan's size into (B, *plan.grid, D).
+
+        Args:
+            x: (B, rows, cols, D).
+            plan: how they are merged.
+            bases: (B, R, C, D) for each level of the plan, see `bases`.
+        """
+        for index, (level, base) in enumerate(zip(plan.levels, bases, strict=True)):
+            x, _ = self.step(x, plan, index, level, base=base)
+        return x
+
+
+def reduced_images(image: Tensor, plan: MergePlan, patch_size: int) -> list[Tensor | None]:
+    """The image (B, C, h, w) averaged down to the grid of each level of a plan, from level to level; None where a level
+    merges nothing and so looks at the image of the level before."""
+    found: list[Tensor | None] = []
+    for level in plan.levels:
+        if level.is_identity:
+            found.append(None)
+            continue
+        rows, cols = level.output_grid
+        image = resize_to(image, rows * patch_size, cols * patch_size)
+        found.append(image)
+    return found
+
+
+def level_keys(keys: Tensor | None, reductions: int) -> Tensor | None:
+    """Jitter keys of an image that has been reduced so often: those of the image itself are kept for its patches."""
+    return None if keys is None else keys ^ (reductions * 0x1E3779B97F4A7C15 & 0x3FFFFFFFFFFFFFFF)

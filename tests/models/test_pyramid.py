@@ -1,0 +1,113 @@
+"""The pyramid merger in a model, against a slow reference that follows the equations cell by cell."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import anyres
+from anyres.layers.averaged import resize_to
+
+TINY = {"width": 24, "heads": 2, "depth": 1, "patch_size": 4, "grid": 3, "num_classes": 5, "merger": "pyramid"}
+FORMS = [
+    {}, {"stem": "conv"}, {"position": "conditional"}, {"position": "conditional", "placement": "trunk"},
+    {"position": "sincos"}, {"cells": "2x2"}, {"cells": "1x1"}, {"last_pass": False},
+]  # fmt: skip
+SIZES = [(12, 12), (24, 24), (53, 90), (37, 200), (1, 1), (5, 131), (96, 48)]
+
+
+def make(seed=0, **overrides):
+    torch.manual_seed(seed)
+    return anyres.create_model("vitar_tiny_patch16", **(TINY | overrides)).eval().double()
+
+
+def merged_slowly(model, image):
+    """The equations of `layers.pyramid_merger`, one cell at a time, with attention written out."""
+    block, patch, plan = model.merger.block, model.config.patch_size, model.plan(*image.shape[-2:])
+    rows, cols = plan.size[0] * patch, plan.size[1] * patch
+    if model.config.keeps_shape:
+        image = F.pad(image, (0, cols - image.shape[-1], 0, rows - image.shape[-2]), mode="replicate")
+    else:
+        short = [n <= (m - 1) * patch for n, m in zip(image.shape[-2:], plan.size, strict=True)]
+        size = [m * patch if s else n for n, m, s in zip(image.shape[-2:], plan.size, short, strict=True)]
+        image = F.interpolate(image, size, mode="bilinear", align_corners=False)
+        image = F.pad(image, (0, cols - image.shape[-1], 0, rows - image.shape[-2]), mode="replicate")
+    tokens = base = model.position(model.stem(image))
+    for level in plan.levels:
+        if not level.is_identity:
+            image = resize_to(image, *(side * patch for side in level.output_grid))
+            base = model.position(model.stem(image))
+        merged = torch.empty_like(base)
+        for row in range(base.shape[1]):
+            for col in range(base.shape[2]):
+                cell = tokens[:, level.rows[row] : level.rows[row + 1], level.cols[col] : level.cols[col + 1]]
+                merged[:, row, col] = one_cell(block, base[:, row, col], cell.flatten(1, 2))
+        tokens = merged
+    return tokens
+
+
+def one_cell(block, base, tokens):
+    query = block.q(block.norm1(base)).unflatten(-1, (block.heads, 1, -1))
+    keys, values = (
+        x.unflatten(-1, (block.heads, -1)).transpose(1, 2) for x in block.kv(block.norm1(tokens)).chunk(2, -1)
+    )
+    attended = F.scaled_dot_product_attention(query, keys, values).flatten(1)
+    x = base + block.proj(attended)
+    return x + block.mlp(block.norm2(x))
+
+
+@pytest.mark.parametrize("options", FORMS, ids=str)
+def test_equals_the_equations(options):
+    model = make(**options)
+    for size in SIZES:
+        image = torch.randn(2, 3, *size, dtype=torch.double)
+        with torch.no_grad():
+            # the softmax is in float32
+            torch.testing.assert_close(model.grid_tokens(image), merged_slowly(model, image), rtol=1e-5, atol=1e-6)
+
+
+def test_untrained_it_is_an_ordinary_model_on_the_resized_image():
+    model = make(start="mean")
+    for size in [(24, 24), (53, 90), (12, 12)]:
+        image = torch.randn(1, 3, *size, dtype=torch.double)
+        leaf = F.pad(image, (0, -size[1] % 4, 0, -size[0] % 4), mode="replicate")
+        plan = model.plan(*size)
+        for level in plan.levels[:-1]:
+            leaf = resize_to(leaf, *(side * 4 for side in level.output_grid))
+        expected = model.forward_merged(model.position(model.stem(leaf)), plan).tokens
+        torch.testing.assert_close(model.forward_features(image).tokens, expected)
+
+
+def test_small_images_are_enlarged_to_the_grid():
+    model = make()
+    image = torch.randn(1, 3, 7, 5, dtype=torch.double)
+    larger = F.interpolate(image, (12, 12), mode="bilinear", align_corners=False)
+    assert model.plan(7, 5).grid == (3, 3)
+    torch.testing.assert_close(model(image), model(larger))
+
+
+def test_a_list_is_each_image_alone():
+    model = make()
+    images = [torch.randn(3, *size, dtype=torch.double) for size in SIZES]
+    torch.testing.assert_close(model(images), torch.cat([model(image[None]) for image in images]))
+
+
+def test_jitter_follows_the_keys_and_differs_by_level():
+    model = make().train()
+    images, keys = torch.randn(2, 3, 48, 48, dtype=torch.double), torch.tensor([3, 5])
+    both = model.grid_tokens(images, keys)
+    torch.testing.assert_close(model.grid_tokens(images[1:], keys[1:]), both[1:])
+    assert not torch.allclose(model.grid_tokens(images, keys + 1), both)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"padding": "zeros"}, 'padding=.* merger is not "grid_attention"'),
+        ({"cells": "balanced"}, "allowed: halving"),
+        ({"learned_levels": 1}, "learned_levels=1"),
+        ({"scale_query": True}, "scale_query=True"),
+    ],
+)
+def test_what_it_cannot_serve_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        make(**options)
