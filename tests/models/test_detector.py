@@ -34,7 +34,15 @@ def target(boxes, labels, size):
     return {"boxes": boxes, "labels": torch.tensor(labels, dtype=torch.int64), "masks": masks}
 
 
-@pytest.mark.parametrize(("changes", "grid"), [({}, (6, 4)), ({"cells": "2x2"}, (3, 2)), ({"merger": "none"}, (6, 4))])
+@pytest.mark.parametrize(
+    ("changes", "grid"),
+    [
+        ({}, (6, 4)),
+        ({"cells": "2x2"}, (3, 2)),
+        ({"merger": "none"}, (6, 4)),
+        ({"cells": "2x2", "merger": "pyramid"}, (3, 2)),
+    ],
+)
 def test_maps_have_the_strides_that_anchors_and_regions_assume(changes, grid):
     model = small(**changes)
     tokens = []
@@ -94,7 +102,7 @@ def test_presets(name, millions):
     assert model.config.stride == 16 and backbone_of(model).config.num_classes == 0
 
 
-@pytest.mark.parametrize("changes", [{}, {"cells": "2x2"}, {"masks": False}])
+@pytest.mark.parametrize("changes", [{}, {"cells": "2x2"}, {"masks": False}, {"cells": "2x2", "merger": "pyramid"}])
 def test_training_gives_losses_for_every_parameter_also_without_objects(changes):
     model, images = small(**changes).train(), [torch.rand(3, 64, 64), torch.rand(3, 50, 70)]
     targets = [target([(3, 4, 30, 40), (5, 30, 64, 64)], [2, 3], (64, 64)), target([], [], (50, 70))]

@@ -1,5 +1,7 @@
 """The pyramid merger in a model, against a slow reference that follows the equations cell by cell."""
 
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -21,7 +23,8 @@ def make(seed=0, **overrides):
 
 
 def merged_slowly(model, image):
-    """The equations of `layers.pyramid_merger`, one cell at a time, with attention written out."""
+    """The equations of `layers.pyramid_merger`, one cell at a time, with attention written out; the patches, and the
+    share of each."""
     block, patch, plan = model.merger.block, model.config.patch_size, model.plan(*image.shape[-2:])
     rows, cols = plan.size[0] * patch, plan.size[1] * patch
     if model.config.keeps_shape:
@@ -31,7 +34,8 @@ def merged_slowly(model, image):
         size = [m * patch if s else n for n, m, s in zip(image.shape[-2:], plan.size, short, strict=True)]
         image = F.interpolate(image, size, mode="bilinear", align_corners=False)
         image = F.pad(image, (0, cols - image.shape[-1], 0, rows - image.shape[-2]), mode="replicate")
-    tokens = base = model.position(model.stem(image))
+    patches = tokens = base = model.position(model.stem(image))
+    shares, edges = torch.ones(patches.shape[:3], dtype=torch.double), [range(side + 1) for side in plan.size]
     for level in plan.levels:
         if not level.is_identity:
             image = resize_to(image, *(side * patch for side in level.output_grid))
@@ -39,10 +43,15 @@ def merged_slowly(model, image):
         merged = torch.empty_like(base)
         for row in range(base.shape[1]):
             for col in range(base.shape[2]):
-                cell = tokens[:, level.rows[row] : level.rows[row + 1], level.cols[col] : level.cols[col + 1]]
-                merged[:, row, col] = one_cell(block, base[:, row, col], cell.flatten(1, 2))
+                rows, cols = level.rows[row : row + 2], level.cols[col : col + 2]
+                cell = tokens[:, rows[0] : rows[1], cols[0] : cols[1]]
+                merged[:, row, col], share = one_cell(block, base[:, row, col], cell.flatten(1, 2))
+                for i, j in itertools.product(range(*rows), range(*cols)):  # the patches of every token of the cell
+                    inside = (slice(None), slice(*edges[0][i : i + 2]), slice(*edges[1][j : j + 2]))
+                    shares[inside] *= share[:, (i - rows[0]) * cell.shape[2] + j - cols[0], None, None]
+        edges = [[axis[edge] for edge in cells] for axis, cells in zip(edges, (level.rows, level.cols), strict=True)]
         tokens = merged
-    return tokens
+    return tokens, patches, shares
 
 
 def one_cell(block, base, tokens):
@@ -50,9 +59,9 @@ def one_cell(block, base, tokens):
     keys, values = (
         x.unflatten(-1, (block.heads, -1)).transpose(1, 2) for x in block.kv(block.norm1(tokens)).chunk(2, -1)
     )
-    attended = F.scaled_dot_product_attention(query, keys, values).flatten(1)
-    x = base + block.proj(attended)
-    return x + block.mlp(block.norm2(x))
+    shares = (query @ keys.transpose(-1, -2) * block.head_dim**-0.5).softmax(-1)  # (B, heads, 1, n)
+    x = base + block.proj((shares @ values).flatten(1))
+    return x + block.mlp(block.norm2(x)), shares.mean(1)[:, 0]
 
 
 @pytest.mark.parametrize("options", FORMS, ids=str)
@@ -61,8 +70,13 @@ def test_equals_the_equations(options):
     for size in SIZES:
         image = torch.randn(2, 3, *size, dtype=torch.double)
         with torch.no_grad():
+            tokens, *of_patches = merged_slowly(model, image)
+            features, *found = model.forward_patches(image)
             # the softmax is in float32
-            torch.testing.assert_close(model.grid_tokens(image), merged_slowly(model, image), rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(model.grid_tokens(image), tokens, rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(features.tokens, model.forward_features(image).tokens, rtol=1e-5, atol=1e-6)
+            for each, expected in zip(found, of_patches, strict=True):
+                torch.testing.assert_close(each.double(), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_untrained_it_is_an_ordinary_model_on_the_resized_image():

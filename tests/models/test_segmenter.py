@@ -48,11 +48,21 @@ def test_the_heads_are_those_of_transformers(sizes, training):
             torch.testing.assert_close(ours.state_dict()[name], value, msg=name)
 
 
-@pytest.mark.parametrize("changes", [{}, {"cells": "2x2"}, {"cells": "2x2", "scales": (8, 4, 2, 1)}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"cells": "2x2"},
+        {"cells": "2x2", "scales": (8, 4, 2, 1)},
+        {"merger": "pyramid"},
+        {"cells": "2x2", "merger": "pyramid"},
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("size", [(13, 21), (4, 4), (1, 7), (24, 16)])
 def test_what_completes_the_last_cells_is_cut_off(changes, size):
     model, images = shake(tiny(**changes)).eval(), torch.randn(2, 3, *size)
-    assert model.config.stride == (8 if changes else 4)
+    assert model.config.stride == (8 if "cells" in changes else 4)
     with torch.no_grad():
         found = model(images)
         assert found.shape == (2, 5, *size)
@@ -79,8 +89,9 @@ def test_a_shifted_object_is_found_where_it_is():
     torch.testing.assert_close(means, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_each_image_of_a_list_gives_what_it_gives_alone():
-    model = shake(tiny(cells="2x2")).eval()
+@pytest.mark.parametrize("merger", ["grid_attention", "pyramid"])
+def test_each_image_of_a_list_gives_what_it_gives_alone(merger):
+    model = shake(tiny(cells="2x2", merger=merger)).eval()
     images = [torch.randn(3, *size) for size in ((13, 9), (8, 8), (13, 9), (1, 30))]
     with torch.no_grad():
         together = model(images)
@@ -182,6 +193,9 @@ UNMERGE = {
         {"merger": "none", "position": "learned"},
         {"merger": "average"},
         {"padding": "zeros"},
+        {"merger": "pyramid"},
+        {"merger": "pyramid", "grid_shape": "aspect", "neighbours": True},
+        {"merger": "pyramid", "cells": "2x2", "decoder": "bilinear"},
     ],
     ids=str,
 )
@@ -194,17 +208,30 @@ def test_the_grid_carried_back_labels_images_of_any_size_as_they_would_be_alone(
         torch.testing.assert_close(found, model(image[None])[0], rtol=1e-4, atol=1e-4)
 
 
-def test_what_completes_the_last_patch_changes_no_other_pixel_of_a_segmenter_by_patches():
+@pytest.mark.parametrize("changes", [{}, {"merger": "pyramid"}, {"merger": "pyramid", "cells": "2x2"}], ids=str)
+def test_what_completes_the_last_patch_changes_no_other_pixel_of_a_segmenter_by_patches(changes):
     torch.manual_seed(0)
-    model = shake(Segmenter(SEGMENTER.get_config("unmerge_vitar_small_patch16", **UNMERGE))).eval()
+    model = shake(Segmenter(SEGMENTER.get_config("unmerge_vitar_small_patch16", **(UNMERGE | changes)))).eval()
     image = torch.randn(1, 3, 30, 41)
-    completed = torch.nn.functional.pad(image, (0, 3, 0, 2), mode="replicate")
+    # 8x11 patches; cells of 2x2 need one more column of them
+    completed = torch.nn.functional.pad(image, (0, 7 if "cells" in changes else 3, 0, 2), mode="replicate")
     torch.testing.assert_close(model(completed)[..., :30, :41], model(image), rtol=1e-4, atol=1e-4)
 
 
+def test_an_image_that_a_pyramid_enlarges_is_labelled_at_its_own_pixels():
+    torch.manual_seed(0)
+    model = shake(Segmenter(SEGMENTER.get_config("unmerge_vitar_small_patch16", **UNMERGE, merger="pyramid"))).eval()
+    image = torch.randn(1, 3, 7, 10)  # 2x3 patches, of which the rows are too few
+    found = torch.nn.functional.interpolate(image, (12, 10), mode="bilinear")
+    whole = torch.nn.functional.interpolate(model(found), (7, 10), mode="bilinear")  # a logit for every pixel
+    torch.testing.assert_close(model(image), whole, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("merger", ["grid_attention", "pyramid"])
 @pytest.mark.parametrize("size", [(4, 4), (23, 45)])
-def test_training_gives_every_parameter_of_the_way_back_a_gradient(size):
-    model = Segmenter(SEGMENTER.get_config("unmerge_vitar_small_patch16", **UNMERGE, neighbours=True)).train()
+def test_training_gives_every_parameter_of_the_way_back_a_gradient(size, merger):
+    options = UNMERGE | {"neighbours": True, "merger": merger}
+    model = Segmenter(SEGMENTER.get_config("unmerge_vitar_small_patch16", **options)).train()
     logits, auxiliary = model.forward_training(torch.randn(2, 3, *size))
     assert auxiliary is None
     logits.square().sum().backward()

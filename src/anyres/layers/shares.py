@@ -3,6 +3,8 @@
 The shares of a cell's patches add up to 1, so that whatever is spread by them over the patches keeps its sum.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -13,27 +15,35 @@ from anyres.layers.pyramid_merger import PyramidMerger
 
 
 def merge_with_shares(
-    merger: AdaptiveTokenMerger | AveragePoolMerger | ConcatMerger | None, x: Tensor, plan: MergePlan
+    merger: AdaptiveTokenMerger | AveragePoolMerger | ConcatMerger | None,
+    x: Tensor,
+    plan: MergePlan,
+    bases: Sequence[Tensor] = (),
 ) -> tuple[Tensor, Tensor]:
     """What a merger makes of tokens (B, rows, cols, D), and the share of every patch in its final cell.
 
     The mean over the heads at every level, multiplied. Mergers without attention give equal shares, none leaves every
     patch its own. With `padding="zeros"` a part of the attention falls on what is not there, and less than 1 is left.
 
+    Args:
+        merger: of any kind.
+        x: (B, rows, cols, D).
+        plan: how they are merged.
+        bases: of a pyramid merger, (B, R, C, D) for each level of the plan.
+
     Returns:
         (B, *plan.grid, D), and (B, rows, cols) float32.
     """
     if merger is None:
         return x, x.new_ones(x.shape[:3], dtype=torch.float32)
-    if isinstance(merger, PyramidMerger):
-        raise ValueError('merger is "pyramid", whose shares are not known; allowed: the other mergers.')
     if not isinstance(merger, AdaptiveTokenMerger):
         areas = to_patches(cell_areas(plan.cell_rows, plan.cell_cols, x.device)[None], plan)
         return merger(x, plan), (1 / areas.float()).expand(len(x), -1, -1)
     total = x.new_ones(len(x), *plan.size, dtype=torch.float32)
     row, col = (torch.arange(side, device=x.device) for side in plan.size)  # the token that each patch is now in
-    for index, level in enumerate(plan.levels):
-        x, shares = merger.step_shares(x, plan, index)
+    bases_or_means = bases if isinstance(merger, PyramidMerger) else [None] * len(plan.levels)
+    for index, (level, base) in enumerate(zip(plan.levels, bases_or_means, strict=True)):
+        x, shares = merger.step_shares(x, plan, index, base)
         (row_cell, row_place), (col_cell, col_place) = (
             cell_and_place(level.rows, x.device),
             cell_and_place(level.cols, x.device),

@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 
 from anyres.layers.averaged import AxisResize
-from anyres.layers.merge_plan import MergePlan
+from anyres.layers.merge_plan import MergePlan, token_grid
 from anyres.layers.pyramid_merger import PyramidMerger, level_keys, reduced_images
 from anyres.layers.stem import complete_patches
+from anyres.models.config import ViTARConfig
+from anyres.sizes import Size
 
 if TYPE_CHECKING:
     from anyres.models.vitar import ViTAR
@@ -21,13 +23,28 @@ def fitted(model: "ViTAR", images: Tensor) -> Tensor:
     """
     if not isinstance(model.merger, PyramidMerger):
         return images
-    patch, size = model.config.patch_size, model.plan(*images.shape[-2:]).size
+    config, size = model.config, model.plan(*images.shape[-2:]).size
+    patch = config.patch_size
     for dim, patches in zip((-2, -1), size, strict=True):
-        is_short = images.shape[dim] <= (patches - 1) * patch
-        if is_short and not model.config.keeps_shape:
+        if _is_enlarged(config, images.shape[dim], patches):
             exact = images.to(torch.promote_types(images.dtype, torch.float32))
             images = AxisResize(images.shape[dim], patches * patch).apply(exact, images.ndim + dim).to(images.dtype)
     return complete_patches(images, patch, size)
+
+
+def covered(config: ViTARConfig, height: int, width: int) -> Size:
+    """See `ViTAR.covered`."""
+    size = config.plan(token_grid(height, width, config.patch_size)).size
+    rows, cols = (
+        side if _is_enlarged(config, side, patches) else patches * config.patch_size
+        for side, patches in zip((height, width), size, strict=True)
+    )
+    return rows, cols
+
+
+def _is_enlarged(config: ViTARConfig, pixels: int, patches: int) -> bool:
+    """Whether an axis of so many pixels is enlarged to the patches of its plan, instead of completed."""
+    return not config.keeps_shape and pixels <= (patches - 1) * config.patch_size
 
 
 def make_bases(model: "ViTAR", images: Tensor, tokens: Tensor, plan: MergePlan, keys: Tensor | None) -> list[Tensor]:

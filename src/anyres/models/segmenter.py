@@ -14,6 +14,7 @@ from anyres.models.around_backbone import AroundBackbone
 from anyres.models.images import Images, run_by_group
 from anyres.models.segmenter_config import SegmenterConfig
 from anyres.models.vitar import ViTAR
+from anyres.sizes import rounded_up
 
 
 class Segmenter(AroundBackbone, nn.Module):
@@ -91,8 +92,10 @@ class Segmenter(AroundBackbone, nn.Module):
 
     def _at_pixels(self, logits: Tensor, images: Tensor) -> Tensor:
         """Logits of a map as those of pixels, bilinear; what only completes the last patches and cells is cut off."""
-        stride, (height, width) = self.config.stride, images.shape[-2:]
-        whole = [-(-side // stride) * stride for side in (height, width)]
+        height, width = images.shape[-2:]
+        whole = self.backbone.covered(height, width)
+        if self.unmerge is None:
+            whole = rounded_up(whole, self.config.stride)
         return F.interpolate(logits, size=whole, mode="bilinear", align_corners=False)[..., :height, :width]
 
 

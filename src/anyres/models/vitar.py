@@ -18,7 +18,7 @@ from anyres.layers.merging import AdaptiveTokenMerger
 from anyres.layers.pieces import PieceMerger
 from anyres.layers.pyramid_merger import PyramidMerger
 from anyres.layers.shares import merge_with_shares
-from anyres.models.bases import fitted, make_bases
+from anyres.models.bases import covered, fitted, make_bases
 from anyres.models.config import ViTARConfig
 from anyres.models.features import Features
 from anyres.models.images import Images, check_images
@@ -103,17 +103,24 @@ class ViTAR(nn.Module):
         height, width = images.shape[-2:]
         if is_merged_in_pieces(self, images, self.plan(height, width).size):
             return merge_piecewise(self, images, jitter_keys)
+        tokens, plan, bases = self._patches(images, jitter_keys)
+        if self.merger is None:
+            return tokens, plan
+        if isinstance(self.merger, PyramidMerger):
+            return self.merger(tokens, plan, bases), plan
+        return self.merger(tokens, plan), plan  # section 3.2, adaptive token merger
+
+    def _patches(self, images: Tensor, jitter_keys: Tensor | None) -> tuple[Tensor, MergePlan, list[Tensor]]:
+        """Patch tokens with positions (B, rows, cols, D), how they are to be merged, and the bases of a pyramid."""
+        height, width = images.shape[-2:]
+        is_pyramid = isinstance(self.merger, PyramidMerger)
         images = fitted(self, images)
-        if isinstance(self.merger, PyramidMerger) and self.training and jitter_keys is None:
+        if is_pyramid and self.training and jitter_keys is None:
             jitter_keys = torch.randint(2**62, (len(images),), device=images.device)  # the same at all levels
         tokens = self.stem(images)  # (B, rows, cols, D): every patch becomes a token
         tokens = self.position(tokens, jitter_keys)  # section 3.3, fuzzy positional encoding
         plan = self.training_plan(height, width)  # its random passes are drawn after the jitter
-        if self.merger is None:
-            return tokens, plan
-        if isinstance(self.merger, PyramidMerger):
-            return self.merger(tokens, plan, make_bases(self, images, tokens, plan, jitter_keys)), plan
-        return self.merger(tokens, plan), plan  # section 3.2, adaptive token merger
+        return tokens, plan, make_bases(self, images, tokens, plan, jitter_keys) if is_pyramid else []
 
     def forward_merged(self, tokens: Tensor, plan: MergePlan, jitter_keys: Tensor | None = None) -> Features:
         """Trunk and final norm of merged tokens (B, rows, cols, D), such as those of `grid_tokens` or `pieces`."""
@@ -129,6 +136,13 @@ class ViTAR(nn.Module):
         if height < 1 or width < 1:
             raise ValueError(f"an image of {height}x{width} pixels has no patches; both sides must be at least 1.")
         return self.config.plan(token_grid(height, width, self.config.patch_size))
+
+    def covered(self, height: int, width: int) -> tuple[int, int]:
+        """Pixels of an image, with what completes it, that the patches of its plan lie over, evenly.
+
+        Whole patches, but an axis that a pyramid enlarges to its final grid stays as long as it is.
+        """
+        return covered(self.config, height, width)
 
     def training_plan(self, height: int, width: int) -> MergePlan:
         """`plan`, in training with random extra passes if the model is to have them."""
@@ -147,12 +161,12 @@ class ViTAR(nn.Module):
         """Features, the patch tokens before merging (B, rows, cols, D), and the share of each in its cell.
 
         The shares (B, rows, cols) are float32 and add up to 1 in a cell, to less where zeros complete it: the merger's
-        own attention (`layers.shares`); without a merger they are 1.
+        own attention (`layers.shares`); without a merger they are 1. A pyramid's patches are those of the image that it
+        sees, enlarged to the final grid or completed to whole cells (`covered`).
         """
         check_images(images, 4, self.config.in_channels, self.dtype)
-        patches = self.position(self.stem(images), jitter_keys)
-        plan = self.training_plan(*images.shape[-2:])
-        tokens, shares = merge_with_shares(self.merger, patches, plan)
+        patches, plan, bases = self._patches(images, jitter_keys)
+        tokens, shares = merge_with_shares(self.merger, patches, plan, bases)
         return self.forward_merged(tokens, plan, jitter_keys), patches, shares
 
     def forward_sets(self, tokens: Sequence[Tensor]) -> Tensor:
