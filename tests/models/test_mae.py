@@ -1,5 +1,6 @@
 """Masked auto-encoding: visible cells equal the whole, the rest equals transformers' ViTMAE, nothing leaks."""
 
+import math
 from itertools import pairwise
 
 import pytest
@@ -11,6 +12,7 @@ import anyres
 from anyres.layers.cells import to_patches
 from anyres.layers.masking import hidden_cells
 from anyres.layers.visible import merge_visible
+from anyres.models.bases import fitted, make_bases
 from anyres.models.mae import MaskedAutoencoder
 from anyres.models.weights.files import load, save
 
@@ -40,19 +42,27 @@ def batch(size, count=3):
         {"scale_query": True},
         {"cells": "balanced"},
         {"merger": "none"},
+        {"merger": "pyramid"},
+        {"merger": "pyramid", "grid_shape": "aspect", "position": "sincos"},
+        {"merger": "pyramid", "cells": "2x2", "patch_size": 2},
     ],
     ids=str,
 )
 def test_visible_cells_are_what_the_whole_image_gives_there(size, training, options):
     model = tiny(**options).train(training)
     images, keys = batch(size)
-    encoder, plan = model.backbone, model.backbone.plan(*size)
+    images = model.seen(images)
+    encoder, plan = model.backbone, model.config.plan(*size)
+    assert plan == encoder.plan(*images.shape[-2:])
     is_visible = ~hidden_cells(keys, plan.grid, 0.75)
     whole = encoder.grid_tokens(images, keys)  # (B, R, C, D)
     patches = to_patches(is_visible, plan)
-    tokens = encoder.position.add_to_visible(encoder.stem(images, patches), patches, keys)
+    whole_cells, bases = fitted(encoder, images), []
+    tokens = encoder.position.add_to_visible(encoder.stem(whole_cells, patches), patches, keys)
+    if encoder.config.merger == "pyramid":
+        bases = make_bases(encoder, whole_cells, tokens, plan, keys, patches)
     if encoder.merger is not None:
-        tokens, is_cell = merge_visible(encoder.merger, tokens, patches, plan)
+        tokens, is_cell = merge_visible(encoder.merger, tokens, patches, plan, bases)
         assert torch.equal(is_cell, is_visible)
     torch.testing.assert_close(tokens, whole[is_visible], rtol=1e-10, atol=1e-10)
     # and the trunk sees these tokens and no others
@@ -76,17 +86,30 @@ def test_tokens_of_partly_visible_cells_are_masked_means_and_keys():
     torch.testing.assert_close(found, x[is_cell], rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("masking", ["cells", "patches"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"masking": "patches"},
+        {"merger": "pyramid"},
+        {"merger": "pyramid", "grid_shape": "aspect"},
+        {"merger": "pyramid", "cells": "2x2"},
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("size", SIZES[1:4])
-def test_what_is_hidden_cannot_be_seen(masking, size):
-    model = tiny(masking=masking, norm_target=False).eval()
+def test_what_is_hidden_cannot_be_seen(options, size):
+    model = tiny(norm_target=False, **options).eval()
     images, keys = batch(size)
-    plan = model.backbone.plan(*size)
-    is_visible = ~hidden_cells(keys, plan.grid if masking == "cells" else plan.size, 0.75)
-    patches = to_patches(is_visible, plan) if masking == "cells" else is_visible
-    pixels = patches.repeat_interleave(4, 1).repeat_interleave(4, 2)[:, None, : size[0], : size[1]]
+    plan, images = model.config.plan(*size), model.seen(images)
+    height, width = images.shape[-2:]
+    hides_cells = "masking" not in options
+    is_visible = ~hidden_cells(keys, plan.grid if hides_cells else plan.size, 0.75)
+    patches = to_patches(is_visible, plan) if hides_cells else is_visible
+    pixels = patches.repeat_interleave(4, 1).repeat_interleave(4, 2)[:, None, :height, :width]
     latent, is_cell = model.forward_encoder(images, patches, plan)
-    other, _ = model.forward_encoder(torch.where(pixels, images, images * 0 + 77), patches, plan)
+    assert latent.isfinite().all()
+    other, _ = model.forward_encoder(torch.where(pixels, images, torch.nan), patches, plan)
     assert torch.equal(latent, other)
     prediction = model.forward_decoder(latent, is_cell, 4)
     assert prediction.shape == (3, *plan.grid, 48)
@@ -118,14 +141,36 @@ def true_prediction(model, images, side=4):
     return found
 
 
+@pytest.mark.parametrize("grid_shape", ["fixed", "aspect"])
+def test_a_pyramids_images_are_brought_to_powers_of_two_of_their_grid(grid_shape):
+    """The nearest in ratio, for each axis or for both, where every level halves and the plan is that of the image."""
+    config = tiny(merger="pyramid", grid_shape=grid_shape).config
+    for size in [*SIZES, (1, 1), (22, 23), (16, 1000), (1, 7), (90, 640)]:
+        seen, plan = config.seen(*size), config.plan(*size)
+        assert config.seen(*seen) == seen and seen == tuple(4 * patches for patches in plan.size)
+        assert all(level.padded_grid == level.input_grid for level in plan.levels)  # all cells are of one size
+        times = [patches / cells for patches, cells in zip(plan.size, plan.grid, strict=True)]
+        wanted = [side / (4 * cells) for side, cells in zip(size, plan.grid, strict=True)]
+        if grid_shape == "fixed":
+            assert plan.grid == (4, 4)
+        else:
+            assert plan.grid == config.backbone.final_grid(plan.size) and times[0] == times[1]
+            wanted = [math.prod(wanted) ** 0.5] * 2
+        for power, ratio in zip(times, wanted, strict=True):
+            assert power == max(2 ** round(math.log2(ratio)), 1)
+    assert tiny().config.seen(35, 61) == (35, 61) == tiny(merger="pyramid", cells="2x2").config.seen(35, 61)
+
+
+@pytest.mark.parametrize("merger", ["grid_attention", "pyramid"])
 @pytest.mark.parametrize("norm_target", [True, False])
 @pytest.mark.parametrize("size", [(35, 61), (16, 16), (64, 17)])
-def test_the_target_is_the_cells_true_rectangle(size, norm_target, monkeypatch):
+def test_the_target_is_the_cells_true_rectangle(size, norm_target, merger, monkeypatch):
     """The true squares at hidden cells and garbage at visible ones cost nothing; one wrong number does."""
-    model = tiny(norm_target=norm_target).eval()
+    model = tiny(norm_target=norm_target, merger=merger).eval()
     images, keys = batch(size)
-    is_hidden = hidden_cells(keys, model.backbone.plan(*size).grid, 0.75)
-    prediction = torch.where(is_hidden[..., None], true_prediction(model, images), torch.tensor(99.0).double())
+    is_hidden = hidden_cells(keys, model.config.plan(*size).grid, 0.75)
+    squares = true_prediction(model, model.seen(images))
+    prediction = torch.where(is_hidden[..., None], squares, torch.tensor(99.0).double())
     monkeypatch.setattr(model, "forward_decoder", lambda *_: prediction)
     assert model(images, keys) < 1e-9
     b, r, c = is_hidden.nonzero()[-1].tolist()
@@ -181,8 +226,21 @@ def test_targets_are_not_rounded_under_autocast():
         assert model.reconstruct(images, torch.tensor([1, 2])).output.dtype == torch.float32
 
 
-def test_a_list_of_sizes_gives_the_mean_of_the_images_one_by_one():
-    model = tiny().train()
+def test_a_pyramids_pictures_are_of_the_images_as_it_sees_them():
+    model = tiny(merger="pyramid", grid_shape="aspect").eval()
+    images, keys = batch((35, 61))
+    shown = model.reconstruct(images, keys)
+    assert shown.images.shape == shown.masked.shape == shown.output.shape == (3, 3, 48, 80)  # 3x5 cells
+    torch.testing.assert_close(shown.images, F.interpolate(images, (48, 80), mode="bilinear"))
+    hidden = shown.is_hidden.repeat_interleave(16, 1).repeat_interleave(16, 2)[:, None]
+    assert torch.equal(shown.masked, shown.images * ~hidden)
+    assert torch.equal(torch.where(hidden, shown.images, shown.output), shown.images)
+    torch.testing.assert_close(shown.loss.mean(), model(images, keys))
+
+
+@pytest.mark.parametrize("merger", ["grid_attention", "pyramid"])
+def test_a_list_of_sizes_gives_the_mean_of_the_images_one_by_one(merger):
+    model = tiny(merger=merger).train()
     images = [torch.randn(3, *size, dtype=torch.float64) for size in [(16, 16), (35, 61), (16, 16), (64, 17)]]
     keys = torch.tensor([5, 6, 7, 8])
     alone = [model(image[None], key[None]) for image, key in zip(images, keys, strict=True)]
@@ -211,11 +269,12 @@ def test_the_larger_target_is_used_where_cells_have_four_patches():
         assert used.weight.grad is not None
 
 
-def test_checkpointing_changes_no_gradient():
+@pytest.mark.parametrize("merger", ["grid_attention", "pyramid"])
+def test_checkpointing_changes_no_gradient(merger):
     images, keys = batch((35, 61))
     grads = []
     for enable in (False, True):
-        model = tiny().train()
+        model = tiny(merger=merger).train()
         model.set_grad_checkpointing(enable)
         model(images, keys).backward()
         grads.append({name: parameter.grad for name, parameter in model.named_parameters()})
@@ -322,7 +381,9 @@ def test_names_without_weight_decay_exist():
         ({"position": "conditional"}, "leak.*fuzzy, learned, sincos"),
         ({"position": "global_local"}, "leak.*fuzzy, learned, sincos"),
         ({"position": "rotary"}, "whole grid"),
-        ({"merger": "average"}, "grid_attention, none"),
+        ({"merger": "average"}, "grid_attention, pyramid, none"),
+        ({"merger": "pyramid", "masking": "patches"}, 'hidden ones would be seen.*masking="cells"'),
+        ({"merger": "pyramid", "stem": "conv"}, 'stem="patch"'),
         ({"padding": "zeros"}, "masked"),
         ({"mask_ratio": 1.0}, "mask_ratio is 1.0"),
         ({"mask_ratio": 0.0}, "mask_ratio is 0.0"),

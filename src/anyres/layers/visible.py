@@ -5,16 +5,21 @@ merged from its visible tokens; a cell without any does not come into being. Wit
 result is what the merger makes of the whole image at those cells.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from anyres.layers.cells import Axis, is_padding, places
-from anyres.layers.merge_plan import MergePlan
+from anyres.layers.merge_plan import Level, MergePlan
 from anyres.layers.merging import AdaptiveTokenMerger
+from anyres.layers.pyramid_merger import PyramidMerger
 
 
-def merge_visible(merger: AdaptiveTokenMerger, x: Tensor, is_visible: Tensor, plan: MergePlan) -> tuple[Tensor, Tensor]:
+def merge_visible(
+    merger: AdaptiveTokenMerger, x: Tensor, is_visible: Tensor, plan: MergePlan, bases: Sequence[Tensor] = ()
+) -> tuple[Tensor, Tensor]:
     """Applies all levels of a plan to the visible tokens of images.
 
     Args:
@@ -22,28 +27,35 @@ def merge_visible(merger: AdaptiveTokenMerger, x: Tensor, is_visible: Tensor, pl
         x: (n, D), the tokens of the visible places.
         is_visible: (B, rows, cols) bool on the plan's patches, n of them true.
         plan: how the patches of each image are merged.
+        bases: of a pyramid merger, (m, D) for each level of the plan: those of the cells that hold a visible patch.
 
     Returns:
         (m, D), the tokens of the cells that hold a visible patch, and which those are, (B, R, C) bool.
     """
-    for index in range(len(plan.levels)):
-        x, is_visible = _merge_level(merger, x, is_visible, plan, index)
+    bases_or_means = bases if isinstance(merger, PyramidMerger) else [None] * len(plan.levels)
+    for index, base in zip(range(len(plan.levels)), bases_or_means, strict=True):
+        x, is_visible = _merge_level(merger, x, is_visible, plan, index, base)
     return x, is_visible
 
 
+def visible_cells(is_visible: Tensor, level: Level) -> Tensor:
+    """Which cells of a level hold something visible: (B, rows, cols) -> (B, R, C) bool."""
+    return torch.stack(places(is_visible, Axis(level.rows), Axis(level.cols)), dim=-1).any(dim=-1)
+
+
 def _merge_level(
-    merger: AdaptiveTokenMerger, x: Tensor, is_visible: Tensor, plan: MergePlan, index: int
+    merger: AdaptiveTokenMerger, x: Tensor, is_visible: Tensor, plan: MergePlan, index: int, base: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     level, block = plan.levels[index], merger.block
     if block.skips_queries(level):
-        return block.merge_singles(x), is_visible
+        return block.merge_singles(x, base), is_visible
     tokens, is_absent, is_visible = _taken_apart(x, is_visible, Axis(level.rows), Axis(level.cols))
     if merger.is_plain(plan, index):
         if is_absent is None:
             return tokens.mean(1), is_visible
         weights = (~is_absent).to(x.dtype)[..., None]  # (m, places, 1)
         return (tokens * weights).sum(1) / weights.sum(1), is_visible
-    arguments = (tokens, is_absent, merger.extent(plan, index))
+    arguments = (tokens, is_absent, merger.extent(plan, index), base)
     if merger.grad_checkpointing and torch.is_grad_enabled():
         return checkpoint(block.merge, *arguments, use_reentrant=False), is_visible
     return block.merge(*arguments), is_visible

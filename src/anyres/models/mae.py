@@ -1,8 +1,9 @@
 """Masked auto-encoding at any resolution (MAE, arXiv 2111.06377; ViTAR, section 4.4).
 
 Cells of the final grid are hidden, and only the patches of visible ones are embedded, merged and encoded. Everything
-before the trunk is local to a cell, so this is exactly what the whole image would give there. A small decoder then
-fills the hidden cells of the grid in: one square of pixels for each, whatever the size of the cell.
+before the trunk is local to a cell, so this is exactly what the whole image would give there; a pyramid's averages are
+where every level halves, and its images are first brought to such a size. A small decoder then fills the hidden cells
+of the grid in: one square of pixels for each, whatever the size of the cell.
 """
 
 from collections.abc import Sequence
@@ -13,29 +14,31 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from anyres.layers.averaged import resize_to
 from anyres.layers.cells import to_patches
 from anyres.layers.masking import hidden_cells
 from anyres.layers.merge_plan import Boundaries, MergePlan
 from anyres.layers.merging import AdaptiveTokenMerger
-from anyres.layers.position import FuzzyPositionalEncoding, NoPosition
+from anyres.layers.pyramid_merger import PyramidMerger
 from anyres.layers.resize import paint_cells, resize_cells
 from anyres.layers.sincos import SinCosPosition
-from anyres.layers.stem import PatchStem
 from anyres.layers.visible import merge_visible
 from anyres.models.around_backbone import AroundBackbone
+from anyres.models.bases import embed, fitted, make_bases
 from anyres.models.images import Images, check_images, group_by
 from anyres.models.mae_config import MAEConfig
 from anyres.models.parts import init_linear_and_norms, layer_norm
 from anyres.models.vitar import ViTAR
 
-_LOCAL_POSITIONS = (FuzzyPositionalEncoding, SinCosPosition, NoPosition)
 _EPSILON = 1e-6  # added to the variance of a cell's pixels (MAE)
 
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """What became of images: pictures (B, C, H, W), normalised as the images are."""
+    """What became of images: pictures (B, C, H, W), normalised as the images are, of the size that they are seen at."""
 
+    images: Tensor
+    """The images as they are seen."""
     masked: Tensor
     """The images with hidden cells grey."""
     output: Tensor
@@ -120,6 +123,7 @@ class MaskedAutoencoder(AroundBackbone, nn.Module):
     def reconstruct(self, images: Tensor, keys: Tensor | None = None) -> Reconstruction:
         """What the model makes of images (B, C, H, W): pictures with hidden cells grey, and with them restored."""
         losses, prediction, masked = self._run(images, keys, None)
+        images = self.seen(images)
         side = self.config.side(masked.plan)
         if self.config.norm_target:
             target = self._squares(images, masked.plan, side)
@@ -128,12 +132,14 @@ class MaskedAutoencoder(AroundBackbone, nn.Module):
         seen = self._pixels(masked.is_visible, images)  # (B, 1, H, W)
         restored = paint_cells(prediction, *self._edges(masked.plan, images)).to(images)
         is_hidden = masked.weights.sum(-1) > 0
-        return Reconstruction(images * seen, torch.where(seen, images, restored), is_hidden, losses)
+        return Reconstruction(images, images * seen, torch.where(seen, images, restored), is_hidden, losses)
 
     def _run(self, images: Tensor, keys: Tensor | None, is_hidden: Tensor | None) -> tuple[Tensor, Tensor, _Masked]:
         """Loss of each image (B,), what is predicted of every cell (B, R, C, pixels), and what was hidden."""
         check_images(images, 4, self.config.backbone.in_channels, self.mask_token.dtype)
         keys = self._keys(keys, len(images), images.device)
+        self.config.visible(*images.shape[-2:])
+        images = self.seen(images)
         masked = self._mask(images, keys, is_hidden)
         latent, is_cell = self.forward_encoder(images, masked.is_visible, masked.plan, keys)
         prediction = self.forward_decoder(latent, is_cell, self.config.side(masked.plan)).float()
@@ -141,13 +147,18 @@ class MaskedAutoencoder(AroundBackbone, nn.Module):
 
     # The way of an image.
 
+    def seen(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) of the size that they are looked at and restored at, see `MAEConfig.seen`."""
+        size = self.config.seen(*images.shape[-2:])
+        return images if images.shape[-2:] == size else resize_to(images, *size).to(images.dtype)
+
     def forward_encoder(
         self, images: Tensor, is_visible: Tensor, plan: MergePlan, keys: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """What the encoder makes of the visible patches of images alone.
 
         Args:
-            images: (B, C, H, W).
+            images: (B, C, H, W), as they are `seen`.
             is_visible: (B, rows, cols) bool, patches.
             plan: how they are merged, `backbone.plan(H, W)`.
             keys: (B,) int64, for fuzzy positions in training.
@@ -156,12 +167,15 @@ class MaskedAutoencoder(AroundBackbone, nn.Module):
             (B, P + n, D), prefix tokens and those of the n visible cells in the grid's order, padded to the most of
             any image; and which cells those are, (B, R, C) bool.
         """
-        stem, position = self.backbone.stem, self.backbone.position
-        assert isinstance(stem, PatchStem) and isinstance(position, _LOCAL_POSITIONS)  # see MAEConfig
-        x = position.add_to_visible(stem(images, is_visible), is_visible, keys)  # (all visible patches, D)
-        is_cell = is_visible
-        if isinstance(self.backbone.merger, AdaptiveTokenMerger):
-            x, is_cell = merge_visible(self.backbone.merger, x, is_visible, plan)
+        images, merger = fitted(self.backbone, images), self.backbone.merger
+        if keys is None and self.training:
+            keys = self._keys(None, len(images), images.device)  # the same at all levels
+        x = embed(self.backbone, images, keys, is_visible)  # (all visible patches, D)
+        is_cell, bases = is_visible, []
+        if isinstance(merger, PyramidMerger):
+            bases = make_bases(self.backbone, images, x, plan, keys, is_visible)
+        if isinstance(merger, AdaptiveTokenMerger):
+            x, is_cell = merge_visible(merger, x, is_visible, plan, bases)
         counts: list[int] = is_cell.flatten(1).sum(1).tolist()
         return self.backbone.forward_sets(x.split(counts)), is_cell
 
@@ -207,9 +221,7 @@ class MaskedAutoencoder(AroundBackbone, nn.Module):
         return keys
 
     def _mask(self, images: Tensor, keys: Tensor, is_hidden: Tensor | None) -> _Masked:
-        config, size = self.config, images.shape[-2:]
-        config.visible(*size)
-        plan = self.backbone.training_plan(*size)
+        config, plan = self.config, self.backbone.training_plan(*images.shape[-2:])
         grid = plan.grid if config.masking == "cells" else plan.size
         if is_hidden is None:
             is_hidden = hidden_cells(keys, grid, config.mask_ratio)

@@ -7,10 +7,12 @@ from anyres.errors import check_choice
 from anyres.layers.merge_plan import MergePlan, token_grid
 from anyres.layers.options import visible_count
 from anyres.models.config import Position, ViTARConfig
+from anyres.sizes import Size
 
 Masking = Literal["cells", "patches"]
 
 _POSITIONS = ("fuzzy", "learned", "sincos", "none")
+_MERGERS = ("grid_attention", "pyramid", "none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +73,14 @@ class MAEConfig:
             reason = leaks if local else "needs the whole grid in the trunk, which sees visible cells only"
             allowed = ", ".join(_POSITIONS)
             raise ValueError(f'position is "{backbone.position}", which {reason}; allowed in pre-training: {allowed}.')
-        if backbone.merger not in ("grid_attention", "none"):
-            raise ValueError(f'merger is "{backbone.merger}"; allowed in pre-training: grid_attention, none.')
+        if backbone.merger not in _MERGERS:
+            allowed = ", ".join(_MERGERS)
+            raise ValueError(f'merger is "{backbone.merger}"; allowed in pre-training: {allowed}.')
+        if backbone.merger == "pyramid" and self.masking == "patches":
+            raise ValueError(
+                'masking is "patches" and merger is "pyramid", whose bases are averages over all patches of a cell, so '
+                'that hidden ones would be seen; allowed with a pyramid: masking="cells".'
+            )
         if backbone.padding != "masked":
             raise ValueError(f'padding is "{backbone.padding}"; allowed in pre-training: masked.')
         if backbone.pool != "mean":
@@ -90,15 +98,46 @@ class MAEConfig:
         Raises:
             ValueError: fewer than four cells, or none that stays visible or none that is hidden.
         """
-        plan = self.backbone.plan(token_grid(height, width, self.backbone.patch_size))
+        plan = self.plan(height, width)
         try:
             visible_count(plan.grid, self.mask_ratio)
             return visible_count(plan.size if self.masking == "patches" else plan.grid, self.mask_ratio)
         except ValueError as error:
             raise ValueError(f"at {height}x{width} pixels {error}") from None
 
+    def seen(self, height: int, width: int) -> Size:
+        """(height, width) in pixels that an image is brought to before a part of it is hidden.
+
+        A pyramid looks at averages of the whole image, and only where every level halves do these stay inside the
+        cells. So both sides become 2^k times those of a final grid, the nearest in ratio and never less than it; with
+        `grid_shape` "aspect" as often for both, which keeps the shape.
+        """
+        backbone, patch = self.backbone, self.backbone.patch_size
+        if backbone.merger != "pyramid" or backbone.keeps_shape:
+            return height, width
+        grid = backbone.final_grid(token_grid(height, width, patch))
+        while (again := backbone.final_grid(grid)) != grid:  # the image of that shape must have that grid
+            grid = again
+        rows, cols = grid[0] * patch, grid[1] * patch
+        if backbone.grid_shape == "aspect":
+            times = _nearest_power(height * width, rows * cols)
+            return rows * times, cols * times
+        return rows * _nearest_power(height**2, rows**2), cols * _nearest_power(width**2, cols**2)
+
+    def plan(self, height: int, width: int) -> MergePlan:
+        """How the patches of an image of this many pixels are merged, once it is as it is `seen`."""
+        return self.backbone.plan(token_grid(*self.seen(height, width), self.backbone.patch_size))
+
     def side(self, plan: MergePlan) -> int:
         """Side in pixels of the square that is restored of each final cell of a plan."""
         patch = self.backbone.patch_size
         (rows, cols), (cell_rows, cell_cols) = plan.size, plan.grid
         return 2 * patch if self.large_target and rows >= 2 * cell_rows and cols >= 2 * cell_cols else patch
+
+
+def _nearest_power(area: int, own: int) -> int:
+    """The power of two, at least 1, that is nearest in ratio to sqrt(area / own)."""
+    times = 1
+    while area >= 2 * own * times**2:
+        times *= 2
+    return times

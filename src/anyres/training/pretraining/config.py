@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from anyres.data.augment import TrainAugment
 from anyres.data.schedule import EverySize, ResolutionSchedule
-from anyres.layers.merge_plan import token_grid
 from anyres.models.architectures import AUTOENCODER
 from anyres.models.mae_config import MAEConfig
 from anyres.models.presets import AUTOENCODERS, CLASSIFIERS
@@ -93,7 +92,7 @@ def _check_model(config: PretrainConfig) -> None:
     sizes = _extreme_sizes(config, backbone.patch_size)
     for size in sizes:
         model.visible(*size)
-    plans = [backbone.plan(token_grid(*size, backbone.patch_size)) for size in sizes]
+    plans = [model.plan(*size) for size in sizes]
     if model.large_target and all(model.side(plan) == backbone.patch_size for plan in plans):
         rows, cols = (2 * backbone.patch_size * side for side in backbone.grid)
         raise ValueError(

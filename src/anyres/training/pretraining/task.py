@@ -127,7 +127,8 @@ class PretrainTask:
             for index, image in images:
                 given = transform(image)[None].to(device)  # (1, C, H, W)
                 found = model.reconstruct(given, self._keys([index]).to(device))
-                rows.append(Restored(*(picture[0].float().cpu() for picture in (given, found.masked, found.output))))
+                pictures = (found.images, found.masked, found.output)
+                rows.append(Restored(*(picture[0].float().cpu() for picture in pictures)))
                 losses.append(found.loss.item())
             blocks.append(Block(size, sum(losses) / len(losses), rows))
         path = self.config.out / PICTURES / f"step-{step:06d}.png"
