@@ -188,7 +188,7 @@ def test_a_changed_variant_is_refused_even_if_not_asked_for(done, tiny, settings
     [
         (({"merger": "avrage"}, {}), "variant odd of tiny: unknown merger 'avrage'. Did you mean 'average'"),
         (({"merger": "average"}, {"sizes": ("0",)}), "variant odd of tiny: .*'0'"),
-        (({"merger": "average"}, {"sizes": ("16", "300")}), "measured at 1200 pixels; allowed: up to 1024"),
+        (({"merger": "average"}, {"sizes": ("16", "800")}), "measured at 3200 pixels; allowed: up to 3072"),
     ],
 )
 def test_what_cannot_be_is_refused_before_any_work(tmp_path, tiny, settings, variant, wrong, message):

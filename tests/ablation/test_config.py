@@ -1,5 +1,7 @@
 """The command's options: defaults of the two forms, refusals, and the command that is printed."""
 
+from collections import Counter
+
 import pytest
 
 from anyres.ablation import STUDIES, AblateConfig
@@ -8,16 +10,39 @@ from anyres.cli import main
 from anyres.devices import fast_precision
 
 
+def asked_for(config):
+    """Steps, seeds and sets of the study's first variant."""
+    study = STUDIES[config.study]
+    jobs = [job for job in plan_jobs(config, study) if job.variant == study.variants[0].name]
+    return jobs[0].training.steps, len({job.seed for job in jobs}), tuple(dict.fromkeys(job.set for job in jobs))
+
+
 def test_quick_and_full(tmp_path):
     quick, full = (AblateConfig(study="positions", out=tmp_path, quick=quick) for quick in (True, False))
-    assert (quick.base_steps, quick.seed_count, quick.set_names) == (1500, 1, ("ordinary",))
-    assert (full.base_steps, full.seed_count, full.set_names) == (3000, 3, ("ordinary", "detail"))
+    assert asked_for(quick) == (1500, 1, ("ordinary",))
+    assert asked_for(full) == (3000, 3, ("ordinary", "detail"))
     mixed = AblateConfig(study="positions", out=tmp_path, quick=True, seeds=2, sets=("detail",), steps=70, jobs=3)
-    assert (mixed.base_steps, mixed.seed_count, mixed.set_names, mixed.workers) == (70, 2, ("detail",), 3)
+    assert (*asked_for(mixed), mixed.workers) == (70, 2, ("detail",), 3)
     precision = f" --precision {fast_precision()}"  # said even if not chosen: it differs between machines
     assert mixed.command == "anyres ablate positions --quick --seeds 2 --sets detail --steps 70" + precision
     assert full.command == "anyres ablate positions" + precision
     assert AblateConfig(study="positions", out=tmp_path, device="cuda").workers == 1
+
+
+def seeds_of(tmp_path, variant, **changes):
+    """Set -> number of seeds of one variant of `held`."""
+    jobs = plan_jobs(AblateConfig(study="held", out=tmp_path, only=(variant,), **changes), STUDIES["held"])
+    return Counter(job.set for job in jobs)
+
+
+def test_held_has_three_seeds_on_digits_and_one_for_letters_and_rivals(tmp_path):
+    digits, letters = ("ordinary", "detail", "fine"), ("ordinary-letters", "detail-letters", "fine-letters")
+    assert seeds_of(tmp_path, "paper") == dict.fromkeys(digits, 3) | dict.fromkeys(letters, 1)
+    assert seeds_of(tmp_path, "vit") == dict.fromkeys(digits, 1)
+    assert seeds_of(tmp_path, "vit", seeds=2) == dict.fromkeys(digits, 2)  # still not on letters
+    assert seeds_of(tmp_path, "vit", sets=("fine-letters",)) == {"fine-letters": 1}  # which were asked for
+    assert seeds_of(tmp_path, "paper", quick=True) == dict.fromkeys(digits, 1)
+    assert seeds_of(tmp_path, "paper", quick=True, sets=letters) == dict.fromkeys(letters, 1)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

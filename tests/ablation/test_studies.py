@@ -7,7 +7,8 @@ import torch
 
 from anyres.ablation import STUDIES, AblateConfig
 from anyres.ablation.budget import CLASSES, equal_cost_steps, is_trained, largest_side
-from anyres.ablation.plan import FAR_SIDE, STORED_SIDE, plan_jobs
+from anyres.ablation.plan import TIERS, plan_jobs
+from anyres.costs.cost import macs_by_part
 from anyres.models.architectures import create_model, get_config
 from anyres.recipes import expected_macs
 from anyres.recipes.hours import drawn_sizes
@@ -18,7 +19,8 @@ ALL = [(study.name, variant.name) for study in STUDIES.values() for variant in s
 
 def job_of(study, variant, folder, **changes):
     config = AblateConfig(study=study, out=folder, quick=True, only=(variant,), **changes)
-    [job] = plan_jobs(config, STUDIES[study])
+    [job, *others] = plan_jobs(config, STUDIES[study])
+    assert all(replace(job.training, data=o.training.data, out=o.training.out) == o.training for o in others)
     return job
 
 
@@ -42,10 +44,17 @@ def test_each_study_is_named_by_what_it_holds(name):
     names = [variant.name for variant in study.variants]
     assert len(set(names)) == len(names) and all("/" not in name and " " not in name for name in names)
     rows = {variant.paper for variant in study.variants if variant.paper}
-    assert rows == ({"ViTAR-S"} if name == "extrapolation" else set(study.table.rows))
+    assert rows == ({"ViTAR-S"} if name in ("extrapolation", "held") else set(study.table.rows))
     assert set(study.landmarks) <= set(study.table.resolutions)
     settings = {
-        (v.model, repr(sorted(v.options.items())), v.start, v.step_share, repr(sorted(v.training.items())))
+        (
+            v.model,
+            repr(sorted(v.options.items())),
+            v.start,
+            v.step_share,
+            v.equal_steps,
+            repr(sorted(v.training.items())),
+        )
         for v in study.variants
     }
     assert len(settings) == len(names)  # no variant twice
@@ -54,9 +63,11 @@ def test_each_study_is_named_by_what_it_holds(name):
 @pytest.mark.parametrize("name", STUDIES)
 def test_images_are_stored_larger_than_they_are_measured(name, tmp_path):
     jobs = plan_jobs(AblateConfig(study=name, out=tmp_path), STUDIES[name])
-    assert len(jobs) == len({job.training.out for job in jobs}) == 3 * 2 * len(STUDIES[name].variants)
+    assert len(jobs) == len({job.training.out for job in jobs})
+    if name != "held":
+        assert len(jobs) == 3 * 2 * len(STUDIES[name].variants)
     for job in jobs:
-        stored = {job.sweeps[0].data[0].name: STORED_SIDE, f"{job.set}-far": FAR_SIDE}
+        stored = {f"{job.set}{tier.suffix}": tier.side for tier in TIERS}
         sizes = [int(size) for sweep in job.sweeps for size in sweep.sizes]
         assert {24, 32, 48, 64, 96, 128, 192, 256, 384, 4 * largest_side(job.training)} <= set(sizes)
         assert len(set(sizes)) == len(sizes)
@@ -75,6 +86,21 @@ def test_studies_at_equal_cost(tmp_path):
     assert jobs["paper"].steps == 1500 > jobs["extra-1"].steps > jobs["extra-2"].steps > jobs["heavy-tail"].steps
     others = plan_jobs(AblateConfig(study="positions", quick=True, out=tmp_path), STUDIES["positions"])
     assert {job.training.steps for job in others} == {1500}
+
+
+def test_held_reaches_32_times_the_largest_training_size(tmp_path):
+    jobs = plan_jobs(AblateConfig(study="held", quick=True, out=tmp_path), STUDIES["held"])
+    for job in jobs:
+        measured = {int(size): sweep.limit for sweep in job.sweeps for size in sweep.sizes}
+        assert min(measured) == 32 // 2 and max(measured) == 96 * 32
+        assert (measured[384], measured[512], measured[1024], measured[1536]) == (300, 150, 150, 60)
+        # the whole image attended to patch by patch: left out beyond 512 pixels, while its resized rows stay
+        model = get_config(job.training.model, num_classes=10, **job.training.model_options)
+        costs = [sum(macs_by_part(model, (side, side)).values()) for side in (512, 768)]
+        limit = job.sweeps[-1].max_macs
+        assert limit is None if job.variant in ("pyramid", "paper", "beyond") else costs[0] <= limit < costs[1]
+    steps = {job.variant: job.training.steps for job in jobs}
+    assert steps["vit-all-steps"] == steps["resformer-all-steps"] == 1500 > steps["vit"] > steps["resformer"]
 
 
 def test_only_levels_of_training_are_learned(tmp_path):

@@ -8,10 +8,11 @@ import pytest
 from PIL import Image
 
 from anyres.cli import main
+from anyres.cli.configs import Synthesize
 from anyres.data.folder import ImageFolder
-from anyres.data.glyph_scenes import SceneConfig, luma, make_canvas, make_scene
+from anyres.data.glyph_scenes import DIGITS, LETTERS, SceneConfig, luma, make_canvas, make_scene
 from anyres.data.scene import FONTS, glyph_matrix, glyph_outline
-from anyres.data.synthetic import FORMATS, write_detail, write_glyphs
+from anyres.data.synthetic import FORMATS, write_detail, write_fine, write_glyphs
 
 GLYPHS = SceneConfig(
     train=20, val=10, size=672, sizes="mixed", aspect=(0.75, 1.33), classes="0123456789", fonts=FONTS,
@@ -182,3 +183,49 @@ def test_training_images_take_their_ranges_in_turn_within_each_class():
         assert 0.1 <= make_scene(config, "val", index).glyph_height <= 0.2
     with pytest.raises(ValueError, match="training_heights"):
         replace(config, training_heights=((0.3, 0.4), (0.6, 0.5)))
+
+
+# The set "fine", and letters.
+
+
+def config_of(root):
+    """The scenes of a folder that was written."""
+    found = json.loads((root / "data.json").read_text())["parameters"]
+    tuples = {name: tuple(value) for name, value in found.items() if isinstance(value, list)}
+    return SceneConfig(**found | tuples | {"training_heights": tuple(map(tuple, found["training_heights"]))})
+
+
+def test_fine_glyphs_are_small_at_every_training_size_and_larger_beyond(tmp_path):
+    config = config_of(write_fine(tmp_path / "fine", train=40, val=10, size=24, progress=False))
+    shown = [make_scene(config, "val", index).glyph_height / 0.875 for index in range(300)]  # after the centre crop
+    assert 3.9 < min(shown) * 96 < max(shown) * 96 < 5.5 and 15.7 < min(shown) * 384 < max(shown) * 384 < 22
+    taught = [make_scene(config, "train", index).glyph_height for index in range(400)]
+    assert sum(height < 0.1 for height in taught) == 100 and max(taught) > 0.8
+    # as much of every class at every height
+    assert Counter(index % 10 for index in range(400) if taught[index] < 0.1) == dict.fromkeys(range(10), 10)
+
+
+@pytest.mark.parametrize("write", [write_glyphs, write_detail, write_fine])
+def test_letters_are_the_same_scenes_with_other_glyphs(write, tmp_path):
+    roots = {classes: write(tmp_path / classes, train=0, val=20, size=32, classes=classes, workers=1, progress=False)
+             for classes in (DIGITS, LETTERS)}  # fmt: skip
+    assert ImageFolder(roots[LETTERS] / "val").classes == tuple(LETTERS) == tuple(sorted(LETTERS))
+    scenes = [[make_scene(config_of(root), "val", index) for index in range(20)] for root in roots.values()]
+    assert [(s.font, s.rotation, s.foreground) for s in scenes[0]] == [(s.font, s.rotation, s.foreground)
+            for s in scenes[1]]  # fmt: skip
+    assert [scene.character for scene in scenes[1][:10]] == list(LETTERS)
+
+
+def test_the_first_images_of_a_set_are_the_same_scenes_however_large_and_many(tmp_path):
+    few = config_of(write_fine(tmp_path / "few", train=0, val=10, size=40, classes=LETTERS, progress=False))
+    many = config_of(write_fine(tmp_path / "many", train=0, val=30, size=24, classes=LETTERS, progress=False))
+    assert [make_scene(few, "val", index) for index in range(10)] == [make_scene(many, "val", i) for i in range(10)]
+
+
+def test_letters_from_the_command_line(tmp_path):
+    numbers = ["--train", "0", "--val", "10", "--size", "24"]
+    assert main(["synthesize", "fine", str(tmp_path / "fine"), "--classes", "letters", *numbers]) == 0
+    assert ImageFolder(tmp_path / "fine" / "val").classes == tuple(LETTERS)
+    with pytest.raises(ValueError, match="classes is given but has no effect on dense"):
+        Synthesize(kind="dense", root=tmp_path / "dense", classes="letters")
+    assert not (tmp_path / "dense").exists()

@@ -13,11 +13,11 @@ from anyres.devices import fast_precision
 from anyres.errors import check_choice
 from anyres.evaluation.sweep_config import Precision
 
-StudyName = Literal["positions", "mergers", "training-sizes", "table1", "extrapolation", "mae"]
-SetName = Literal["ordinary", "detail"]
+StudyName = Literal["positions", "mergers", "training-sizes", "table1", "extrapolation", "mae", "held"]
+SetName = Literal["ordinary", "detail", "fine", "ordinary-letters", "detail-letters", "fine-letters"]
 Stem = Literal["conv", "patch"]
 
-QUICK_STEPS, FULL_STEPS = 1500, 3000
+QUICK_STEPS = 1500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,16 +25,18 @@ class AblateConfig:
     """A study: its variants are trained, each with several seeds, and measured at many sizes; then a page is drawn."""
 
     study: Positional[StudyName]
-    """Which of the paper's tables, in miniature; `mae`: pre-training without labels; or `extrapolation`: what holds
-    beyond the largest training size."""
+    """Which of the paper's tables, in miniature; `mae`: pre-training without labels; `extrapolation` or `held`:
+    what holds beyond the largest training size, the latter up to 32 times of it."""
     out: Path = Path("ablation")
     """Folder for the images of all studies and, in OUT/STUDY, runs and results. What is finished is not done again."""
     quick: bool = False
-    """One seed, the ordinary set, 1500 steps: an hour on two cores at most. Else three seeds, both sets, 3000 steps."""
+    """One seed, the ordinary set (in `held` all three with digits), 1500 steps: an hour on two cores at most. Else
+    three seeds, both sets, 3000 steps; in `held` 1500, and one seed for letters and for the rivals."""
     seeds: int | None = None
     """Runs of every variant on every set, with seeds 0, 1, ...; more may be added later."""
     sets: tuple[SetName, ...] | None = None
-    """"ordinary" (large glyphs, which resizing does not harm), "detail" (small ones, which only many pixels show)."""
+    """"ordinary" (large glyphs, which resizing does not harm), "detail" (small ones, which only many pixels show),
+    "fine" (smaller still: no training size shows them well), each with digits or, "-letters", with ten capitals."""
     steps: int | None = None
     """Training steps of the first variant; the others have as many, or as many as cost as much (extrapolation)."""
     only: tuple[str, ...] = ()
@@ -86,18 +88,6 @@ class AblateConfig:
     @property
     def stem_of_models(self) -> Stem:
         return self.stem or ("patch" if self.study == "mae" else "conv")
-
-    @property
-    def base_steps(self) -> int:
-        return self.steps or (QUICK_STEPS if self.quick else FULL_STEPS)
-
-    @property
-    def seed_count(self) -> int:
-        return self.seeds or (1 if self.quick else 3)
-
-    @property
-    def set_names(self) -> tuple[SetName, ...]:
-        return self.sets or (("ordinary",) if self.quick else get_args(SetName))
 
     @property
     def training_precision(self) -> Precision:

@@ -8,10 +8,12 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from anyres.ablation.budget import equal_cost_steps, largest_side
+from anyres.ablation.budget import CLASSES, equal_cost_steps, largest_side
 from anyres.ablation.config import AblateConfig, SetName
 from anyres.ablation.studies import TRAINING, Study, Variant
-from anyres.data.synthetic import write_detail, write_glyphs
+from anyres.costs.cost import macs_by_part
+from anyres.data.glyph_scenes import DIGITS, LETTERS
+from anyres.data.synthetic import write_detail, write_fine, write_glyphs
 from anyres.errors import unknown
 from anyres.evaluation.rows import size_label
 from anyres.evaluation.sweep import SweepConfig
@@ -26,9 +28,34 @@ from anyres.training.image_config import ImageRunConfig
 from anyres.training.pretraining.config import PretrainConfig
 from anyres.training.run_folder import SETTINGS
 
-STORED_SIDE, FAR_SIDE = 440, 1171  # least sides of stored images: an evaluation at 384, at 1024, with a centre crop
 CROP_RATIO = 0.875
 ORDINARY_HEIGHT = (0.5, 0.85)  # of a glyph, as a part of the image's
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tier:
+    """The scenes of a set drawn at one scale, for the sizes that this is large enough for and smaller ones are not."""
+
+    suffix: str
+    """Of the folder's name."""
+    side: int
+    """Least side of the stored images, in pixels."""
+    images: int | None = None
+    """The first so many validation scenes; all by default."""
+
+    @property
+    def largest(self) -> int:
+        """The largest size that a centre crop leaves."""
+        return int(self.side * CROP_RATIO)
+
+
+# An evaluation at 384, at 1024 and at 3072 pixels. Images of the last have twelve million pixels, so they are few, and
+# none is larger than it has to be.
+NEAR, FAR, FARTHER = TIERS = (
+    Tier(suffix="", side=440),
+    Tier(suffix="-far", side=1171),
+    Tier(suffix="-farther", side=3511, images=60),
+)
 _REMEDY = "delete it to have it made again"
 _OTHERWISE = "Give that one to go on with it, or another out for a new study; finished results stay as they are"
 
@@ -45,7 +72,7 @@ class Job:
     seed: int
     training: TrainConfig | PretrainConfig
     sweeps: tuple[SweepConfig, ...]
-    """Near sizes, and far ones on the same scenes drawn larger; none for a pre-training."""
+    """Near sizes, and those further away on the same scenes drawn larger; none for a pre-training."""
     start: Job | None = None
     """The pre-training that it starts from."""
 
@@ -74,8 +101,13 @@ def plan_jobs(config: AblateConfig, study: Study) -> list[Job]:
         if name not in names:
             raise unknown(f"variant of {study.name}", name, names)
     chosen = [name for name in names if not config.only or name in config.only]
-    which = [(part, name, seed) for seed in range(config.seed_count) for part in config.set_names for name in chosen]
-    return make_jobs(config, study, which)
+    counts = {
+        (part, name): study.seed_count(config, study.variant(name), part)
+        for part in study.set_names(config)
+        for name in chosen
+    }
+    most = max(counts.values())
+    return make_jobs(config, study, [(*run, seed) for seed in range(most) for run in counts if seed < counts[run]])
 
 
 def jobs_on_disk(config: AblateConfig, study: Study) -> list[Job]:
@@ -99,7 +131,8 @@ def make_jobs(config: AblateConfig, study: Study, which: Iterable[tuple[SetName,
     for set_name, name, seed in which:
         run = config.folder / "runs" / set_name / name / f"seed{seed}"
         training = replace(trainings[name], data=data_folder(config, set_name), out=run, seed=seed)
-        sweeps, start = _sweeps(config, set_name, run, sizes), study.variant(name).start
+        start = study.variant(name).start
+        sweeps = _sweeps(config, study, training, sizes, set_name, _most_macs(study.variant(name), training))
         before = None if start is None else _pretraining(config, study, base, start, set_name, seed)
         # a fine-tuned run starts from the pre-training of its own seed and set
         if before is not None:
@@ -116,7 +149,7 @@ def pretraining_jobs(jobs: Sequence[Job]) -> list[Job]:
 def _pretraining(config: AblateConfig, study: Study, base: TrainConfig, name: str, set_name: SetName, seed: int) -> Job:
     """On all the images of a set, for four times as many steps as fine-tuning on all labels takes."""
     chosen = study.pretrainings[name]
-    steps = 4 * config.base_steps
+    steps = 4 * study.base_steps(config)
     shared: dict[str, Any] = {
         field.name: getattr(base, field.name)
         for field in fields(ImageRunConfig)
@@ -145,7 +178,7 @@ _OWN_OF_PRETRAINING = ("betas", "min_lr")  # MAE's
 def _base_training(config: AblateConfig, study: Study) -> TrainConfig:
     """What all runs of a study share: the demo's recipe, without its extra passes."""
     recipe = demo_training(DemoConfig(out=config.out), "vitar")
-    own = replace(recipe, steps=config.base_steps, precision=config.training_precision, device=config.device)
+    own = replace(recipe, steps=study.base_steps(config), precision=config.training_precision, device=config.device)
     return replace(own, progress=False, **{**TRAINING, **study.training})
 
 
@@ -160,7 +193,7 @@ def variant_training(base: TrainConfig, config: AblateConfig, study: Study, vari
     try:
         found = training(variant, max(round(base.steps * variant.step_share), 2))
         found.check()
-        if study.equal_cost:
+        if study.equal_cost and not variant.equal_steps:
             found = training(variant, equal_cost_steps(training(study.variants[0], base.steps), found))
         return found
     except ValueError as error:
@@ -177,27 +210,51 @@ def study_sizes(study: Study, trainings: Sequence[TrainConfig]) -> tuple[int, ..
     # the gap up to the far sizes, which lie apart by variant
     between = [side for side in (512, 768, 1024) if side <= max(far)]
     sizes = sorted({*study.sizes, *study.landmarks.values(), *far, *between})
-    if sizes[-1] > FAR_SIDE * CROP_RATIO:
+    largest = TIERS[-1]
+    if sizes[-1] > largest.largest:
         raise ValueError(
-            f"{study.name} would be measured at {sizes[-1]} pixels; allowed: up to {int(FAR_SIDE * CROP_RATIO)}, four "
-            f"times a training size of {int(FAR_SIDE * CROP_RATIO) // 4}, because the images are stored at {FAR_SIDE}"
+            f"{study.name} would be measured at {sizes[-1]} pixels; allowed: up to {largest.largest}, four times a "
+            f"training size of {largest.largest // 4}, because the images are stored at {largest.side}"
         )
     return tuple(sizes)
 
 
-def _sweeps(config: AblateConfig, set_name: SetName, run: Path, sizes: Sequence[int]) -> tuple[SweepConfig, ...]:
-    near = [side for side in sizes if side <= STORED_SIDE * CROP_RATIO]
-    far = [side for side in sizes if side not in near]
-    parts = [(near, data_folder(config, set_name), ""), (far, data_folder(config, set_name, far=True), "-far")]
-    return tuple(
-        SweepConfig(
-            runs=(run,), data=(data,), sizes=tuple(map(str, sides)), out=run.with_name(f"{run.name}{suffix}.json"),
-            title=f"{config.study}: {run.parent.name} on {set_name}", crop_ratio=CROP_RATIO, limit=config.val_images,
-            latency_runs=3, latency_seconds=1.0, device=config.device, threads=1, examples=0, progress=False,
-        )
-        for sides, data, suffix in parts
-        if sides
-    )  # fmt: skip
+def _most_macs(variant: Variant, training: TrainConfig) -> float | None:
+    """What a row of the variant may cost, for one that gets images as they are up to some size only."""
+    if variant.largest is None:
+        return None
+    settings = training.model_settings(CLASSES)
+    return float(sum(macs_by_part(settings, (variant.largest, variant.largest)).values()))
+
+
+def _sweeps(
+    config: AblateConfig,
+    study: Study,
+    training: TrainConfig,
+    sizes: Sequence[int],
+    set_name: SetName,
+    max_macs: float | None,
+) -> tuple[SweepConfig, ...]:
+    run, least = training.out, 0
+    found = []
+    for tier in TIERS:
+        sides = [side for side in sizes if least < side <= tier.largest]
+        least = tier.largest
+        if sides:
+            found.append(SweepConfig(
+                runs=(run,), data=(data_folder(config, set_name, tier),), sizes=tuple(map(str, sides)),
+                out=run.with_name(f"{run.name}{tier.suffix}.json"),
+                title=f"{config.study}: {run.parent.name} on {set_name}", crop_ratio=CROP_RATIO,
+                limit=images_measured(config, study, tier), max_macs=max_macs, latency_runs=3, latency_seconds=1.0,
+                device=config.device, threads=1, examples=0, progress=False,
+            ))  # fmt: skip
+    return tuple(found)
+
+
+def images_measured(config: AblateConfig, study: Study, tier: Tier) -> int:
+    """How many images the sizes of a tier are measured on."""
+    most = study.far_images if tier is not NEAR else None
+    return min(count for count in (config.val_images, tier.images, most) if count is not None)
 
 
 def refuse_other_study(config: AblateConfig, jobs: Iterable[Job]) -> None:
@@ -240,9 +297,9 @@ def _measured_otherwise(found: Mapping[str, Any], sweep: SweepConfig) -> list[st
 # The images.
 
 
-def data_folder(config: AblateConfig, set_name: SetName, far: bool = False) -> Path:
+def data_folder(config: AblateConfig, set_name: SetName, tier: Tier = NEAR) -> Path:
     """Where a set lies: for training and near sizes, or its validation scenes drawn larger."""
-    return config.out / "data" / (f"{set_name}-far" if far else set_name)
+    return config.out / "data" / f"{set_name}{tier.suffix}"
 
 
 def write_sets(config: AblateConfig, jobs: Sequence[Job]) -> None:
@@ -250,15 +307,22 @@ def write_sets(config: AblateConfig, jobs: Sequence[Job]) -> None:
     needed = {folder: False for job in jobs for folder in _folders(job)}
     needed |= {folder: True for job in jobs if not job.is_finished() for folder in _folders(job)}
     for folder in sorted(folder for folder, missing in needed.items() if missing or folder.exists()):
-        far = folder.name.endswith("-far")
-        settings: dict[str, Any] = {
-            "train": 0 if far else config.train_images, "val": config.val_images, "aspect": (1.0, 1.0),
-            "size": FAR_SIDE if far else STORED_SIDE, "progress": config.progress,
-        }  # fmt: skip
-        if folder.name.startswith("ordinary"):
-            write_glyphs(folder, glyph_height=ORDINARY_HEIGHT, seed=1, **settings)
-        else:
-            write_detail(folder, **settings)
+        _write_set(config, folder)
+
+
+def _write_set(config: AblateConfig, folder: Path) -> None:
+    [(name, tier)] = [(n, t) for n in get_args(SetName) for t in TIERS if folder.name == f"{n}{t.suffix}"]
+    settings: dict[str, Any] = {
+        "train": config.train_images if tier is NEAR else 0,
+        "val": min(config.val_images, tier.images or config.val_images), "aspect": (1.0, 1.0), "size": tier.side,
+        "sizes": "fixed" if tier is FARTHER else "mixed",
+        "progress": config.progress, "classes": LETTERS if name.endswith("-letters") else DIGITS,
+    }  # fmt: skip
+    kind = name.removesuffix("-letters")
+    if kind == "ordinary":
+        write_glyphs(folder, glyph_height=ORDINARY_HEIGHT, seed=1, **settings)
+    else:
+        {"detail": write_detail, "fine": write_fine}[kind](folder, **settings)
 
 
 def _folders(job: Job) -> list[Path]:

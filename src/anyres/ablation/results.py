@@ -8,7 +8,7 @@ from typing import Any
 
 from anyres.ablation.budget import CLASSES, is_trained, largest_side
 from anyres.ablation.config import AblateConfig
-from anyres.ablation.plan import Job, jobs_on_disk, make_jobs
+from anyres.ablation.plan import FAR, FARTHER, NEAR, Job, images_measured, jobs_on_disk, make_jobs
 from anyres.ablation.studies import Study, Variant
 from anyres.ablation.summary import beyond, orderings, summarise
 from anyres.costs.cost import macs_by_part
@@ -43,7 +43,8 @@ def collect(config: AblateConfig, study: Study) -> dict[str, Any]:
         "format": FORMAT, "study": study.name, "title": study.title, "question": study.question,
         "command": config.command, "equal_cost": study.equal_cost,
         "settings": {
-            "stem": config.stem_of_models, "training images": config.train_images, "images measured": config.val_images,
+            "stem": config.stem_of_models, "training images": config.train_images,
+            "images measured": _images_measured(config, study, done),
             "batch size": done[0].training.batch_size, "learning rate": done[0].training.lr,
             "training precision": done[0].training.precision, "preparation": first["protocol"]["preparation"],
         },
@@ -52,6 +53,18 @@ def collect(config: AblateConfig, study: Study) -> dict[str, Any]:
         "failed": failures, "left_out": left_out, "summary": summary,
         "beyond": beyond(summary, variants), "orderings": orderings(summary, variants, study.landmarks), "rows": rows,
     }  # fmt: skip
+
+
+def _images_measured(config: AblateConfig, study: Study, done: Sequence[Job]) -> str:
+    """How many images there are at a size, and from which sizes on there are fewer."""
+    near, *others = (images_measured(config, study, tier) for tier in (NEAR, FAR, FARTHER))
+    sizes = sorted({int(size) for job in done for sweep in job.sweeps for size in sweep.sizes})
+    text, last = str(near), near
+    for count, least in zip(others, (NEAR.largest, FAR.largest), strict=True):
+        first = next((side for side in sizes if side > least), None)
+        if first is not None and count != last:
+            text, last = f"{text}; {count} from {first} px on", count
+    return text
 
 
 def _error(job: Job) -> str:

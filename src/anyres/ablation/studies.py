@@ -1,7 +1,8 @@
 """The studies as data: what is compared with what, and the paper's table beside it.
 
 All models share stem, width, depth and heads; a variant names what differs. In miniature 32 pixels stand for the
-paper's 224, and the largest training size, 96 in most studies, for its 1120.
+paper's 224, and the largest training size, 96 in most studies, for its 1120. `held` is no table of the paper's: it asks
+whether accuracy holds up to 32 times the largest training size, on sets where resizing harms and where it does not.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from anyres.ablation.config import QUICK_STEPS, AblateConfig, SetName
 from anyres.report.paper import TABLE_1_SMALL, TABLE_6, TABLE_7, TABLE_8, TABLE_9, PaperTable
 
 SIZES = (24, 32, 48, 64, 96, 128, 192, 256, 384)
@@ -45,8 +47,15 @@ class Variant:
     """Its row in the paper's table."""
     step_share: float = 1.0
     """Its training steps divided by those of the study."""
+    equal_steps: bool = False
+    """As many steps as the first variant even where the others cost as much as that."""
     start: str | None = None
     """Name of the pre-training in `Study.pretrainings` that it is fine-tuned from; None: from random weights."""
+    seeds: Mapping[SetName, int] | None = None
+    """How many seeds on which sets in the full form, if not those of the study; on sets that are missing it is run only
+    when they are asked for by name."""
+    largest: int | None = None
+    """Largest side at which it gets images as they are, if what lies beyond would take too long."""
     panel: str = ""
     """Variants of one panel are drawn together; those of other panels beside them, in the same order and colours."""
 
@@ -85,6 +94,29 @@ class Study:
     """Fields of `TrainConfig` that all variants share, beyond `TRAINING`."""
     equal_cost: bool = False
     """Steps such that every variant costs as many multiply-accumulates as the first; else all take as many steps."""
+    seeds: Mapping[SetName, int] = field(default_factory=lambda: {"ordinary": 3, "detail": 3})
+    """The sets of the full form, and how many seeds on each."""
+    quick_sets: tuple[SetName, ...] = ("ordinary",)
+    """Those of the quick form, with one seed each."""
+    steps: int = 3000
+    """Of the full form, for the first variant."""
+    far_images: int | None = None
+    """Most images at sizes beyond those that the training images are stored for; all by default."""
+
+    def base_steps(self, config: AblateConfig) -> int:
+        """Training steps of the first variant."""
+        return config.steps or (QUICK_STEPS if config.quick else self.steps)
+
+    def seed_count(self, config: AblateConfig, variant: Variant, set_name: SetName) -> int:
+        """How many seeds of a variant are run on a set."""
+        own = self.seeds if variant.seeds is None else variant.seeds
+        if set_name not in own and not config.sets:
+            return 0
+        return config.seeds or (1 if config.quick else own.get(set_name, max(own.values())))
+
+    def set_names(self, config: AblateConfig) -> tuple[SetName, ...]:
+        """The sets that are run on."""
+        return config.sets or (self.quick_sets if config.quick else tuple(self.seeds))
 
     def variant(self, name: str) -> Variant:
         """The variant of that name. KeyError if there is none."""
@@ -367,6 +399,52 @@ MAE = Study(
     ),
 )
 
+_DIGITS: tuple[SetName, ...] = ("ordinary", "detail", "fine")
+_LETTERS: tuple[SetName, ...] = ("ordinary-letters", "detail-letters", "fine-letters")
+_ONE_SEED: Mapping[SetName, int] = dict.fromkeys(_DIGITS, 1)
+_ATTENDS_TO_ALL: Mapping[str, Any] = {"seeds": _ONE_SEED, "largest": 512}
+"""Of models whose every patch attends to every other: an image of 1024 pixels costs them as much as 200 of 256."""
+
+HELD = Study(
+    name="held",
+    title="Held at every size",
+    question="Does accuracy hold from half the smallest to 32 times the largest training size, at equal cost of "
+    "training: where resizing every image is a good answer (ordinary), where it costs accuracy (detail), and where it "
+    "leaves little to read (fine)?",
+    table=TABLE_1_SMALL,
+    landmarks=_AS_TRAINED,
+    sizes=(16, 24, 32, 48, 64, 96, 128, 160, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072),
+    equal_cost=True,
+    seeds={**dict.fromkeys(_DIGITS, 3), **dict.fromkeys(_LETTERS, 1)},
+    quick_sets=_DIGITS,
+    steps=1500,
+    far_images=150,
+    variants=(
+        Variant(name="paper", text="the paper's recipe", paper="ViTAR-S"),
+        Variant(
+            name="beyond", text="our best recipe with the paper's merger: one step in twenty at any size from 96 to "
+            "256 pixels, positions by PEG in the trunk", placement="in the trunk, on a constant grid",
+            options=_CONDITIONAL, training=_HEAVY_RANGE, seeds=_ONE_SEED,
+        ),
+        Variant(
+            name="vit", text="an ordinary ViT (DeiT) trained on ViTAR's sizes, one size a step", model=DEIT,
+            **_ATTENDS_TO_ALL,
+        ),
+        Variant(
+            name="resformer", text="ResFormer trained on replicas at ViTAR's sizes, consistency loss", model=RESFORMER,
+            training=_REPLICAS, **_ATTENDS_TO_ALL,
+        ),
+        Variant(
+            name="vit-all-steps", text="the ordinary ViT for as many steps as ViTAR, whatever they cost", model=DEIT,
+            equal_steps=True, **_ATTENDS_TO_ALL | {"seeds": {"detail": 1}},
+        ),
+        Variant(
+            name="resformer-all-steps", text="ResFormer for as many steps as ViTAR, whatever they cost",
+            model=RESFORMER, training=_REPLICAS, equal_steps=True, **_ATTENDS_TO_ALL | {"seeds": {"detail": 1}},
+        ),
+    ),
+)  # fmt: skip
+
 STUDIES: Mapping[str, Study] = {
-    study.name: study for study in (POSITIONS, MERGERS, TRAINING_SIZES, TABLE_1, EXTRAPOLATION, MAE)
+    study.name: study for study in (POSITIONS, MERGERS, TRAINING_SIZES, TABLE_1, EXTRAPOLATION, MAE, HELD)
 }

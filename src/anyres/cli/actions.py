@@ -147,10 +147,13 @@ def plan_image(options: PlanImage) -> int:
 
 def synthesize(options: Synthesize) -> int:
     from anyres.data.dense_scenes import write_dense
-    from anyres.data.synthetic import write_detail, write_glyphs
+    from anyres.data.glyph_scenes import DIGITS, LETTERS
+    from anyres.data.synthetic import write_detail, write_fine, write_glyphs
 
-    write: Any = {"glyphs": write_glyphs, "detail": write_detail, "dense": write_dense}[options.kind]
-    print(write(options.root, train=options.train, val=options.val, size=options.size, seed=options.seed).resolve())
+    makers: dict[str, Any] = {"glyphs": write_glyphs, "detail": write_detail, "fine": write_fine, "dense": write_dense}
+    classes = {} if options.kind == "dense" else {"classes": LETTERS if options.classes == "letters" else DIGITS}
+    numbers = {"train": options.train, "val": options.val, "size": options.size, "seed": options.seed}
+    print(makers[options.kind](options.root, **numbers, **classes).resolve())
     return 0
 
 

@@ -62,10 +62,11 @@ class PlanImage:
 
 @dataclass(frozen=True, kw_only=True)
 class Synthesize:
-    """Write a synthetic set of real image files: glyphs, detail (a small glyph on a large canvas), or dense (several
-    glyphs with boxes, masks and a label for every pixel, in COCO's and ADE20K's formats)."""
+    """Write a synthetic set of real image files: glyphs, detail (a small glyph on a large canvas), fine (one that only
+    sizes beyond those of training show), or dense (several glyphs with boxes, masks and a label for every pixel, in
+    COCO's and ADE20K's formats)."""
 
-    kind: Positional[Literal["glyphs", "detail", "dense"]]
+    kind: Positional[Literal["glyphs", "detail", "fine", "dense"]]
     """Which set."""
     root: Positional[Annotated[Path, arg(metavar="ROOT")]]
     """Folder to write train/ and val/ into."""
@@ -75,5 +76,11 @@ class Synthesize:
     """Validation images."""
     size: int = 672
     """Least side in pixels; the largest that will be evaluated."""
+    classes: Literal["digits", "letters"] | None = None
+    """What the glyphs are: the ten digits (the default) or ten capitals; `dense` has classes of its own."""
     seed: int = 0
     """From which all scenes follow."""
+
+    def __post_init__(self) -> None:
+        if self.kind == "dense" and self.classes is not None:
+            raise ValueError("classes is given but has no effect on dense, which has classes of its own; leave it out")

@@ -13,6 +13,10 @@ Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = ("train", "val")
 SUFFIXES = ("jpg", "png", "webp")
 
+DIGITS = "0123456789"
+LETTERS = "AJKLPQSWYZ"
+"""As many capitals: those least alike in the four fonts, a letter of the most alike pair dropped again and again."""
+
 _CONTRAST = 0.4  # least difference of luma between the glyph and any part of the background
 
 

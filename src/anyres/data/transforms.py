@@ -63,12 +63,12 @@ def check_statistics(mean: Sequence[float], std: Sequence[float]) -> None:
 def to_tensor(image: Image.Image, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """A Pillow image -> (C, H, W) float32, (value / 255 - mean) / std; greyscale for one mean, RGB for three."""
     check_statistics(mean, std)
-    # np.asarray would be a view of Pillow's memory, which is not to be written to
-    pixels = np.array(image.convert(_MODES[len(mean)]), dtype=np.float32)  # (H, W, C), a copy of its own
-    values = torch.from_numpy(pixels.reshape(image.height, image.width, len(mean))).permute(2, 0, 1)  # (C, H, W)
+    # channel by channel: to transpose the whole image takes several times as long as all the rest
+    planes = [np.asarray(plane) for plane in image.convert(_MODES[len(mean)]).split()]
+    values = torch.from_numpy(np.stack(planes)).float()  # (C, H, W), a copy of its own
     # (value - 255 * mean) / (255 * std): one pass less over the image than dividing by 255 first
     scale = 255 * torch.tensor(std, dtype=torch.float32)[:, None, None]
-    return (values - 255 * torch.tensor(mean, dtype=torch.float32)[:, None, None]).div_(scale).contiguous()
+    return values.sub_(255 * torch.tensor(mean, dtype=torch.float32)[:, None, None]).div_(scale)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -154,7 +154,8 @@ def _batches(folder: ImageFolder, size: Size, subjects: Sequence[Subject], confi
 
 def _picture(image: Tensor) -> Image.Image:
     """(3, H, W) in 0..1 back to the Pillow image that the transform saw; exact, since that has 8 bits per channel."""
-    return Image.fromarray(image.mul(255).round_().to(torch.uint8).permute(1, 2, 0).contiguous().numpy())
+    planes = image.mul(255).round_().to(torch.uint8).numpy()
+    return Image.merge("RGB", [Image.fromarray(plane) for plane in planes])
 
 
 def _row(name: str, size: Size, tally: _Tally, config: SweepConfig) -> SweepRow:
