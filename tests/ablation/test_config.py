@@ -37,7 +37,11 @@ def seeds_of(tmp_path, variant, **changes):
 
 def test_held_has_three_seeds_on_digits_and_one_for_letters_and_rivals(tmp_path):
     digits, letters = ("ordinary", "detail", "fine"), ("ordinary-letters", "detail-letters", "fine-letters")
-    assert seeds_of(tmp_path, "paper") == dict.fromkeys(digits, 3) | dict.fromkeys(letters, 1)
+    assert (
+        seeds_of(tmp_path, "pyramid")
+        == seeds_of(tmp_path, "paper")
+        == dict.fromkeys(digits, 3) | dict.fromkeys(letters, 1)
+    )
     assert seeds_of(tmp_path, "vit") == dict.fromkeys(digits, 1)
     assert seeds_of(tmp_path, "vit", seeds=2) == dict.fromkeys(digits, 2)  # still not on letters
     assert seeds_of(tmp_path, "vit", sets=("fine-letters",)) == {"fine-letters": 1}  # which were asked for

@@ -402,8 +402,9 @@ MAE = Study(
 _DIGITS: tuple[SetName, ...] = ("ordinary", "detail", "fine")
 _LETTERS: tuple[SetName, ...] = ("ordinary-letters", "detail-letters", "fine-letters")
 _ONE_SEED: Mapping[SetName, int] = dict.fromkeys(_DIGITS, 1)
-_ATTENDS_TO_ALL: Mapping[str, Any] = {"seeds": _ONE_SEED, "largest": 512}
-"""Of models whose every patch attends to every other: an image of 1024 pixels costs them as much as 200 of 256."""
+_AS_THEY_ARE = 512
+"""Largest side of images that models get as they are whose every patch attends to every other: one of 1024 pixels costs
+them as much as 200 of 256."""
 
 HELD = Study(
     name="held",
@@ -420,6 +421,10 @@ HELD = Study(
     steps=1500,
     far_images=150,
     variants=(
+        Variant(
+            name="pyramid", text="every cell also seen from afar (merger pyramid), positions by PEG in the trunk",
+            placement="in the trunk, on a constant grid", options={"merger": "pyramid", **_CONDITIONAL},
+        ),
         Variant(name="paper", text="the paper's recipe", paper="ViTAR-S"),
         Variant(
             name="beyond", text="our best recipe with the paper's merger: one step in twenty at any size from 96 to "
@@ -428,19 +433,19 @@ HELD = Study(
         ),
         Variant(
             name="vit", text="an ordinary ViT (DeiT) trained on ViTAR's sizes, one size a step", model=DEIT,
-            **_ATTENDS_TO_ALL,
+            seeds=_ONE_SEED, largest=_AS_THEY_ARE,
         ),
         Variant(
             name="resformer", text="ResFormer trained on replicas at ViTAR's sizes, consistency loss", model=RESFORMER,
-            training=_REPLICAS, **_ATTENDS_TO_ALL,
+            training=_REPLICAS, seeds=_ONE_SEED, largest=_AS_THEY_ARE,
         ),
         Variant(
             name="vit-all-steps", text="the ordinary ViT for as many steps as ViTAR, whatever they cost", model=DEIT,
-            equal_steps=True, **_ATTENDS_TO_ALL | {"seeds": {"detail": 1}},
+            equal_steps=True, seeds={"detail": 1}, largest=_AS_THEY_ARE,
         ),
         Variant(
             name="resformer-all-steps", text="ResFormer for as many steps as ViTAR, whatever they cost",
-            model=RESFORMER, training=_REPLICAS, equal_steps=True, **_ATTENDS_TO_ALL | {"seeds": {"detail": 1}},
+            model=RESFORMER, training=_REPLICAS, equal_steps=True, seeds={"detail": 1}, largest=_AS_THEY_ARE,
         ),
     ),
 )  # fmt: skip
