@@ -351,6 +351,10 @@ def test_sincos_positions_that_are_not_as_in_mae_are_explained(tmp_path, part, c
         ("mae_vitar_tiny_patch16", {}, {"padding": "zeros"}, {"padding": ("masked", "zeros")}),
         ("mae_vitar_tiny_patch16", {}, {"grid_shape": "aspect"}, {"grid_shape": ("fixed", "aspect")}),
         ("mae_vitar_tiny_patch16", {"grid_shape": "aspect"}, {"cells": "2x2"}, {"cells": ("halving", "2x2")}),
+        ("mae_vitar_tiny_patch16", {"merger": "pyramid"}, {}, {"merger": ("pyramid", "grid_attention")}),
+        ("mae_vitar_tiny_patch16", {"padding": "masked"}, {"merger": "pyramid", "cells": "2x2"},
+         {"merger": ("grid_attention", "pyramid"), "cells": ("halving", "2x2")}),
+        ("mae_vitar_tiny_patch16", {"merger": "pyramid"}, {"merger": "pyramid"}, {}),
         ("mae_vitar_tiny_patch16", {}, {"interpolation": "timm"}, {"interpolation": ("bilinear", "timm")}),
         ("mae_vitar_tiny_patch16", {"cells": "balanced", "last_pass": False}, {"merger": "none"}, {}),  # is left out
         ("mae_vit_tiny_patch16", {}, {"merger": "none", "tome": 1.0, "position": "learned", "prefix_tokens": 1},

@@ -125,6 +125,11 @@ def test_a_step_does_not_depend_on_the_generator_nor_on_recomputing(make):
         {"model_options": {**SMALL, "in_channels": 1}},
         {"model": "mae_vit_tiny_patch16", "own_aspect": True, "sizes": ("13-20",)},
         {
+            "model_options": {**SMALL, "merger": "pyramid", "grid_shape": "aspect", "extra_passes": 1},
+            "sizes": ("13", "30"),
+            "own_aspect": True,
+        },
+        {
             "model_options": {**SMALL, "masking": "patches", "large_target": True},
             "sizes": ("13", "30"),
             "aspect": (0.7, 1.4),
@@ -198,6 +203,20 @@ def test_a_run_learns_and_what_it_learned_is_on_disk(make, capsys):
     assert tuned.finished
 
 
+def test_pictures_of_a_pyramid_are_of_what_it_restores(make, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        "anyres.training.pretraining.task.draw_blocks",
+        lambda blocks, mean, std: drawn.extend(blocks) or Image.new("RGB", (3, 3)),
+    )
+    task = PretrainTask(make(model_options=SMALL | {"merger": "pyramid"}, sizes=("13", "20x33"), draw_images=1))
+    task.validate(task.model, CPU, 7)
+    assert [block.size for block in drawn] == [(13, 13), (20, 33)]  # as they are given; seen with 2^k patches a cell
+    for block, side in zip(drawn, (12, 24), strict=True):
+        for picture in (block.rows[0].image, block.rows[0].masked, block.rows[0].output):
+            assert picture.shape == (3, side, side)
+
+
 def test_a_folder_without_validation_gives_pictures_of_training_images(make, unlabelled, capsys):
     config = make(data=unlabelled, validate_every=2, own_aspect=True, sizes=("20",), steps=4)
     result = train(config)
@@ -261,6 +280,7 @@ def test_unreadable_images_are_neither_drawn_nor_fatal(make, unlabelled):
         ({"model_options": {"position": "conditional"}}, 'position is "conditional".*leak'),
         ({"model_options": {"position": "global_local"}}, 'position is "global_local".*leak'),
         ({"model_options": {"masking": "rows"}}, "unknown masking 'rows'"),
+        ({"model_options": {"merger": "pyramid", "masking": "patches"}}, 'allowed with a pyramid: masking="cells"'),
         ({"model_options": {"num_classes": 5}}, "num_classes.*pre-training has none"),
         ({"model_options": {"mask_raito": 0.5}}, "mask_raito.*Did you mean 'mask_ratio'"),
         ({"own_aspect": True}, "sizes names 16x23, but with own_aspect a size is an area.*nearest: 19"),

@@ -9,7 +9,12 @@ TABLES = ("fuzzy", "learned")
 """Positions that are a table."""
 
 _MERGING = ("cells", "last_pass", "learned_levels", "padding")
-_WITHOUT_TENSORS = {"position": {"sincos", "rotary", "none"}, "merger": {"average", "none"}}
+_ONE_BLOCK = {"grid_attention", "pyramid"}  # mergers whose tensors are the same
+_SAME_TENSORS = (
+    ("position", {"sincos", "rotary", "none"}),
+    ("merger", {"average", "none"}),
+    ("merger", _ONE_BLOCK),
+)
 
 
 Differing = Mapping[str, tuple[Any, Any]]  # fields of a `ViTARConfig`: (in the source, in the model)
@@ -18,12 +23,12 @@ Differing = Mapping[str, tuple[Any, Any]]  # fields of a `ViTARConfig`: (in the 
 def differing_settings(theirs: ViTARConfig, ours: ViTARConfig, resize: bool) -> Differing:
     """What no tensor tells of, of the parts that both have. Nothing that matters while training alone."""
     names = ["mean", "std"]
-    names += [name for name, few in _WITHOUT_TENSORS.items() if {getattr(theirs, name), getattr(ours, name)} <= few]
+    names += [name for name, alike in _SAME_TENSORS if {getattr(theirs, name), getattr(ours, name)} <= alike]
     if theirs.position in TABLES and ours.position in TABLES:
         names.append("interpolation")
     if theirs.merger == ours.merger == "none":
         names.append("tome")
-    elif theirs.merger == ours.merger:
+    elif theirs.merger == ours.merger or {theirs.merger, ours.merger} <= _ONE_BLOCK:
         is_fixed = {theirs.cells, ours.cells} <= {"1x1", "2x2"}
         names += _MERGING if resize or is_fixed else ("grid", *_MERGING)
         if not {theirs.cells, ours.cells} & {"1x1", "2x2"}:
