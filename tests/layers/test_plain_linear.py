@@ -106,7 +106,15 @@ def compiled(merger, x, plan):
     return copied(x, plan)
 
 
-WAYS = [step_by_step, with_shares, visible_alone, with_skipped_patches, compiled]
+def with_bases(merger, x, plan):
+    generator = torch.Generator().manual_seed(4)
+    for index, level in enumerate(plan.levels):
+        base = torch.randn(len(x), *level.output_grid, WIDTH, generator=generator, dtype=x.dtype)
+        x, _ = merger.step(x, plan, index, level, base=base)
+    return x
+
+
+WAYS = [step_by_step, with_shares, visible_alone, with_skipped_patches, compiled, with_bases]
 
 
 @pytest.mark.parametrize("training", [False, True])

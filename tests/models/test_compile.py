@@ -3,37 +3,43 @@
 import copy
 import pickle
 
+import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 
 import anyres
 
 
-def make_model():
+def make_model(**options):
     return anyres.create_model(
-        "vitar_tiny_patch16", num_classes=5, patch_size=4, width=16, heads=4, depth=2, grid=(3, 4)
+        "vitar_tiny_patch16", num_classes=5, patch_size=4, width=16, heads=4, depth=2, grid=(3, 4), **options
     ).eval()
 
 
-def test_few_graphs_for_many_sizes_and_the_same_results():
-    plain = make_model()
+PYRAMID = {"merger": "pyramid", "grid_shape": "aspect"}
+
+
+@pytest.mark.parametrize(("options", "count"), [({}, 50), (PYRAMID, 24)])
+def test_few_graphs_for_many_sizes_and_the_same_results(options, count):
+    plain = make_model(**options)
     counter = CompileCounter()
     compiled = copy.deepcopy(plain)
     compiled.compile_parts(backend=counter)
     generator = torch.Generator().manual_seed(0)
-    sizes = torch.randint(1, 160, (50, 2), generator=generator).tolist()
+    sizes = torch.randint(1, 160, (count, 2), generator=generator).tolist()
     halfway = 0
     with torch.no_grad():
         for number, (height, width) in enumerate(sizes):
             images = torch.randn(1 + number % 3, 3, height, width)
             torch.testing.assert_close(compiled(images), plain(images), rtol=1e-4, atol=1e-5)
-            halfway = counter.frame_count if number == 24 else halfway
+            halfway = counter.frame_count if number == count // 2 - 1 else halfway
     assert 0 < counter.frame_count <= 14
     assert counter.frame_count - halfway <= 2  # a new size is not a new graph
 
 
-def test_training_compiled():
-    plain = make_model().train()
+@pytest.mark.parametrize("options", [{}, PYRAMID], ids=str)
+def test_training_compiled(options):
+    plain = make_model(**options).train()
     compiled = copy.deepcopy(plain)
     compiled.compile_parts(backend="eager")
     images, keys = torch.randn(2, 3, 61, 90), torch.tensor([1, 2])

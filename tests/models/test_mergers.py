@@ -10,6 +10,8 @@ from anyres.models.weights.timm import convert_timm_vit
 
 TINY = {"width": 24, "heads": 2, "depth": 3, "patch_size": 4, "grid": 3, "num_classes": 5}
 VARIANTS = {
+    "pyramid": {"merger": "pyramid"},
+    "pyramid aspect": {"merger": "pyramid", "grid_shape": "aspect", "extra_passes": 1, "start": "mean"},
     "concat": {"merger": "concat"},
     "concat balanced": {"merger": "concat", "cells": "balanced"},
     "start": {"start": "mean"},

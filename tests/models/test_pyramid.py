@@ -3,18 +3,22 @@
 import itertools
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 
 import anyres
 from anyres.layers.averaged import resize_to
+from anyres.models.vitar import ViTAR
+from anyres.models.weights.files import load, save
+from anyres.models.weights.timm import convert_timm_vit
 
 TINY = {"width": 24, "heads": 2, "depth": 1, "patch_size": 4, "grid": 3, "num_classes": 5, "merger": "pyramid"}
 FORMS = [
     {}, {"stem": "conv"}, {"position": "conditional"}, {"position": "conditional", "placement": "trunk"},
     {"position": "sincos"}, {"cells": "2x2"}, {"cells": "1x1"}, {"last_pass": False},
 ]  # fmt: skip
-SIZES = [(12, 12), (24, 24), (53, 90), (37, 200), (1, 1), (5, 131), (96, 48)]
+SIZES = [(12, 12), (24, 24), (53, 90), (37, 200), (1, 1), (5, 131), (96, 48), (1, 300)]
 
 
 def make(seed=0, **overrides):
@@ -111,6 +115,90 @@ def test_jitter_follows_the_keys_and_differs_by_level():
     both = model.grid_tokens(images, keys)
     torch.testing.assert_close(model.grid_tokens(images[1:], keys[1:]), both[1:])
     assert not torch.allclose(model.grid_tokens(images, keys + 1), both)
+
+
+@pytest.mark.parametrize("size", [(12, 12), (24, 48), (96, 48)])
+def test_where_every_level_halves_one_cells_pixels_change_one_grid_token(size):
+    model = make()
+    plan, image = model.plan(*size), torch.randn(1, 3, *size, dtype=torch.double)
+    base = model.grid_tokens(image)
+    for row, col in itertools.product(range(3), range(3)):
+        changed = image.clone()
+        rows, cols = (
+            (4 * edge for edge in plan.cell_rows[row : row + 2]),
+            (4 * edge for edge in plan.cell_cols[col : col + 2]),
+        )
+        changed[:, :, slice(*rows), slice(*cols)] += 1
+        assert (model.grid_tokens(changed) != base).any(-1)[0].nonzero().tolist() == [[row, col]]
+
+
+def test_no_pixel_is_ignored():
+    for model in (make(), make(stem="conv", grid_shape="aspect")):
+        image = torch.randn(1, 3, 23, 41, dtype=torch.double, requires_grad=True)
+        model(image).square().sum().backward()
+        assert (image.grad.abs().sum(1) > 0).all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("stem", ["patch", "conv"])
+def test_in_half_precision_averages_are_not_rounded_from_level_to_level(dtype, stem):
+    """Near float32 in the model's own precision and under autocast, also where every level is a mean of the last."""
+    exact = make(stem=stem).float()
+    low = make(stem=stem).to(dtype)
+    for size in ((5, 7), (53, 90), (200, 192)):
+        image = torch.randn(1, 3, *size).to(dtype)
+        expected = exact(image.float())
+        with torch.autocast("cpu", dtype):
+            cast = exact(image.float())
+        found = low(image)
+        assert found.dtype == dtype
+        assert (cast - expected).abs().max() < 0.05 * expected.abs().max()
+        assert (found.float() - expected).abs().max() < 0.05 * expected.abs().max()
+    seen = []
+    low.stem.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    low(image)
+    wanted = resize_to(resize_to(image.float(), 100, 96), 52, 48)
+    assert torch.equal(seen[2], wanted.to(dtype))  # rounded once, and not with every level
+
+
+def test_what_is_not_finite_stays_in_its_image():
+    model = make()
+    images = torch.randn(3, 3, 31, 53, dtype=torch.double)
+    alone = model(images)
+    images[1, 0, 30, 5] = torch.nan
+    found = model(images)
+    assert found[1].isnan().all()
+    torch.testing.assert_close(found[[0, 2]], alone[[0, 2]])
+
+
+@torch.no_grad()
+def test_with_the_weights_of_a_vit_it_starts_as_that_on_the_resized_image():
+    torch.manual_seed(0)
+    vit = {"img_size": 12, "patch_size": 4, "embed_dim": 24, "num_heads": 2, "depth": 2, "num_classes": 5}
+    theirs = timm.create_model("deit_tiny_patch16_224", **vit).eval()
+    for parameter in theirs.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    ours = anyres.create_model(
+        "deit_tiny_patch16", **TINY | {"depth": 2, "merger": "pyramid", "start": "mean", "interpolation": "bilinear"}
+    ).eval()
+    missing = ours.load_state_dict(convert_timm_vit(theirs.state_dict(), ours.config), strict=False)
+    assert not missing.unexpected_keys and {name.split(".")[0] for name in missing.missing_keys} == {"merger"}
+    image = torch.randn(2, 3, 48, 96)
+    for given, seen in (
+        (image, F.avg_pool2d(image, (4, 8))),
+        (image[..., :12, :12], image[..., :12, :12]),
+        (image[..., :7, :5], F.interpolate(image[..., :7, :5], (12, 12), mode="bilinear")),
+    ):
+        torch.testing.assert_close(ours(given), theirs(seen), rtol=1e-4, atol=1e-4)
+
+
+def test_saved_and_loaded_it_is_the_same(tmp_path):
+    model = make(grid_shape="aspect", start="mean").float()
+    save(tmp_path, model, name=None, classes="abcde", training_sizes=[(12, 24)])
+    again, _ = load(tmp_path, ViTAR)
+    image = torch.randn(1, 3, 17, 90)
+    assert again.config == model.config and torch.equal(again(image), model(image))
 
 
 @pytest.mark.parametrize(

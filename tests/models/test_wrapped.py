@@ -27,6 +27,7 @@ VARIANTS = {
     "rotary": {"position": "rotary"},
     "relative bias": {"position": "relative_bias"},
     "concat": {"merger": "concat"},
+    "pyramid": {"merger": "pyramid"},
     "all of grid attention": {"start": "mean", "scale_query": True, "learned_levels": 2},
     "zeros": {"padding": "zeros"},
 }
