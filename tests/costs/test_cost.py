@@ -50,6 +50,9 @@ def test_patch_stem_in_the_papers_convention(side, printed):
         {"cells": "balanced"},
         {"cells": "2x2"},
         {"padding": "zeros"},
+        {"grid_shape": "aspect"},
+        {"grid_shape": "aspect", "merger": "concat", "position": "rotary"},
+        {"grid_shape": "aspect", "merger": "average", "grid": (3, 9), "window": 3, "global_blocks": (1,)},
         {"last_pass": False},
         {"prefix_tokens": 3, "pool": "token"},
         {"position": "none"},
@@ -200,10 +203,19 @@ def test_without_memory_the_rest_is_the_same():
 
 
 @pytest.mark.parametrize("name", ["mae_vitar_tiny_patch16", "mae_vit_tiny_patch16"])
-@pytest.mark.parametrize("size", [(16, 16), (32, 48), (28, 48), (64, 64)])
+@pytest.mark.parametrize("size", [(16, 16), (32, 48), (28, 48), (64, 64), (16, 64), (96, 24)])
 def test_masked_auto_encoding_costs_what_torch_counts_over_all_cells(name, size):
     """Four masks that show every cell once: their mean is the mean over all masks."""
-    small = {"width": 24, "heads": 3, "depth": 2, "patch_size": 4, "grid": 4, "decoder_width": 16, "decoder_heads": 2}
+    shape = {"grid_shape": "aspect"} if "vitar" in name and max(size) > 3 * min(size) else {}  # 2x8 and 8x2
+    small = shape | {
+        "width": 24,
+        "heads": 3,
+        "depth": 2,
+        "patch_size": 4,
+        "grid": 4,
+        "decoder_width": 16,
+        "decoder_heads": 2,
+    }
     model = anyres.create_model(name, **small, decoder_depth=3, large_target="vitar" in name).eval()
     for module in model.modules():
         if hasattr(module, "fused_attn"):

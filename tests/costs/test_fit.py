@@ -48,7 +48,17 @@ def test_least_squares_with_an_unknown_that_never_counts():
     assert non_negative_least_squares(matrix, matrix @ x) == pytest.approx(x)
 
 
-@pytest.mark.parametrize("changes", [{}, {"merger": "none"}, {"learned_levels": 1}, {"cells": "balanced"}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"merger": "none"},
+        {"learned_levels": 1},
+        {"cells": "balanced"},
+        {"grid_shape": "aspect", "position": "none"},
+    ],
+    ids=str,
+)
 @settings(max_examples=60)
 @given(height=SIZES, width=SIZES, more=st.integers(1, 40), batch=st.integers(1, 3))
 def test_the_lower_bound_grows_with_the_image_and_is_one(changes, height, width, more, batch):

@@ -31,7 +31,7 @@ def sizer(limits, batch=1, **changes):
 BUDGETS = [Limits(milliseconds=9), Limits(gigabytes=0.0005), Limits(30, 0.0009), Limits(None, 0.004), Limits(11, 1)]
 
 
-@pytest.mark.parametrize("changes", [{}, {"learned_levels": 1}, {"merger": "none"}])
+@pytest.mark.parametrize("changes", [{}, {"learned_levels": 1}, {"merger": "none"}, {"grid_shape": "aspect"}])
 @pytest.mark.parametrize("limits", BUDGETS, ids=str)
 @pytest.mark.parametrize(("aspect", "batch"), [(1.0, 1), (2.3, 1), (0.2, 3)])
 def test_it_is_the_largest_of_all(limits, aspect, batch, changes):

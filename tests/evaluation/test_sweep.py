@@ -50,7 +50,7 @@ def place(tmp_path_factory):
             Image.fromarray(pixels).save(folder / f"{number}.png")
     (root / "insects" / "val" / "bee" / "broken.png").write_bytes(b"not an image")
     save_run(root / "first", 1)
-    save_run(root / "second", 2, sizes=((12, 16),), name=None, patch_size=5, mean=(0.2, 0.3, 0.4))
+    save_run(root / "second", 2, sizes=((12, 16),), name=None, patch_size=5, mean=(0.2, 0.3, 0.4), grid_shape="aspect")
     return root
 
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from anyres.layers.aspect_grid import aspect_grid, most_tokens
+from anyres.layers.aspect_grid import aspect_grid, least_tokens, most_tokens
 
 SHAPES = sorted(
     {Fraction(rows, cols) for rows in range(1, 25) for cols in range(1, 25)} | {Fraction(1, 300), Fraction(300)}
@@ -57,6 +57,16 @@ def test_the_area_is_nearly_constant():
     for most, share in ((2, 0.05), (4, 0.08)):
         counts = [math.prod(grid) for shape, grid in zip(SHAPES, grids(196), strict=True) if 1 / most <= shape <= most]
         assert max(abs(count / 196 - 1) for count in counts) <= share
+
+
+@pytest.mark.parametrize("area", [1, 2, 3, 4, 9, 12, 16, 30, 49, 196])
+def test_what_is_left_of_small_images_and_at_least(area):
+    """An image of no more patches than the area keeps them all; the bound holds and grows with the image."""
+    for size in ((rows, cols) for rows in range(1, 31) for cols in [*range(1, 61), 300]):
+        kept = math.prod(min(pair) for pair in zip(size, aspect_grid(size, area), strict=True))
+        least = least_tokens(size, area)
+        assert kept == math.prod(size) if math.prod(size) <= area else kept >= max(least, 1)
+        assert least <= kept and least_tokens((size[0] + 1, size[1]), area) >= least
 
 
 def test_nothing_has_no_shape():

@@ -41,6 +41,7 @@ def batch(size, count=3):
         {"learned_levels": 1},
         {"scale_query": True},
         {"cells": "balanced"},
+        {"grid_shape": "aspect"},
         {"merger": "none"},
         {"merger": "pyramid"},
         {"merger": "pyramid", "grid_shape": "aspect", "position": "sincos"},

@@ -196,6 +196,8 @@ UNMERGE = {
         {"merger": "pyramid"},
         {"merger": "pyramid", "grid_shape": "aspect", "neighbours": True},
         {"merger": "pyramid", "cells": "2x2", "decoder": "bilinear"},
+        {"grid_shape": "aspect"},
+        {"grid_shape": "aspect", "merger": "concat", "neighbours": True},
     ],
     ids=str,
 )

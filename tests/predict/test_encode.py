@@ -266,6 +266,25 @@ def test_shards_have_256_megabytes_by_default(run, images, tmp_path):
     assert Records(tmp_path / "few").settings["shard_records"] == 2**28 // (200 * 100 * 24 * 2) == 279
 
 
+@pytest.mark.parametrize("merger", ["grid_attention", "average"])
+def test_grids_that_follow_the_images_fit_one_record(images, tmp_path, merger):
+    run = saved(tmp_path / "run", merger=merger, grid_shape="aspect")  # 12 tokens, at most 13
+    call(run, tmp_path / "out", [images])
+    call(run, tmp_path / "streamed", [images], stream_pixels=300)
+    call(run, tmp_path / "one", [images], size="16x64")
+    records, streamed, one = (Records(tmp_path / name) for name in ("out", "streamed", "one"))
+    records.verify()
+    assert records.grid == (1, 13) and one.grid == (2, 6) == one.record(0).grid
+    grids = set()
+    for index, source in enumerate(records.sources):
+        expected = alone(run, source)
+        for found in (records.record(index), streamed.record(index)):
+            assert found.grid == tuple(expected.shape[:2])
+            assert torch.allclose(found.tokens.float(), expected, rtol=2e-3, atol=2e-3)
+        grids.add(found.grid)
+    assert len(grids) >= 5
+
+
 def test_a_grid_that_grows_needs_one_size(images, tmp_path):
     run = saved(tmp_path / "run", merger="none", position="learned", jitter=0.5, last_pass=True)
     for short_side in (None, 16):

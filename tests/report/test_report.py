@@ -46,7 +46,10 @@ def sweep(name="glyphs", models=("vitar", "deit"), run="run", title="Any <size> 
     return {
         "format": 1, "title": title, "rows": rows, "examples": examples,
         "environment": {"torch": "2", "timm": "1", "device": "cpu (x)", "threads": 1, "precision": "float32"},
-        "models": {model: {"name": f"{model}_tiny_patch16", **about} for model in models},
+        "models": {
+            model: {"name": f"{model}_tiny_patch16", **about, **({"grid_shape": "aspect"} if model == "vitar" else {})}
+            for model in models
+        },
         "skipped": [{"set": name, "path": "3/broken.png", "reason": "truncated"}],
         "left_out": [{"set": name, "model": "deit", "protocol": "native", "size": [999, 999], "reason": "too dear"}],
     }  # fmt: skip
@@ -109,6 +112,7 @@ def test_page_says_what_the_rows_say(page):
     assert text.count('<tr><td class="text">glyphs</td>') == len(sweep()["rows"]) + 1  # and the row left out
     assert "48×80" in text and "too dear" in text and "3/broken.png" in text and "cpu (x)" in text
     assert "resized to 32<" in text
+    assert "<td>the area of 4×4</td>" in text and "<td>4×4</td>" in text
 
 
 def test_pictures_have_no_metadata(page):

@@ -73,6 +73,28 @@ def test_shards_are_of_constant_size_and_padded_with_zeros(tmp_path):
     assert torch.equal(padded[:1, :1], given[1].tokens) and padded.count_nonzero() == WIDTH
 
 
+def test_grids_of_several_shapes_lie_in_one_row(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    grids = [(2, 3), (3, 2), (1, 7), (7, 1), (1, 1), (2, 2)]
+    given = [
+        Record(tokens=torch.randn(*grid, WIDTH, generator=generator).half(), source=f"{i}", label=None, size=grid)
+        for i, grid in enumerate(grids)
+    ]
+    write(tmp_path, given[:5], [4, 1], grid=(1, 7))
+    with pytest.raises(ValueError, match="other settings"):
+        RecordWriter(tmp_path, settings(5), tmp_path)
+    RecordWriter(tmp_path, settings(5, grid=(1, 7)), tmp_path).add([5], given[5:], [])  # the last shard is read again
+    records = Records(tmp_path)
+    records.verify()
+    assert records.grid == (1, 7) and [records.record(i).grid for i in range(6)] == grids
+    for index, record in enumerate(given):
+        same(records.record(index), record)
+    expected = torch.stack([record.tokens.double().mean((0, 1)) for record in given])
+    assert torch.allclose(records.pooled().double(), expected, atol=1e-6)
+    shard = load_file(shard_path(tmp_path, 0))["tokens"]
+    assert shard.shape == (4, 1, 7, WIDTH) and not shard[0, 0, 6].any()
+
+
 def test_however_it_is_cut_the_bytes_are_the_same(tmp_path):
     given = make(10)
     write(tmp_path / "whole", given, [4, 4, 2])

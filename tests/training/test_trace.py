@@ -14,6 +14,7 @@ from anyres.training.runlog import STEPS, read_rows
 OPTIONS = {"patch_size": 4, "grid": (3, 3), "width": 16, "depth": 2, "heads": 2}
 RUNS = {
     "vitar": {"model_options": {**OPTIONS, "drop_path_rate": 0.2}},
+    "aspect": {"model_options": OPTIONS | {"grid_shape": "aspect"}, "aspect": (0.5, 2.0)},
     "deit": {"model": "deit_tiny_patch16", "model_options": OPTIONS, "sizes": ("12",)},
 }
 

@@ -13,13 +13,14 @@ peaks of small images, which vary by megabytes between equal runs, weigh less.
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 
 from anyres.costs.cost import attended_pairs, macs_by_part
 from anyres.costs.probe import Shape
+from anyres.layers.aspect_grid import least_tokens
 from anyres.layers.merge_plan import Grid, token_grid
 from anyres.layers.stages import make_stages
 from anyres.models.config import ViTARConfig
@@ -49,9 +50,31 @@ class Counts:
         batch, height, width = shape
         grid = token_grid(height, width, self.config.patch_size)
         fixed, by_image = _work(self.config, grid)
-        pieces = max(1.0, batch * math.prod(grid) / self.positions)
+        pieces = self._pieces(batch, grid)
         terms = {name: count * batch for name, count in by_image.items()}
         return {"call": 1.0, "levels": fixed * pieces, "pixels": float(math.prod(shape)), **terms}
+
+    def least_seconds(self, shape: Shape) -> Terms:
+        """Of each term of `seconds` a lower bound that never falls as an image grows."""
+        terms, batch = self.seconds(shape), shape[0]
+        if self.config.learned_levels is not None:  # a further level can save products
+            terms["merger"] = 0
+        if self.config.grid_shape == "aspect":  # a slightly larger image can have fewer tokens, cells and levels
+            grid = token_grid(*shape[1:], self.config.patch_size)
+            least = 1, self.least_trunk(grid)
+            fixed, by_image = _work(replace(self.config, grid=least, grid_shape="fixed"), least)
+            terms |= {"levels": fixed * self._pieces(batch, grid), "merger": 0}
+            terms |= {name: by_image[name] * batch for name in ("trunk", "attention")}
+        return terms
+
+    def least_trunk(self, grid: Grid) -> int:
+        """A lower bound of an image's tokens in the trunk that never falls as it grows."""
+        if self.config.grid_shape == "aspect":
+            return least_tokens(grid, math.prod(self.config.grid))
+        return math.prod(self.config.plan(grid).grid)
+
+    def _pieces(self, batch: int, grid: Grid) -> float:
+        return max(1.0, batch * math.prod(grid) / self.positions)
 
     def bytes(self, shape: Shape) -> Terms:
         """Terms of the peak memory of images (batch, height, width), beyond the images themselves."""
@@ -135,15 +158,12 @@ class CostModel:
     def least(self, shape: Shape) -> tuple[float, float]:
         """Lower bounds of `milliseconds` and `bytes_at_most` that never fall as an image grows.
 
-        The two themselves may: pieces need less memory than the whole of a slightly smaller image, and where only the
-        last levels are learned a further level can save products.
+        The two themselves may: pieces need less memory than the whole of a slightly smaller image, and time is as
+        `least_seconds` says.
         """
         batch, height, width = shape
-        config = self.counts.config
-        seconds = self.counts.seconds(shape)
-        if config.learned_levels is not None:
-            seconds["merger"] = 0
-        trunk = math.prod(config.plan(token_grid(height, width, config.patch_size)).grid)
+        config, seconds = self.counts.config, self.counts.least_seconds(shape)
+        trunk = self.counts.least_trunk(token_grid(height, width, config.patch_size))
         fixed = {"call": 1e6, "trunk": trunk * batch * config.width * self.counts.item}  # as in `Counts.bytes`
         least_bytes = self.counts.image_bytes(shape) + self.constants.reserve * _dot(self.constants.bytes, fixed)
         return 1e3 * _dot(self.constants.seconds, seconds), least_bytes

@@ -47,6 +47,7 @@ def _describe(subject: Subject) -> dict[str, Any]:
         "training_sizes": subject.info.training_sizes,
         "patch_size": config.patch_size,
         "grid": config.grid,
+        **({} if config.grid_shape == "fixed" else {"grid_shape": config.grid_shape}),  # older sweeps have no such word
         "run": folder.name,
         "parent": folder.parent.name,
         "classes": len(subject.info.classes),

@@ -28,6 +28,13 @@ def most_tokens(area: int) -> int:
     return max(area + side // 2, side**2)  # the latter is more for some areas that are no square
 
 
+def least_tokens(size: Grid, area: int) -> int:
+    """A lower bound of the tokens that an image of `size` patches leaves, no side being enlarged; it never falls as the
+    image grows, which the number itself does."""
+    # of as many patches or fewer nothing is merged; else the least is where sqrt(area / shape) is rounded from 1.5 to 1
+    return min(size[0] * size[1], max(2 * area // 3, 1))
+
+
 def _side(area: int, side: int, other: int) -> int:
     # 2 * sqrt(x) rounded down is isqrt(4 * x), which makes the rounding exact
     return max((isqrt(4 * area * side // other) + 1) // 2, 1)

@@ -83,7 +83,8 @@ class LocalValueAttention(PositionedAttention):
 class RelativeBiasAttention(PositionedAttention):
     """Swin's relative position bias (Liu et al., ICCV 2021): a learned bias of the logits for every offset and head.
 
-    Every block has a table of its own, of the model's grid. Under ViTAR that is the grid it always meets.
+    Every block has a table of its own, of the model's grid. Under ViTAR that is the grid it always meets, unless grids
+    follow the image's shape.
     """
 
     def __init__(self, width: int, heads: int, grid: Grid) -> None:

@@ -1,4 +1,4 @@
-"""The trunk: prefix tokens, transformer blocks and the final norm. Behind a merger it always meets the same grid."""
+"""The trunk: prefix tokens, transformer blocks and the final norm. Behind a merger it costs the same at every size."""
 
 from collections.abc import Collection, Sequence
 

@@ -122,12 +122,14 @@ def _settings(config: EncodeConfig, inputs: Sequence[LabelledFile], prepare: Pre
 
 
 def _record_grid(config: EncodeConfig, prepare: Preparation) -> Grid:
-    """The largest grid of tokens that the model can give these images. ValueError if there is none."""
+    """What all grids of tokens that the model can give these images fit into: see `Records`. ValueError if nothing."""
     model = prepare.model
-    if not model.keeps_shape:
+    if not model.keeps_shape and model.grid_shape == "fixed":
         return model.grid
     if prepare.size is not None:
         return model.plan(token_grid(*prepare.size, model.patch_size)).grid
+    if not model.keeps_shape:
+        return 1, model.most_tokens
     raise ValueError(
         f"the model in {config.run} has merger {model.merger!r} and cells {model.cells!r}, so that its grid grows with "
         f"the image, and size is {config.size}; allowed: one size for all images, such as 224x224"

@@ -2,7 +2,8 @@
 
 A shard holds "tokens" (n, rows, cols, D) in 16 bits, zeros beyond the grid of an image; "grids" (n, 2), the rows and
 columns that are real; "sizes" (n, 2), height and width of the images in pixels; "checksums" (n, 32), SHA-256 of each
-record; and, as JSON in its header, sources and labels.
+record; and, as JSON in its header, sources and labels. Where grids follow the images' shapes, "tokens" is one row of
+the most that there can be, (n, 1, most, D), in which a grid stands row after row: no rectangle fits them all closely.
 """
 
 from __future__ import annotations
@@ -66,12 +67,14 @@ def shard_path(folder: Path, number: int) -> Path:
 
 
 def write_shard(path: Path, records: Sequence[Record], grid: Grid) -> None:
-    """Writes records, padded with zeros to `grid`, to one file, atomically; equal records give equal bytes."""
+    """Writes records, padded with zeros to `grid`, to one file, atomically; equal records give equal bytes.
+
+    A `grid` of one row takes grids of any shape, row after row.
+    """
     like = records[0].tokens
     tokens = like.new_zeros(len(records), *grid, like.shape[2])  # (n, rows, cols, D)
     for place, record in zip(tokens, records, strict=True):
-        rows, cols = record.grid
-        place[:rows, :cols] = record.tokens
+        _real(place, record.grid).copy_(record.tokens)
     tensors = {
         "tokens": tokens,
         "grids": torch.tensor([record.grid for record in records], dtype=torch.int32),
@@ -81,6 +84,14 @@ def write_shard(path: Path, records: Sequence[Record], grid: Grid) -> None:
     said = {"sources": [record.source for record in records], "labels": [record.label for record in records]}
     content = save(tensors, metadata={_HEADER: json.dumps(said)})
     write_bytes(path, content)
+
+
+def _real(padded: Tensor, grid: Grid) -> Tensor:
+    """The part of (rows, cols, D) that a record's grid takes, or less of it where there is no room. A view."""
+    (rows, cols), count = grid, grid[0] * grid[1]
+    if len(padded) > 1 or not 0 < count <= padded.shape[1]:
+        return padded[:rows, :cols]
+    return padded[0, :count].view(rows, cols, -1)
 
 
 def read_index(folder: Path) -> dict[str, Any] | None:
@@ -142,7 +153,7 @@ class Shard:
         """A record, compared with its checksum if asked for."""
         rows, cols = self._grids[place].tolist()
         height, width = self._sizes[place].tolist()
-        tokens = self._tokens[place][:rows, :cols]
+        tokens = _real(self._tokens[place], (rows, cols))
         record = Record(
             tokens=tokens, source=self.sources[place], label=self.labels[place], size=(int(height), int(width))
         )
@@ -176,6 +187,7 @@ class Records:
         self.run = Path(index["run"])
         """The folder of the model at that time."""
         self.grid: Grid = (self.settings["grid"][0], self.settings["grid"][1])
+        """Rows and columns that every record is padded to on disk; (1, most tokens) where grids have several shapes."""
         self.width: int = self.settings["width"]
         self.failures: list[dict[str, Any]] = index["failures"]
         """The inputs that could not be read: {"input": its place, "path", "reason"}."""

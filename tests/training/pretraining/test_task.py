@@ -124,6 +124,8 @@ def test_a_step_does_not_depend_on_the_generator_nor_on_recomputing(make):
         {"precision": "bfloat16"},
         {"model_options": {**SMALL, "in_channels": 1}},
         {"model": "mae_vit_tiny_patch16", "own_aspect": True, "sizes": ("13-20",)},
+        {"model_options": {**SMALL, "grid_shape": "aspect"}, "own_aspect": True, "sizes": ("24",)},
+        {"model_options": {**SMALL, "grid_shape": "aspect"}, "aspect": (0.25, 4.0), "sizes": ("24-40",)},
         {
             "model_options": {**SMALL, "merger": "pyramid", "grid_shape": "aspect", "extra_passes": 1},
             "sizes": ("13", "30"),
@@ -275,6 +277,14 @@ def test_unreadable_images_are_neither_drawn_nor_fatal(make, unlabelled):
         (
             {"sizes": ("8",), "own_aspect": True, "model_options": {**SMALL, "patch_size": 5}},
             "5x15 pixels the grid has 1x3",
+        ),
+        (  # 2x2 for a square and 1x4 for the widest
+            {"sizes": ("24",), "own_aspect": True, "model_options": {**SMALL, "grid": 2, "grid_shape": "aspect"}},
+            "pixels the grid has (1x3|3x1) cells",
+        ),
+        (
+            {"sizes": ("24",), "aspect": (0.25, 4.0), "model_options": {**SMALL, "grid": 2, "grid_shape": "aspect"}},
+            "pixels the grid has (1x3|3x1) cells",
         ),
         ({"model_options": {"stem": "conv"}}, 'stem is "conv".*leak.*stem="patch"'),
         ({"model_options": {"position": "conditional"}}, 'position is "conditional".*leak'),

@@ -20,6 +20,8 @@ from anyres.training.run_checks import check_integers
 if TYPE_CHECKING:
     from anyres.training.task import Task
 
+_SHAPES = 63  # of an image that are tried between the widest and the tallest
+
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig(ImageRunConfig):
@@ -89,7 +91,7 @@ def _check_model(config: PretrainConfig) -> None:
     """ValueError for a model that at some size has nothing to see or to predict."""
     model = config.model_settings()
     backbone = model.backbone
-    sizes = _extreme_sizes(config, backbone.patch_size)
+    sizes = _extreme_sizes(config, backbone.patch_size, 0 if backbone.grid_shape == "fixed" else _SHAPES)
     for size in sizes:
         model.visible(*size)
     plans = [model.plan(*size) for size in sizes]
@@ -101,10 +103,14 @@ def _check_model(config: PretrainConfig) -> None:
     check_augmentation(config.augmentation, config.parsed_sizes()[0], backbone)
 
 
-def _extreme_sizes(config: PretrainConfig, patch_size: int) -> list[Size]:
-    """The sizes with the fewest cells among all that images can have; larger ones have no fewer."""
-    sizes = config.parsed_sizes()
+def _extreme_sizes(config: PretrainConfig, patch_size: int, between: int) -> list[Size]:
+    """The sizes with the fewest cells among all that images can have; larger ones have no fewer.
+
+    At each area the square, the widest and the tallest shape, and so many `between` those two, which can have fewer
+    cells where the grid follows the image's shape.
+    """
+    low, high = (1 / MOST_ASPECT, MOST_ASPECT) if config.own_aspect else config.aspect
+    factors = [1.0, high, low, *(low * (high / low) ** ((step + 1) / (between + 1)) for step in range(between))]
     if config.own_aspect:
-        shapes = (1, 1), (1, MOST_ASPECT), (MOST_ASPECT, 1)
-        return [whole_patch_size(size, shape, patch_size) for size in sizes for shape in shapes]
-    return [stretched(size, factor) for size in sizes for factor in (1.0, *config.aspect)]
+        return [whole_patch_size(size, (1, f), patch_size) for size in config.parsed_sizes() for f in factors]
+    return [stretched(size, factor) for size in config.parsed_sizes() for factor in factors]
