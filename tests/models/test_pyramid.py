@@ -9,6 +9,8 @@ import torch.nn.functional as F
 
 import anyres
 from anyres.layers.averaged import resize_to
+from anyres.layers.merge_plan import Level, MergePlan
+from anyres.layers.shares import merge_with_shares
 from anyres.models.vitar import ViTAR
 from anyres.models.weights.files import load, save
 from anyres.models.weights.timm import convert_timm_vit
@@ -213,3 +215,21 @@ def test_saved_and_loaded_it_is_the_same(tmp_path):
 def test_what_it_cannot_serve_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         make(**options)
+
+
+def test_bases_and_plans_that_do_not_fit_are_refused():
+    model, plan = make(), MergePlan.halving((7, 5), (3, 3))
+    tokens = torch.randn(1, 7, 5, 24, dtype=torch.double)
+    bases = [torch.randn(1, *level.output_grid, 24, dtype=torch.double) for level in plan.levels]
+    assert model.merger(tokens, plan, bases).shape == (1, 3, 3, 24)
+    for given in ([], bases[:1]):
+        for merge in (model.merger, lambda *arguments: merge_with_shares(model.merger, *arguments)):
+            with pytest.raises(ValueError, match=rf"there are {len(given)} bases for 3 levels \(7x5 > .* needs one"):
+                merge(tokens, plan, given)
+    with pytest.raises(ValueError, match=r"the base has shape \(1, 3, 3, 24\); needed .* \(1, 4, 3, 24\)"):
+        model.merger(tokens, plan, [bases[1], *bases[1:]])
+    with pytest.raises(ValueError, match=r"tokens have a grid of \(7, 4\); the level is for \(7, 5\)"):
+        model.merger(tokens[:, :, :4], plan, bases)
+    large = MergePlan((7, 5), (Level((0, 3, 7), (0, 2, 5)),))
+    with pytest.raises(ValueError, match="a cell holds 4 positions of an axis; one level merges 1 or 2"):
+        model.merger(tokens, large, [torch.randn(1, 2, 2, 24, dtype=torch.double)])

@@ -99,13 +99,15 @@ class GridAttention(nn.Module):
                 cell's tokens (equation 1).
 
         Raises:
-            ValueError: tokens of another grid, cells of more than 2x2, or an extent missing or without effect.
+            ValueError: tokens or a base of another grid, cells of more than 2x2, or an extent missing or without
+                effect.
         """
         if tuple(x.shape[1:3]) != level.input_grid:
             raise ValueError(f"tokens have a grid of {tuple(x.shape[1:3])}; the level is for {level.input_grid}.")
         if (extent is None) != (self.scale is None):
             needed = "give the patches per cell (rows, cols)" if extent is None else "leave it out"
             raise ValueError(f"extent is {extent} and scale_query is {self.scale is not None}; {needed}.")
+        _check_base(base, x, level)
         if is_kept is not None and self.padding == "zeros":
             raise ValueError('padding is "zeros" and patches are skipped; allowed with skipped patches: "masked".')
         if self.skips_queries(level):
@@ -123,6 +125,7 @@ class GridAttention(nn.Module):
             (B, R, C, D), and shares (B, R, C, places) float32, the mean over the heads; those of a cell's places, which
             are in the order of `cells.places`, sum to 1.
         """
+        _check_base(base, x, level)
         if self.skips_queries(level):
             return self.merge_singles(x, base), x.new_ones(*x.shape[:3], 1, dtype=torch.float32)
         tokens, is_absent = self._apart(x, level, None)
@@ -261,6 +264,12 @@ class GridAttention(nn.Module):
         if is_absent is not None:
             scores = scores.masked_fill(is_absent[:, None], float("-inf"))
         return scores.softmax(-1)
+
+
+def _check_base(base: Tensor | None, x: Tensor, level: Level) -> None:
+    needed = (len(x), *level.output_grid, x.shape[-1])
+    if base is not None and tuple(base.shape) != needed:
+        raise ValueError(f"the base has shape {tuple(base.shape)}; needed for the cells of the level: {needed}.")
 
 
 def _mean(tokens: Tensor, is_absent: Tensor | None) -> Tensor:

@@ -38,9 +38,25 @@ class PyramidMerger(AdaptiveTokenMerger):
             plan: how they are merged.
             bases: (B, R, C, D) for each level of the plan, see `bases`.
         """
-        for index, (level, base) in enumerate(zip(plan.levels, bases, strict=True)):
+        for index, (level, base) in enumerate(zip(plan.levels, bases_of(self, bases, plan), strict=True)):
             x, _ = self.step(x, plan, index, level, base=base)
         return x
+
+
+def bases_of(merger: AdaptiveTokenMerger, bases: Sequence[Tensor], plan: MergePlan) -> Sequence[Tensor | None]:
+    """The base of every level of a plan; None for each where a merger takes the mean of a cell instead.
+
+    Raises:
+        ValueError: fewer or more than there are levels.
+    """
+    if not isinstance(merger, PyramidMerger):
+        return [None] * len(plan.levels)
+    if len(bases) != len(plan.levels):
+        raise ValueError(
+            f"there are {len(bases)} bases for {len(plan.levels)} levels ({plan}); a pyramid needs one for each, the "
+            "patches of the image averaged down to its grid."
+        )
+    return bases
 
 
 def reduced_images(image: Tensor, plan: MergePlan, patch_size: int) -> list[Tensor | None]:

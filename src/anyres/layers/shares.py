@@ -11,7 +11,7 @@ from torch import Tensor
 from anyres.layers.cells import cell_and_place, cell_areas, to_patches
 from anyres.layers.merge_plan import MergePlan
 from anyres.layers.merging import AdaptiveTokenMerger, AveragePoolMerger, ConcatMerger
-from anyres.layers.pyramid_merger import PyramidMerger
+from anyres.layers.pyramid_merger import bases_of
 
 
 def merge_with_shares(
@@ -41,8 +41,7 @@ def merge_with_shares(
         return merger(x, plan), (1 / areas.float()).expand(len(x), -1, -1)
     total = x.new_ones(len(x), *plan.size, dtype=torch.float32)
     row, col = (torch.arange(side, device=x.device) for side in plan.size)  # the token that each patch is now in
-    bases_or_means = bases if isinstance(merger, PyramidMerger) else [None] * len(plan.levels)
-    for index, (level, base) in enumerate(zip(plan.levels, bases_or_means, strict=True)):
+    for index, (level, base) in enumerate(zip(plan.levels, bases_of(merger, bases, plan), strict=True)):
         x, shares = merger.step_shares(x, plan, index, base)
         (row_cell, row_place), (col_cell, col_place) = (
             cell_and_place(level.rows, x.device),

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from anyres.layers.cells import Axis, is_padding, places
 from anyres.layers.merge_plan import Level, MergePlan
 from anyres.layers.merging import AdaptiveTokenMerger
-from anyres.layers.pyramid_merger import PyramidMerger
+from anyres.layers.pyramid_merger import bases_of
 
 
 def merge_visible(
@@ -32,8 +32,7 @@ def merge_visible(
     Returns:
         (m, D), the tokens of the cells that hold a visible patch, and which those are, (B, R, C) bool.
     """
-    bases_or_means = bases if isinstance(merger, PyramidMerger) else [None] * len(plan.levels)
-    for index, base in zip(range(len(plan.levels)), bases_or_means, strict=True):
+    for index, base in enumerate(bases_of(merger, bases, plan)):
         x, is_visible = _merge_level(merger, x, is_visible, plan, index, base)
     return x, is_visible
 
