@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from anyres.layers.averaged import AxisResize, resize_to
 
@@ -49,3 +50,21 @@ def test_a_wrong_stretch_is_an_error():
 def test_sixteen_bits_are_summed_exactly():
     x = torch.full((1, 1, 512, 512), 1.0, dtype=torch.bfloat16)
     assert resize_to(x, 1, 1).item() == 1.0
+
+
+def test_what_is_not_finite_reaches_no_pixel_that_it_is_no_part_of():
+    for source, target in ((9, 6), (35, 18), (4, 12), (3, 14)):
+        x = torch.eye(source)[:, None, :, None].log()  # 0 at one place, elsewhere minus infinity
+        found = AxisResize(source, target).apply(-x, 2).isfinite()[:, 0, :, 0]  # (source, target)
+        y = torch.eye(source)[:, None, :, None]
+        assert torch.equal(~found, AxisResize(source, target).apply(1 - y, 2)[:, 0, :, 0] > 0)
+
+
+def test_on_the_meta_device_and_for_fake_tensors_nothing_is_left_behind():
+    for source, target in ((61, 44), (44, 61)):
+        axis = AxisResize(source, target)
+        with FakeTensorMode():
+            assert axis.apply(torch.empty(1, source), 1).shape == (1, target)
+        with torch.device("meta"):
+            assert axis.apply(torch.empty(1, source), 1).shape == (1, target)
+        assert axis.apply(torch.ones(1, source), 1).allclose(torch.ones(1, target))

@@ -10,6 +10,10 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+Table = tuple[list[list[int]], list[list[float]]]
+"""Of every target pixel the source pixels that it is made of, and their weights: (most of them, target) numbers each.
+Numbers and not tensors, which would be those of the device and mode that was there first."""
+
 
 class AxisResize:
     """How an axis of `source` pixels becomes one of `target` pixels."""
@@ -23,7 +27,7 @@ class AxisResize:
         if self.is_mean:
             return start * self.source // self.target, -(-stop * self.source // self.target)
         places, _ = _read_between(self.source, self.target)
-        return int(places[0, start]), int(places[1, stop - 1]) + 1
+        return places[0][start], places[1][stop - 1] + 1
 
     def apply(self, x: Tensor, dim: int, start: int = 0, stop: int | None = None) -> Tensor:
         """Target pixels `start` to `stop` - 1 along axis `dim`, from exactly the source pixels of their `reach`."""
@@ -41,35 +45,42 @@ class AxisResize:
         shape = [1] * x.ndim
         shape[dim] = stop - start
         total: Tensor | None = None
-        for place, weight in zip(places[:, start:stop] - first, weights[:, start:stop].to(x), strict=True):
-            # a pixel of no weight may lie beyond the stretch
-            found = x.index_select(dim, place.clamp(0, last - first - 1).to(x.device)) * weight.view(shape)
+        for place, weight in zip(places, weights, strict=True):
+            index = torch.tensor(place[start:stop], device=x.device) - first
+            share = torch.tensor(weight[start:stop], device=x.device, dtype=x.dtype).view(shape)
+            found = x.index_select(dim, index) * share
             total = found if total is None else total + found
         assert total is not None
         return total
 
 
-@lru_cache(maxsize=64)
-def _means(source: int, target: int) -> tuple[Tensor, Tensor]:
-    """Places and weights (most pixels, target) of the source pixels that every target pixel is the mean of."""
-    most = -(-source // target) + 1
-    # in units of 1 / target of a source pixel everything is whole
-    start = torch.arange(target) * source
-    places = start // target + torch.arange(most)[:, None]  # (most, target)
-    overlap = torch.minimum((places + 1) * target, start + source) - torch.maximum(places * target, start)
-    weights = overlap.clamp_min(0).double() / source
-    needed = int((weights > 0).any(1).sum())
-    return places[:needed], weights[:needed]
+@lru_cache(maxsize=256)
+def _means(source: int, target: int) -> Table:
+    """The source pixels that every target pixel is the mean of."""
+    found = []
+    for start in range(0, target * source, source):  # in units of 1 / target of a source pixel everything is whole
+        places = range(start // target, -(-(start + source) // target))
+        overlaps = [min((place + 1) * target, start + source) - max(place * target, start) for place in places]
+        found.append(([*places], [overlap / source for overlap in overlaps]))
+    return _table(found)
 
 
-@lru_cache(maxsize=64)
-def _read_between(source: int, target: int) -> tuple[Tensor, Tensor]:
-    """Places and weights (2, target) of the source pixels between which every target pixel is read."""
-    twice = (2 * torch.arange(target) + 1) * source - target  # the centre, in units of 1 / (2 * target) pixels
-    below = torch.div(twice, 2 * target, rounding_mode="floor")
-    after = (twice - below * 2 * target).double() / (2 * target)
-    places = torch.stack([below, below + 1]).clamp(0, source - 1)
-    return places, torch.stack([1 - after, after])
+@lru_cache(maxsize=256)
+def _read_between(source: int, target: int) -> Table:
+    """The source pixels between which every target pixel is read."""
+    found = []
+    for pixel in range(target):
+        below, after = divmod((2 * pixel + 1) * source - target, 2 * target)  # its centre, in units of 1 / (2 * target)
+        places = [min(max(place, 0), source - 1) for place in (below, below + bool(after))]
+        found.append((places, [1 - after / (2 * target), after / (2 * target)]))
+    return _table(found)
+
+
+def _table(found: list[tuple[list[int], list[float]]]) -> Table:
+    """Place by place instead of pixel by pixel; what has fewer places repeats its last one, without weight."""
+    most = max(len(places) for places, _ in found)
+    places = [[places[min(at, len(places) - 1)] for places, _ in found] for at in range(most)]
+    return places, [[weights[at] if at < len(weights) else 0.0 for _, weights in found] for at in range(most)]
 
 
 def resize_to(images: Tensor, height: int, width: int) -> Tensor:
