@@ -17,7 +17,7 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from anyres.ablation import ablate, runner
+from anyres.ablation import ablate, figures, runner
 from anyres.ablation.page import write_page
 from anyres.ablation.plan import plan_jobs
 from anyres.ablation.results import collect
@@ -81,6 +81,23 @@ def test_what_is_written(done):
     }  # fmt: skip
     text = (folder / "results.md").read_text()
     assert "| variant | 16 | 24 | 48 | 96 | at 4x its largest size | below its best |" in text
+    assert "Images that every size is measured on: 10." in text
+
+
+def test_the_picture_holds_every_variant_against_resizing(done):
+    data = json.loads((done / "mergers" / "ablation.json").read_text())
+    wide = {**data, "summary": [{**row, "set": name} for name in ("a", "b", "c", "d") for row in data["summary"]]}
+    for given, panels in ((data, 1), (wide, 4)):
+        figure = figures.together(given, canvas.LIGHT)
+        axes = [ax for part in figure.subfigs for ax in part.axes if ax.axison]
+        assert len(axes) == panels and len(figure.subfigs) in (1, 6)  # three beside each other, two rows
+        for ax in axes:
+            [box] = ax.figure.legends
+            labels = [text.get_text() for text in box.get_texts()]
+            assert labels[:4] == ["grid", "mean", "grid, resized to 16", "grid, resized to 24"]
+            own = [row for row in data["summary"] if (row["variant"], row["protocol"]) == ("grid", "resized to 24x24")]
+            means = [row["mean"] for row in sorted(own, key=lambda row: row["size"])]
+            assert means in [list(line.get_ydata()) for line in ax.lines if line.get_color() == canvas.LIGHT.ink]
 
 
 class Reader(HTMLParser):

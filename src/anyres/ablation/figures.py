@@ -1,7 +1,8 @@
 """The pictures of a study: all variants in one panel per set, and each alone before the others.
 
 Colour, marker and kind of line together tell the variants apart, for any eye and on paper without colour; a filled
-marker is a size that the variant was trained at; a band reaches from the worst to the best seed.
+marker is a size that the variant was trained at; a band reaches from the worst to the best seed. What the first variant
+makes of images that were resized to its smallest or largest training size is drawn in ink, without markers.
 """
 
 from __future__ import annotations
@@ -18,30 +19,44 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MultipleLocator
 
 from anyres.ablation.summary import cells, sets
+from anyres.evaluation.rows import NATIVE, protocol_text
 from anyres.report.canvas import Theme, legend, new_figure, plain_axes, resolution_axis, style, titles
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "*", "h", "<", ">", "d", "8")
-_MOST_BANDS = 4  # in one panel; more hide each other
+_MOST_BANDS = 4  # of several seeds in one panel; more hide each other
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.5)))
 _COLUMNS = 4
+_PANELS = 3
+"""Panels beside each other that are still read well."""
+_RESIZED: tuple[Any, ...] = ((0, (6, 2)), (0, (1, 1.5)))
 
 Cells = Mapping[int, Mapping[str, Any]]
 
 
 def together(data: Mapping[str, Any], theme: Theme) -> Figure:
-    """Accuracy against resolution of all variants, images as they are; one panel per set, or per set and panel."""
+    """Accuracy against resolution of all variants, images as they are; one panel per set, or per set and panel.
+
+    The baseline that any of them has to beat is drawn for the first: the same images resized to a training size.
+    """
     groups = dict.fromkeys(variant["panel"] for variant in data["variants"])
     panels = [(name, group) for name in sets(data["summary"]) for group in groups]
     most = max(sum(variant["panel"] == group for variant in data["variants"]) for group in groups)
-    with new_figure(theme, columns=len(panels), height=5.2 + 0.12 * most) as (figure, axes):
-        for (name, group), ax in zip(panels, axes, strict=True):
+    columns = min(len(panels), max(_PANELS, len(groups)))  # the sets of a study of panels stand below each other
+    rows = math.ceil(len(panels) / columns)
+    with new_figure(theme, columns=columns, rows=rows, height=5.5 + 0.12 * most) as (figure, axes):
+        for ax in axes[len(panels) :]:
+            ax.set_axis_off()
+        for (name, group), ax in zip(panels, axes, strict=False):
             table, handles = cells(data["summary"], name), list[Artist]()
             members = [variant for variant in data["variants"] if variant["panel"] == group]
             shown = [variant["name"] for variant in members if variant["name"] in table]
+            several = sum(any(cell["seeds"] > 1 for cell in table[variant].values()) for variant in shown)
+            band = several <= _MOST_BANDS
             for number, variant in enumerate(members):
                 if variant["name"] in table:
-                    band = len(shown) <= _MOST_BANDS
                     handles.append(_line(ax, variant, table[variant["name"]], theme, number, band=band))
+            if shown:
+                handles += _resized_lines(ax, data, name, shown[0], theme)
             handles.append(_dot(theme, theme.muted, "trained at this size"))
             handles.append(_dot(theme, theme.paper, "never trained at this size"))
             _axes(ax, (side for variant in shown for side in table[variant]))
@@ -95,6 +110,18 @@ def _line(ax: Axes, variant: Mapping[str, Any], row: Cells, theme: Theme, number
             markeredgewidth=1.4, linestyle="none", zorder=4,
         )  # fmt: skip
     return Line2D([], [], marker=marker, markersize=5.5, label=variant["name"], **look)
+
+
+def _resized_lines(ax: Axes, data: Mapping[str, Any], set_name: str, variant: str, theme: Theme) -> list[Artist]:
+    """One thin line for each size that the images were resized to before the variant got them."""
+    protocols = dict.fromkeys(row["protocol"] for row in data["summary"] if row["variant"] == variant)
+    found: list[Artist] = []
+    for dash, protocol in zip(_RESIZED, (name for name in protocols if name != NATIVE), strict=False):
+        row = cells(data["summary"], set_name, protocol).get(variant, {})
+        look: dict[str, Any] = {"color": theme.ink, "linewidth": 1.3, "linestyle": dash, "zorder": 2}
+        ax.plot(sorted(row), [row[side]["mean"] for side in sorted(row)], **look)
+        found.append(Line2D([], [], label=f"{variant}, {protocol_text(protocol)}", **look))
+    return found
 
 
 def _dot(theme: Theme, fill: str, text: str) -> Line2D:

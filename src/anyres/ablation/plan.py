@@ -54,7 +54,7 @@ class Tier:
 NEAR, FAR, FARTHER = TIERS = (
     Tier(suffix="", side=440),
     Tier(suffix="-far", side=1171),
-    Tier(suffix="-farther", side=3511, images=60),
+    Tier(suffix="-farther", side=3511, images=40),
 )
 _REMEDY = "delete it to have it made again"
 _OTHERWISE = "Give that one to go on with it, or another out for a new study; finished results stay as they are"
@@ -132,7 +132,7 @@ def make_jobs(config: AblateConfig, study: Study, which: Iterable[tuple[SetName,
         run = config.folder / "runs" / set_name / name / f"seed{seed}"
         training = replace(trainings[name], data=data_folder(config, set_name), out=run, seed=seed)
         start = study.variant(name).start
-        sweeps = _sweeps(config, study, training, sizes, set_name, _most_macs(study.variant(name), training))
+        sweeps = _sweeps(config, study, study.variant(name), training, sizes, set_name)
         before = None if start is None else _pretraining(config, study, base, start, set_name, seed)
         # a fine-tuned run starts from the pre-training of its own seed and set
         if before is not None:
@@ -219,36 +219,31 @@ def study_sizes(study: Study, trainings: Sequence[TrainConfig]) -> tuple[int, ..
     return tuple(sizes)
 
 
+def _sweeps(
+    config: AblateConfig, study: Study, variant: Variant, training: TrainConfig, sizes: Sequence[int], set_name: SetName
+) -> tuple[SweepConfig, ...]:
+    run, least = training.out, 0
+    found = []
+    for tier in TIERS:
+        sides = [side for side in sizes if least < side <= tier.largest]
+        if sides and (variant.largest is None or variant.largest > least):
+            found.append(SweepConfig(
+                runs=(run,), data=(data_folder(config, set_name, tier),), sizes=tuple(map(str, sides)),
+                out=run.with_name(f"{run.name}{tier.suffix}.json"),
+                title=f"{config.study}: {run.parent.name} on {set_name}", crop_ratio=CROP_RATIO,
+                limit=images_measured(config, study, tier), max_macs=_most_macs(variant, training), latency_runs=3,
+                latency_seconds=1.0, device=config.device, threads=1, examples=0, progress=False,
+            ))  # fmt: skip
+        least = tier.largest
+    return tuple(found)
+
+
 def _most_macs(variant: Variant, training: TrainConfig) -> float | None:
     """What a row of the variant may cost, for one that gets images as they are up to some size only."""
     if variant.largest is None:
         return None
     settings = training.model_settings(CLASSES)
     return float(sum(macs_by_part(settings, (variant.largest, variant.largest)).values()))
-
-
-def _sweeps(
-    config: AblateConfig,
-    study: Study,
-    training: TrainConfig,
-    sizes: Sequence[int],
-    set_name: SetName,
-    max_macs: float | None,
-) -> tuple[SweepConfig, ...]:
-    run, least = training.out, 0
-    found = []
-    for tier in TIERS:
-        sides = [side for side in sizes if least < side <= tier.largest]
-        least = tier.largest
-        if sides:
-            found.append(SweepConfig(
-                runs=(run,), data=(data_folder(config, set_name, tier),), sizes=tuple(map(str, sides)),
-                out=run.with_name(f"{run.name}{tier.suffix}.json"),
-                title=f"{config.study}: {run.parent.name} on {set_name}", crop_ratio=CROP_RATIO,
-                limit=images_measured(config, study, tier), max_macs=max_macs, latency_runs=3, latency_seconds=1.0,
-                device=config.device, threads=1, examples=0, progress=False,
-            ))  # fmt: skip
-    return tuple(found)
 
 
 def images_measured(config: AblateConfig, study: Study, tier: Tier) -> int:

@@ -55,7 +55,8 @@ class Variant:
     """How many seeds on which sets in the full form, if not those of the study; on sets that are missing it is run only
     when they are asked for by name."""
     largest: int | None = None
-    """Largest side at which it gets images as they are, if what lies beyond would take too long."""
+    """Largest side at which it gets images as they are, if what lies beyond would take too long. Images resized to a
+    training size it gets as far as the stored images of that side reach."""
     panel: str = ""
     """Variants of one panel are drawn together; those of other panels beside them, in the same order and colours."""
 
@@ -419,7 +420,7 @@ HELD = Study(
     seeds={**dict.fromkeys(_DIGITS, 3), **dict.fromkeys(_LETTERS, 1)},
     quick_sets=_DIGITS,
     steps=1500,
-    far_images=150,
+    far_images=100,
     variants=(
         Variant(
             name="pyramid", text="every cell also seen from afar (merger pyramid), positions by PEG in the trunk",

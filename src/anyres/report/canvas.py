@@ -72,13 +72,14 @@ def style() -> Iterator[None]:
 
 
 @contextmanager
-def new_figure(theme: Theme, *, columns: int = 1, height: float) -> Iterator[tuple[Figure, list[Axes]]]:
+def new_figure(theme: Theme, *, columns: int = 1, rows: int = 1, height: float) -> Iterator[tuple[Figure, list[Axes]]]:
+    """A figure of panels, row by row; `height` in inches is that of a row."""
     with style():
-        figure = Figure(figsize=(6.0 * columns, height), facecolor=theme.paper, layout="constrained")
+        figure = Figure(figsize=(6.0 * columns, height * rows), facecolor=theme.paper, layout="constrained")
         FigureCanvasAgg(figure)
         # A subfigure for each panel, so that every panel has its own legend below its own labels.
-        parts = figure.subfigures(1, columns, squeeze=False, facecolor=theme.paper)[0]
-        axes = [part.add_subplot(facecolor=theme.paper) for part in parts]
+        parts = figure.subfigures(rows, columns, squeeze=False, facecolor=theme.paper)
+        axes = [part.add_subplot(facecolor=theme.paper) for part in parts.flat]
         for ax in axes:
             plain_axes(ax, theme)
         yield figure, axes
