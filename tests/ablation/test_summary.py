@@ -73,7 +73,8 @@ def test_overlapping_seeds_and_single_seeds_are_not_clear():
 def study():
     summary, variants = summarise(ROWS), [about("a", {"224": 80.0}), about("b", {"224": 70.0}), about("c")]
     return {
-        "title": "T", "settings": {"images measured": "9"}, "question": "Q?", "command": "anyres ablate x", "variants": variants, "summary": summary,
+        "title": "T", "question": "Q?", "command": "anyres ablate x", "variants": variants, "summary": summary,
+        "settings": {"images measured": "9"},
         "beyond": beyond(summary, variants), "orderings": orderings(summary, variants, {224: 16}), "failed": [],
         "landmarks": {"224": 16},
     }  # fmt: skip
