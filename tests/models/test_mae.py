@@ -43,7 +43,7 @@ def batch(size, count=3):
         {"cells": "balanced"},
         {"grid_shape": "aspect"},
         {"merger": "none"},
-        {"merger": "pyramid"},
+        {"merger": "pyramid", "full_levels": 1},
         {"merger": "pyramid", "grid_shape": "aspect", "position": "sincos"},
         {"merger": "pyramid", "cells": "2x2", "patch_size": 2},
     ],

@@ -19,6 +19,7 @@ TINY = {"width": 24, "heads": 2, "depth": 1, "patch_size": 4, "grid": 3, "num_cl
 FORMS = [
     {}, {"stem": "conv"}, {"position": "conditional"}, {"position": "conditional", "placement": "trunk"},
     {"position": "sincos"}, {"cells": "2x2"}, {"cells": "1x1"}, {"last_pass": False},
+    {"full_levels": 1, "deep_weight": 0.3}, {"full_levels": 0, "deep_weight": 0.0},
 ]  # fmt: skip
 SIZES = [(12, 12), (24, 24), (53, 90), (37, 200), (1, 1), (5, 131), (96, 48), (1, 300)]
 
@@ -42,7 +43,7 @@ def merged_slowly(model, image):
         image = F.pad(image, (0, cols - image.shape[-1], 0, rows - image.shape[-2]), mode="replicate")
     patches = tokens = base = model.position(model.stem(image))
     shares, edges = torch.ones(patches.shape[:3], dtype=torch.double), [range(side + 1) for side in plan.size]
-    for level in plan.levels:
+    for index, level in enumerate(plan.levels):
         if not level.is_identity:
             image = resize_to(image, *(side * patch for side in level.output_grid))
             base = model.position(model.stem(image))
@@ -51,13 +52,22 @@ def merged_slowly(model, image):
             for col in range(base.shape[2]):
                 rows, cols = level.rows[row : row + 2], level.cols[col : col + 2]
                 cell = tokens[:, rows[0] : rows[1], cols[0] : cols[1]]
-                merged[:, row, col], share = one_cell(block, base[:, row, col], cell.flatten(1, 2))
+                whole, share = one_cell(block, base[:, row, col], cell.flatten(1, 2))
+                seen = whole - base[:, row, col]
+                merged[:, row, col] = base[:, row, col] + weight_of(model.config, plan.levels[index:]) * seen
                 for i, j in itertools.product(range(*rows), range(*cols)):  # the patches of every token of the cell
                     inside = (slice(None), slice(*edges[0][i : i + 2]), slice(*edges[1][j : j + 2]))
                     shares[inside] *= share[:, (i - rows[0]) * cell.shape[2] + j - cols[0], None, None]
         edges = [[axis[edge] for edge in cells] for axis, cells in zip(edges, (level.rows, level.cols), strict=True)]
         tokens = merged
     return tokens, patches, shares
+
+
+def weight_of(config, levels):
+    """How much a level counts that is the first of these."""
+    merging = sum(level.input_grid != level.output_grid for level in levels)
+    is_deep = config.full_levels is not None and merging > config.full_levels
+    return config.deep_weight if is_deep else 1.0
 
 
 def one_cell(block, base, tokens):
@@ -210,6 +220,10 @@ def test_saved_and_loaded_it_is_the_same(tmp_path):
         ({"cells": "balanced"}, "allowed: halving"),
         ({"learned_levels": 1}, "learned_levels=1"),
         ({"scale_query": True}, "scale_query=True"),
+        ({"full_levels": -1}, "full_levels is -1"),
+        ({"deep_weight": 0.5}, "deep_weight=0.5 has no effect because full_levels is None"),
+        ({"full_levels": 1, "deep_weight": 1.5}, "allowed: 0 to 1"),
+        ({"full_levels": 1, "cells": "1x1"}, "full_levels=1 has no effect"),
     ],
 )
 def test_what_it_cannot_serve_is_refused(options, message):

@@ -99,8 +99,10 @@ class AdaptiveTokenMerger(nn.Module):
             return (total / number).to(x.dtype), counts
         extent = self.extent(plan, index)
         if self.grad_checkpointing and torch.is_grad_enabled():
-            return checkpoint(self.block, x, level, extent, is_kept, base, use_reentrant=False), counts
-        return self.block(x, level, extent, is_kept, base), counts
+            merged = checkpoint(self.block, x, level, extent, is_kept, base, use_reentrant=False)
+        else:
+            merged = self.block(x, level, extent, is_kept, base)
+        return self.weighted(merged, base, plan, index), counts
 
     def step_shares(self, x: Tensor, plan: MergePlan, index: int, base: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Level `index` of a plan as `step`, and the shares (B, R, C, places) of a cell's tokens in its attention;
@@ -112,8 +114,14 @@ class AdaptiveTokenMerger(nn.Module):
             shares = weights / weights.sum(-1, keepdim=True)
             return cell_mean(x, level.rows, level.cols), shares.expand(len(x), -1, -1, -1)
         if self.grad_checkpointing and torch.is_grad_enabled():
-            return checkpoint(self.block.forward_shares, x, level, extent, base, use_reentrant=False)
-        return self.block.forward_shares(x, level, extent, base)
+            merged, shares = checkpoint(self.block.forward_shares, x, level, extent, base, use_reentrant=False)
+        else:
+            merged, shares = self.block.forward_shares(x, level, extent, base)
+        return self.weighted(merged, base, plan, index), shares
+
+    def weighted(self, merged: Tensor, base: Tensor | None, plan: MergePlan, index: int) -> Tensor:
+        """What level `index` of a plan leaves, (..., D): all that the block gives; see `PyramidMerger`."""
+        return merged
 
     def extent(self, plan: MergePlan, index: int) -> Extent | None:
         """Patches that a cell of level `index` covers, where the block is to be told."""

@@ -20,6 +20,7 @@ from torch import Tensor
 from anyres.layers.averaged import resize_to
 from anyres.layers.merge_plan import MergePlan
 from anyres.layers.merging import AdaptiveTokenMerger
+from anyres.layers.options import Start
 
 
 class PyramidMerger(AdaptiveTokenMerger):
@@ -28,7 +29,22 @@ class PyramidMerger(AdaptiveTokenMerger):
     Args:
         width, heads, mlp_ratio, start: see `GridAttention`; with start="mean" the untrained merger gives exactly the
             bases, so that the model is an ordinary one on the image resized to its final grid.
+        full_levels: a is 1 in the last so many levels that merge and in passes beside them; None: in all.
+        deep_weight: a of the levels before those.
     """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        mlp_ratio: float = 4.0,
+        *,
+        start: Start = "random",
+        full_levels: int | None = None,
+        deep_weight: float = 0.25,
+    ) -> None:
+        super().__init__(width, heads, mlp_ratio, start=start)
+        self.full_levels, self.deep_weight = full_levels, deep_weight
 
     def forward(self, x: Tensor, plan: MergePlan, bases: Sequence[Tensor] = ()) -> Tensor:
         """Merges tokens (B, rows, cols, D) of the plan's size into (B, *plan.grid, D).
@@ -41,6 +57,13 @@ class PyramidMerger(AdaptiveTokenMerger):
         for index, (level, base) in enumerate(zip(plan.levels, bases_of(self, bases, plan), strict=True)):
             x, _ = self.step(x, plan, index, level, base=base)
         return x
+
+    def weighted(self, merged: Tensor, base: Tensor | None, plan: MergePlan, index: int) -> Tensor:
+        """Base and message (..., D) of level `index` of a plan, with the message as much as the level's a says."""
+        to_come = sum(not level.is_identity for level in plan.levels[index:])
+        if self.full_levels is None or to_come <= self.full_levels or base is None:
+            return merged
+        return base + self.deep_weight * (merged - base)
 
 
 def bases_of(merger: AdaptiveTokenMerger, bases: Sequence[Tensor], plan: MergePlan) -> Sequence[Tensor | None]:

@@ -47,7 +47,7 @@ def _merge_level(
 ) -> tuple[Tensor, Tensor]:
     level, block = plan.levels[index], merger.block
     if block.skips_queries(level):
-        return block.merge_singles(x, base), is_visible
+        return merger.weighted(block.merge_singles(x, base), base, plan, index), is_visible
     tokens, is_absent, is_visible = _taken_apart(x, is_visible, Axis(level.rows), Axis(level.cols))
     if merger.is_plain(plan, index):
         if is_absent is None:
@@ -56,8 +56,10 @@ def _merge_level(
         return (tokens * weights).sum(1) / weights.sum(1), is_visible
     arguments = (tokens, is_absent, merger.extent(plan, index), base)
     if merger.grad_checkpointing and torch.is_grad_enabled():
-        return checkpoint(block.merge, *arguments, use_reentrant=False), is_visible
-    return block.merge(*arguments), is_visible
+        merged = checkpoint(block.merge, *arguments, use_reentrant=False)
+    else:
+        merged = block.merge(*arguments)
+    return merger.weighted(merged, base, plan, index), is_visible
 
 
 def _taken_apart(x: Tensor, is_visible: Tensor, rows: Axis, cols: Axis) -> tuple[Tensor, Tensor | None, Tensor]:

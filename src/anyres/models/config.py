@@ -81,6 +81,11 @@ class ViTARConfig:
     learned_levels: int | None = None
     """Grid attention: only the last so many levels that merge are learned, the ones before them plain means. None: all
     are, as in the paper."""
+    full_levels: int | None = None
+    """Pyramid: only the last so many levels that merge give their cells all of what their tokens say, usually as many
+    as the largest training size has; those before them `deep_weight` of it. None: all levels."""
+    deep_weight: float = 0.25
+    """Pyramid: how much the levels before `full_levels` count, from 0 (not at all) to 1."""
     tome: float = 0.0
     """Without a merger: what every block merges (ToMe), as a share of the tokens below 1, as a number from 1 on."""
     window: int = 0
@@ -140,9 +145,12 @@ class ViTARConfig:
                 f"heads is {self.heads}, which does not divide the width {self.width}; nearest: {nearest}."
             )
         check_amount(self.tome)
-        levels = self.learned_levels
-        if levels is not None and (isinstance(levels, bool) or not isinstance(levels, int) or levels < 0):
-            raise ValueError(f"learned_levels is {levels!r}; it must be a whole number from 0 up, or None for all.")
+        for name in ("learned_levels", "full_levels"):
+            levels = getattr(self, name)
+            if levels is not None and (isinstance(levels, bool) or not isinstance(levels, int) or levels < 0):
+                raise ValueError(f"{name} is {levels!r}; it must be a whole number from 0 up, or None for all.")
+        if not 0 <= self.deep_weight <= 1:
+            raise ValueError(f"deep_weight is {self.deep_weight}; allowed: 0 to 1.")
         if self.mlp_ratio <= 0 or min(self.std) <= 0:
             raise ValueError(f"mlp_ratio is {self.mlp_ratio}, std is {self.std}; both must be above 0.")
         if not 0 <= self.drop_path_rate < 1:
@@ -292,6 +300,8 @@ def idle_fields(values: Mapping[str, Any]) -> dict[str, str]:
             values["merger"] != "grid_attention",
             ("padding", "scale_query", "learned_levels"),
         ),
+        'merger is not "pyramid"': (values["merger"] != "pyramid", ("full_levels",)),
+        "full_levels is None": (values["full_levels"] is None, ("deep_weight",)),
         'merger is neither "grid_attention" nor "pyramid"': (
             values["merger"] not in ("grid_attention", "pyramid"),
             ("last_pass", "extra_passes", "start"),
@@ -299,7 +309,7 @@ def idle_fields(values: Mapping[str, Any]) -> dict[str, str]:
         'merger is not "none"': (values["merger"] != "none", ("tome",)),
         "window is 0": (not values["window"], ("global_blocks",)),
         "cells are fixed": (values["cells"] in ("1x1", "2x2"), ("last_pass", "grid_shape")),
-        'cells are "1x1"': (values["cells"] == "1x1", ("padding", "learned_levels", "scale_query")),
+        'cells are "1x1"': (values["cells"] == "1x1", ("padding", "learned_levels", "scale_query", "full_levels")),
         "learned_levels is 0": (values["learned_levels"] == 0, ("padding", "scale_query")),
     }
     return {

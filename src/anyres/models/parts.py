@@ -57,7 +57,14 @@ def make_merger(config: ViTARConfig) -> TokenMerger | None:
     if config.merger == "concat":
         return ConcatMerger(config.width)
     if config.merger == "pyramid":
-        return PyramidMerger(config.width, config.heads, config.mlp_ratio, start=config.start)
+        return PyramidMerger(
+            config.width,
+            config.heads,
+            config.mlp_ratio,
+            start=config.start,
+            full_levels=config.full_levels,
+            deep_weight=config.deep_weight,
+        )
     return AdaptiveTokenMerger(
         config.width,
         config.heads,
