@@ -76,6 +76,13 @@ def test_patch_stem_in_the_papers_convention(side, printed):
         {"scale_query": True},
         {"learned_levels": 1},
         {"learned_levels": 2, "cells": "balanced", "scale_query": True},
+        {"merger": "pyramid"},
+        {"merger": "pyramid", "stem": "conv", "grid_shape": "aspect"},
+        {"merger": "pyramid", "stem": "conv", "cells": "2x2", "patch_size": 6},
+        {"merger": "pyramid", "cells": "1x1"},
+        {"merger": "pyramid", "last_pass": False, "position": "conditional"},
+        {"merger": "pyramid", "position": "global_local", "placement": "before", "grid": (3, 9)},
+        {"grid_shape": "aspect"},
         {"merger": "none", "tome": 0.3, "depth": 3},
         {"merger": "none", "tome": 7, "depth": 3, "prefix_tokens": 1, "pool": "token"},
         {"interpolation": "timm"},
@@ -158,6 +165,34 @@ def test_parts_are_named():
         "stem", "positions", "merger 1: 70x40 > 35x20", "merger 2: 35x20 > 18x14", "merger 3: 18x14 > 14x14",
         "merger 4: 14x14 > 14x14", "trunk", "head",
     ]  # fmt: skip
+
+
+def test_bases_of_the_pyramid_merger_by_hand():
+    """Three levels that merge, each with a patch embedding of its grid; positions are the table's own at 14x14 alone,
+    else rows of the table are read first and columns then. Nothing else differs from the paper's merger."""
+    for convention in ("paper", "plain", "executed"):
+        paper = macs_by_part(get_config("vitar_base_patch16"), (1120, 640), convention)
+        pyramid = macs_by_part(get_config("vitar_base_patch16", merger="pyramid"), (1120, 640), convention)
+        reads = [rows * 14 * 14 + rows * cols * 14 for rows, cols in ((35, 20), (18, 14))]
+        patches = 35 * 20 + 18 * 14 + 14 * 14
+        assert pyramid.pop("bases") == 768 * (3 * 16**2 * patches + sum(reads))
+        assert pyramid == paper and list(pyramid) == list(paper)
+
+
+def test_images_smaller_than_the_grid_cost_the_pyramid_merger_what_the_grid_does():
+    config = get_config("vitar_small_conv16", merger="pyramid", grid_shape="aspect")
+    assert macs_by_part(config, (17, 1)) == macs_by_part(config, (32, 16))
+    assert macs_by_part(config, (100, 100)) == macs_by_part(config, (224, 224))
+    assert "bases" not in macs_by_part(config, (224, 224))
+
+
+def test_the_pyramid_merger_costs_three_percent_more_at_1120_pixels():
+    for side, most in ((448, 1.006), (1120, 1.032), (4032, 1.062)):
+        paper, pyramid = (
+            sum(macs_by_part(get_config("vitar_base_patch16", merger=merger), (side, side)).values())
+            for merger in ("grid_attention", "pyramid")
+        )
+        assert 1 < pyramid / paper < most
 
 
 @pytest.mark.parametrize("name", ["vitar_tiny_patch16", "deit_tiny_patch16", "resformer_tiny_patch16"])

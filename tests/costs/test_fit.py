@@ -22,7 +22,7 @@ def true_costs(config=TINY, positions=300, reserve=1.0):
     return CostModel(Counts(config, 4, positions), Constants(SECONDS, BYTES, reserve))
 
 
-@pytest.mark.parametrize("config", [TINY, get_config("vitar_small_patch16"), get_config("deit_tiny_patch16")])
+@pytest.mark.parametrize("config", [TINY, get_config("anyres_small_patch16"), get_config("deit_tiny_patch16")])
 def test_what_follows_the_form_is_predicted_exactly(config):
     costs = true_costs(config, 2000)
     shapes = calibration_shapes(costs.counts)
@@ -56,6 +56,10 @@ def test_least_squares_with_an_unknown_that_never_counts():
         {"learned_levels": 1},
         {"cells": "balanced"},
         {"grid_shape": "aspect", "position": "none"},
+        {"merger": "pyramid"},
+        {"merger": "pyramid", "cells": "2x2"},
+        {"merger": "pyramid", "grid_shape": "aspect"},
+        {"grid_shape": "aspect", "grid": (2, 2), "window": 2, "global_blocks": ()},
     ],
     ids=str,
 )
@@ -68,7 +72,7 @@ def test_the_lower_bound_grows_with_the_image_and_is_one(changes, height, width,
         assert small[0] <= large[0] * (1 + 1e-12) and small[1] <= large[1]
     shape = (batch, height, width)
     assert small[0] <= costs.milliseconds(shape) and small[1] <= costs.bytes_at_most(shape)
-    if changes in ({}, {"merger": "none"}):
+    if changes in ({}, {"merger": "none"}, {"merger": "pyramid"}):
         assert costs.milliseconds((batch, *larger)) >= costs.milliseconds(shape) * (1 - 1e-12)
 
 

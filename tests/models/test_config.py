@@ -90,6 +90,14 @@ def test_named_shapes():
     assert (tiny.width, tiny.depth, tiny.heads) == (192, 12, 3)
 
 
+def test_our_models_are_vitars_with_another_merger_and_grid():
+    ours = [name for name in CLASSIFIERS if name.startswith("anyres")]
+    assert len(ours) == sum(name.startswith("vitar") for name in CLASSIFIERS)
+    for name in ours:
+        same = get_config(name, merger="grid_attention", grid_shape="fixed")
+        assert same == CLASSIFIERS[name.replace("anyres", "vitar")] != CLASSIFIERS[name]
+
+
 def test_what_an_override_makes_idle_in_a_preset_is_dropped():
     config = get_config("deit_small_patch16", position="none")
     assert config.interpolation == "bilinear" and config.prefix_tokens == 1

@@ -48,7 +48,8 @@ class Cost:
     macs: int
     """Multiply-accumulates per image; papers of this field print them as FLOPs."""
     parts: Parts
-    """Multiply-accumulates of stem, positions, each pass of the merger with its grids, trunk, and what stands on it."""
+    """Multiply-accumulates of stem, positions, bases of the pyramid merger, each pass of the merger with its grids,
+    trunk, and what stands on it."""
     activation_bytes: int | None
     """Most bytes of tensors alive at once in an eager float32 forward pass of one image, without weights and image.
     None for masked auto-encoders and detectors, where it depends on what is hidden and on what is found."""
@@ -127,10 +128,12 @@ def macs_by_part(
         blocks: so many blocks of the trunk, without the final norm, as for outputs of blocks; None is all of it.
     """
     norm = LAYER_NORM if convention == "paper" else 0
-    grid = token_grid(*size, config.patch_size)
-    parts = {"stem": _stem(config, grid, norm), "positions": _positions(config, grid)}
-    plan = config.plan(grid)
-    if config.merger in ("grid_attention", "concat"):
+    plan = config.plan(token_grid(*size, config.patch_size))
+    grid = plan.size  # with more patches than the image where it is enlarged first
+    parts = {"stem": stem_macs(config, grid, norm), "positions": _positions(config, grid)}
+    if bases := _bases(config, plan, norm):
+        parts["bases"] = bases
+    if config.merger in ("grid_attention", "pyramid", "concat"):
         plain = 0 if config.learned_levels is None else len(plan.chain) - 1 - config.learned_levels
         for number, level in enumerate(plan.levels):
             if level.is_identity or number >= plain:  # plain means are no products
@@ -193,7 +196,8 @@ def _seen_share(config: MAEConfig, plan: MergePlan, levels: int, visible: int) -
     return 1 - sum(unseen[area] for area in areas) / len(areas)
 
 
-def _stem(config: ViTARConfig, grid: tuple[int, int], norm: int) -> int:
+def stem_macs(config: ViTARConfig, grid: tuple[int, int], norm: int = 0) -> int:
+    """Of a grid of patches; `norm` for each element of a LayerNorm."""
     tokens, width = grid[0] * grid[1], config.width
     if config.stem == "patch":
         return tokens * config.in_channels * config.patch_size**2 * width
@@ -220,6 +224,14 @@ def _positions(config: ViTARConfig, grid: tuple[int, int]) -> int:
     rows, cols = config.grid
     # R table C^T, rows first: (grid rows x table rows) times the table, then (table columns x grid columns)
     return grid[0] * rows * cols * config.width + tokens * cols * config.width
+
+
+def _bases(config: ViTARConfig, plan: MergePlan, norm: int) -> int:
+    """Stem and positions of the images that the pyramid merger reduces to the grid of each level that merges."""
+    if config.merger != "pyramid":
+        return 0
+    grids = plan.chain[1:]
+    return sum(stem_macs(config, grid, norm) + _positions(config, grid) for grid in grids)
 
 
 def _depthwise(config: ViTARConfig, tokens: int) -> int:

@@ -18,7 +18,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from anyres.costs.cost import attended_pairs, macs_by_part
+from anyres.costs.cost import attended_pairs, macs_by_part, stem_macs
 from anyres.costs.probe import Shape
 from anyres.layers.aspect_grid import least_tokens
 from anyres.layers.merge_plan import Grid, token_grid
@@ -64,6 +64,8 @@ class Counts:
             least = 1, self.least_trunk(grid)
             fixed, by_image = _work(replace(self.config, grid=least, grid_shape="fixed"), least)
             terms |= {"levels": fixed * self._pieces(batch, grid), "merger": 0}
+            # nor need positions grow, bases, or the patches of an enlarged image
+            terms["stem"] = float(stem_macs(self.config, grid) * batch)
             terms |= {name: by_image[name] * batch for name in ("trunk", "attention")}
         return terms
 
@@ -96,7 +98,8 @@ def _work(config: ViTARConfig, grid: Grid) -> tuple[int, Terms]:
     plan = config.plan(grid)
     attention = 0 if config.tome else 2 * attended_pairs(config, plan.grid) * config.width
     merger = sum(macs for name, macs in parts.items() if name.startswith("merger"))
-    terms = {"stem": parts["stem"] + parts["positions"], "merger": merger}
+    # bases are patches of further images
+    terms = {"stem": parts["stem"] + parts["positions"] + parts.get("bases", 0), "merger": merger}
     terms |= {"trunk": parts["trunk"] + parts["head"] - attention, "attention": attention}
     return len(plan.levels), {name: float(macs) for name, macs in terms.items()}
 
@@ -109,6 +112,7 @@ def _at_work(counts: Counts, grid: Grid, batch: int) -> Terms:
     The model's own rule: pieces where the batch has more patches than a piece (`models.piecewise`).
     """
     plan = counts.config.plan(grid)
+    grid = plan.size  # with more patches than the image where it is enlarged first
     patches = tokens = math.prod(grid)
     in_pieces = exceeds_a_piece(counts.config, batch, grid, counts.positions)
     found: Terms = {"tokens": tokens, "pieces": 0, "cells": 0, "gathered": 0, "trunk": math.prod(plan.grid)}

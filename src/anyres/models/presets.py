@@ -15,8 +15,16 @@ _DEIT: dict[str, Any] = {
     "merger": "none", "position": "learned", "interpolation": "bicubic", "prefix_tokens": 1, "pool": "token"
 }  # fmt: skip
 _RESFORMER: dict[str, Any] = {"merger": "none", "position": "global_local", "prefix_tokens": 1, "pool": "token"}
+# Ours: every cell is also seen from afar, and the grid has the shape of the image.
+_ANYRES: dict[str, Any] = {"merger": "pyramid", "grid_shape": "aspect"}
 
 CLASSIFIERS: dict[str, ViTARConfig] = {
+    "anyres_tiny_patch16": ViTARConfig(**_TINY, **_ANYRES),
+    "anyres_small_patch16": ViTARConfig(**_SMALL, **_ANYRES),
+    "anyres_base_patch16": ViTARConfig(**_BASE, **_ANYRES),
+    "anyres_large_patch16": ViTARConfig(**_LARGE, **_ANYRES),
+    "anyres_small_conv16": ViTARConfig(**_SMALL, **_ANYRES, stem="conv"),
+    "anyres_base_conv16": ViTARConfig(**_BASE, **_ANYRES, stem="conv"),
     "vitar_tiny_patch16": ViTARConfig(**_TINY),
     "vitar_small_patch16": ViTARConfig(**_SMALL),
     "vitar_base_patch16": ViTARConfig(**_BASE),
