@@ -20,7 +20,6 @@ from anyres.data.transforms import aspect_size, resize, to_tensor
 from anyres.devices import resolve_device
 from anyres.evaluation.rows import LatencyMs, distinct_labels
 from anyres.evaluation.sweep_config import SweepConfig
-from anyres.layers.merge_plan import token_grid
 from anyres.models.vitar import ViTAR
 from anyres.models.weights.files import load
 from anyres.models.weights.record import ModelInfo
@@ -45,8 +44,8 @@ class Subject:
     _macs: dict[Size, int] = field(default_factory=dict)
 
     def patches(self, size: Size) -> int:
-        """Patch tokens of an image of `size`."""
-        return math.prod(token_grid(*size, self.model.config.patch_size))
+        """Patch tokens of an image of `size`, which a pyramid merger may enlarge first."""
+        return math.prod(self.model.plan(*size).size)
 
     def macs(self, size: Size) -> int:
         """Multiply-accumulates of one image ("executed" convention)."""

@@ -8,7 +8,7 @@ from anyres.models.config import ViTARConfig
 TABLES = ("fuzzy", "learned")
 """Positions that are a table."""
 
-_MERGING = ("cells", "last_pass", "learned_levels", "padding")
+_MERGING = ("cells", "last_pass", "learned_levels", "padding", "full_levels", "deep_weight")
 _ONE_BLOCK = {"grid_attention", "pyramid"}  # mergers whose tensors are the same
 _SAME_TENSORS = (
     ("position", {"sincos", "rotary", "none"}),
