@@ -319,3 +319,11 @@ def test_runs_that_cannot_be_used_are_refused(place):
         sweep(configure(place, runs=(many,)))
     with pytest.raises(ValueError, match="given twice"):
         sweep(configure(place, data=(place / "insects",) * 3))
+
+
+@pytest.mark.parametrize(("merger", "patches"), [("grid_attention", [1, 8, 12]), ("pyramid", [4, 8, 12])])
+def test_patches_are_those_that_a_model_sees(merger, patches):
+    model = ViTAR(ViTARConfig(patch_size=4, grid=(2, 2), width=16, depth=1, heads=2, merger=merger))
+    about = {"label": "x", "info": None, "run": Path(), "device": torch.device("cpu"), "dtype": torch.float32}
+    subject = subject_module.Subject(model=model, **about)
+    assert [subject.patches(size) for size in ((3, 4), (8, 13), (9, 15))] == patches
