@@ -13,6 +13,7 @@ from anyres.layers.visible import merge_visible
 from anyres.models.architectures import AUTOENCODER, create_model, get_config
 from anyres.recipes import expected_macs, training_hours
 from anyres.recipes.hours import drawn_sizes
+from anyres.sizes import size_text
 from anyres.training import PretrainConfig, TrainConfig
 
 
@@ -122,3 +123,12 @@ def test_extra_passes_of_pretraining_cost_the_mean_over_all_masks_and_draws(mask
     assert len(kinds) == (1 if masking == "cells" else 7)
     without = pretraining({"masking": masking, **learned}, sizes=("64x16",))
     assert expected_macs(run) - expected_macs(without) == pytest.approx(total, rel=1e-4)
+
+
+def test_extra_passes_of_a_pyramid_are_those_at_the_size_that_it_is_brought_to():
+    options = {"merger": "pyramid", "grid_shape": "aspect", "extra_passes": 2}
+    run = pretraining(options, sizes=("35x61",))
+    seen = AUTOENCODER.get_config(run.model, **run.model_options).seen(35, 61)
+    assert seen != (35, 61)
+    assert expected_macs(run) == expected_macs(pretraining(options, sizes=(size_text(seen),)))
+    assert expected_macs(run) > expected_macs(pretraining(options | {"extra_passes": 0}, sizes=("35x61",)))

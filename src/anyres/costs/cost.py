@@ -154,12 +154,15 @@ def mae_macs_by_part(config: MAEConfig, size: tuple[int, int], convention: Conve
         ValueError: an image that leaves no cell visible or none hidden.
     """
     backbone, norm = config.backbone, LAYER_NORM if convention == "paper" else 0
+    size = config.seen(*size)
     whole = macs_by_part(backbone, size, convention)
-    grid = token_grid(*size, backbone.patch_size)
-    plan = backbone.plan(grid)
+    plan = config.plan(*size)
     visible = config.visible(*size)
     passes = [name for name in whole if name.startswith("merger")]
     found = {"stem": whole["stem"] * _seen_share(config, plan, 0, visible), "positions": float(whole["positions"])}
+    if "bases" in whole:  # of visible cells alone, but positions are read for all
+        read = sum(_positions(backbone, grid) for grid in plan.chain[1:])
+        found["bases"] = read + (whole["bases"] - read) * _seen_share(config, plan, 0, visible)
     for level, name in enumerate(passes, start=len(plan.levels) - len(passes) + 1):
         found[name] = whole[name] * _seen_share(config, plan, level, visible)
     cells = plan.grid[0] * plan.grid[1]

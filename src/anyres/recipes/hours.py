@@ -122,6 +122,7 @@ def _macs(model: Model, size: Size, convention: Convention) -> float:
 def _extra_passes(model: Model, size: Size, convention: Convention) -> float:
     """Mean cost of the random passes with 1x1 cells: one after every second level, half the most at the end."""
     backbone = backbone_of(model)
+    size = model.seen(*size) if isinstance(model, MAEConfig) else size
     levels = backbone.plan(token_grid(*size, backbone.patch_size)).levels
     if not backbone.extra_passes or not levels:
         return 0.0
