@@ -1,5 +1,7 @@
 """Merging piece by piece equals merging the whole image: every stem, position, merger, plan and size of pieces."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
@@ -8,7 +10,9 @@ import anyres
 from anyres.layers.merge_plan import MergePlan
 from anyres.layers.pieces import PieceMerger, merge_in_pieces, piece_positions, pixels_of
 from anyres.layers.recompute import merge_recomputing
-from anyres.layers.stages import make_stages
+from anyres.layers.region import Region
+from anyres.layers.stages import Piece, make_stages
+from anyres.models.bases import fitted, make_bases
 
 POSITIONS = ["fuzzy", "learned", "sincos", "conditional", "global_local", "none"]
 MERGERS = [
@@ -20,6 +24,12 @@ MERGERS = [
     {"merger": "concat"},
     {"merger": "average"},
     {"merger": "average", "cells": "halving"},
+]
+PYRAMIDS = [
+    {},
+    {"cells": "2x2"},
+    {"cells": "1x1"},
+    {"grid_shape": "aspect", "last_pass": False},
 ]
 SIZES = [(61, 37), (131, 203), (3, 290), (97, 1), (60, 60)]
 
@@ -38,6 +48,8 @@ def make_model(stem="patch", position="fuzzy", **options):
 
 def whole(model, images):
     """Without any piece: stem, positions and merger one after the other."""
+    if model.config.merger == "pyramid":
+        return model.merge(images)[0]
     tokens = model.position(model.stem(images))
     return model.merger(tokens, model.config.plan((tokens.shape[1], tokens.shape[2])))
 
@@ -69,6 +81,58 @@ def test_equal_to_the_whole_image(stem, position, options):
             assert_equal(in_pieces(model, images, positions), expected)
 
 
+@pytest.mark.parametrize("stem", ["patch", "conv"])
+@pytest.mark.parametrize("position", POSITIONS)
+@torch.no_grad()
+def test_the_pyramid_merger_is_equal_to_the_whole_image(stem, position):
+    """Odd, prime and even grids, images smaller than the grid on one axis or both, stages of one and of all levels."""
+    has_forms = position in ("fuzzy", "conditional")
+    for options in PYRAMIDS if has_forms else PYRAMIDS[:1]:
+        model = make_model(stem, position, merger="pyramid", **options)
+        for size in [(61, 37), (131, 123), (3, 290), (96, 160), (1, 1)] if has_forms else [(131, 123)]:
+            images = torch.randn(2, 3, *size)
+            expected = whole(model, images)
+            for positions in (10, 200):
+                assert_equal(in_pieces(model, images, positions), expected)
+    images = torch.randn(2, 3, 61, 37)
+    assert_equal(in_pieces(model, images, 1), whole(model, images))
+
+
+@pytest.mark.parametrize("position", ["fuzzy", "conditional"])
+@pytest.mark.parametrize("stem", ["patch", "conv"])
+def test_declared_pixels_are_what_bases_depend_on(stem, position):
+    """By the gradients of the whole image: none outside the rectangle of a piece, and little of it is without."""
+    model = make_model(stem, position, merger="pyramid").double()
+    for size in [(161, 203), (120, 320), (5, 290)]:
+        images = torch.randn(1, 3, *size, dtype=torch.double, requires_grad=True)
+        tokens, plan = model.merge(images)
+        merging = model.pieces(*size, positions=10_000)
+        cells = [range(1, 2)] * 2
+        # one cell of the final grid as a piece, wherever the stages would have it
+        piece = Piece((cells[0], cells[1]), region_of_cell(plan, 1, 1))
+        assert len(merging.stages) == 1
+        (seen,) = torch.autograd.grad(tokens[0, 1, 1].sum(), images)
+        rows, cols = (seen[0].abs().sum((0, 2 - axis)).nonzero()[:, 0] for axis in (0, 1))
+        y, x, height, width = merging.pixels(piece)
+        assert y <= rows.min() and rows.max() < y + height and x <= cols.min() and cols.max() < x + width
+        assert height * width <= 1.4 * len(rows) * len(cols)
+
+
+def region_of_cell(plan, row, col):
+    rows, cols = plan.cell_rows, plan.cell_cols
+    return Region.of(range(*rows[row : row + 2]), range(*cols[col : col + 2]), plan.size)
+
+
+@pytest.mark.parametrize("name", ["vitar_base_patch16", "vitar_base_conv16"])
+def test_little_is_read_twice(name):
+    with torch.device("meta"):
+        model = anyres.create_model(name, merger="pyramid").eval()
+    for size in [(4032, 4032), (3001, 4507), (20_000, 30_000)]:
+        merging = model.pieces(*size, positions=4000)
+        read = sum(height * width for _, _, height, width in map(merging.pixels, merging.pieces))
+        assert read < 1.35 * size[0] * size[1]
+
+
 @settings(max_examples=60)
 @given(
     st.integers(1, 300), st.integers(1, 300), st.integers(1, 3000),
@@ -91,60 +155,65 @@ def test_pieces_cover_every_stage_once(rows, cols, positions, kind, grid):
         assert (covered == 1).all() and (given_out == 1).all()
 
 
-def test_what_is_held_does_not_grow_with_the_height():
+@pytest.mark.parametrize(
+    ("options", "height"), [({}, 8000), ({"merger": "pyramid", "stem": "conv"}, 2400)], ids=["paper", "pyramid"]
+)
+def test_what_is_held_does_not_grow_with_the_height(options, height):
     """At most one band of every stage waits, and the stages grow with the logarithm of the rows."""
 
     def most_held(height):
-        model = make_model()
+        model = make_model(**options)
         merging = model.pieces(height, 300, positions=16)
         most = 0
         for piece in merging.remaining():
             y, x, h, w = merging.pixels(piece)
             merging.add(torch.zeros(1, 3, h, w))
-            held = merging._held()
-            most = max(
-                most, sum(x[0].shape[1] * x[0].shape[2] for name in held if name != "result" for x in held[name])
-            )
+            parts = [
+                part for name, held in merging._held().items() if name != "result" for each in held for part in each
+            ]
+            most = max(most, sum(part.untyped_storage().nbytes() for part in parts if part is not None))
         return most
 
     with torch.no_grad():
-        assert most_held(8000) <= 2 * most_held(500)
+        assert most_held(height) <= 2 * most_held(500)
 
 
 def skipping_reference(model, images, is_skipped):
     """Slow: cell by cell and level by level with lists of the tokens that take part."""
+    plan, is_pyramid = model.plan(*images.shape[-2:]), model.config.merger == "pyramid"
+    images = fitted(model, images)
     tokens = model.position(model.stem(images))
-    plan = model.config.plan((tokens.shape[1], tokens.shape[2]))
+    bases = make_bases(model, images, tokens, plan, None) if is_pyramid else [None] * len(plan.levels)
     kept = (~is_skipped).tolist()
-    for level in plan.levels:
+    for level, base in zip(plan.levels, bases, strict=True):
         rows_out = []
         kept_out = []
-        for r0, r1 in zip(level.rows, level.rows[1:], strict=False):
+        for i, (r0, r1) in enumerate(pairwise(level.rows)):
             row, kept_row = [], []
-            for c0, c1 in zip(level.cols, level.cols[1:], strict=False):
+            for j, (c0, c1) in enumerate(pairwise(level.cols)):
                 places = [(r, c) for r in range(r0, r1) for c in range(c0, c1)]
                 real = [(r, c) for r, c in places if kept[r][c]]
                 kept_row.append(bool(real))
                 members = torch.stack([tokens[:, r, c] for r, c in real or places[:1]], dim=1)  # (B, n, D)
-                row.append(one_cell(model.merger.block, members))
+                seen = members.mean(1) if base is None else base[:, i, j]
+                row.append(one_cell(model.merger.block, members, seen))
             rows_out.append(torch.stack(row, dim=1))
             kept_out.append(kept_row)
         tokens, kept = torch.stack(rows_out, dim=1), kept_out
     return tokens
 
 
-def one_cell(block, members):
+def one_cell(block, members, base):
     """Equation 1 with torch's own attention."""
-    mean = members.mean(1, keepdim=True)
-    q = block.q(block.norm1(mean)).unflatten(-1, (block.heads, -1)).transpose(1, 2)
+    q = block.q(block.norm1(base[:, None])).unflatten(-1, (block.heads, -1)).transpose(1, 2)
     k, v = block.kv(block.norm1(members)).unflatten(-1, (2, block.heads, -1)).unbind(2)
     out = torch.nn.functional.scaled_dot_product_attention(q, k.transpose(1, 2), v.transpose(1, 2))
-    x = mean[:, 0] + block.proj(out.transpose(1, 2).flatten(2))[:, 0]
+    x = base + block.proj(out.transpose(1, 2).flatten(2))[:, 0]
     return x + block.mlp(block.norm2(x))
 
 
 @pytest.mark.parametrize("stem", ["patch", "conv"])
-@pytest.mark.parametrize("options", [{}, {"cells": "balanced"}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"cells": "balanced"}, {"merger": "pyramid"}], ids=str)
 @pytest.mark.parametrize("share", [0.0, 0.6, 1.0])
 @torch.no_grad()
 def test_skipped_patches_equal_a_slow_reference(stem, options, share):
@@ -158,7 +227,7 @@ def test_skipped_patches_equal_a_slow_reference(stem, options, share):
         merging = model.pieces(75, 122, positions=positions)
         for piece in merging.remaining():
             part = is_skipped[piece.region.rows, piece.region.cols]
-            if part.all():
+            if part.all() and options.get("merger") != "pyramid":
                 merging.add_empty([pixels_of(images, region) for region in merging.empty_pixels(piece)])
             else:
                 merging.add(pixels_of(images, merging.pixels(piece)), part)
@@ -194,14 +263,15 @@ def test_skipped_patches_do_not_matter(options):
         torch.testing.assert_close(found[0][0, 0, 0], expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("options", [{"merger": "grid_attention", "cells": "balanced"}, {"merger": "pyramid"}])
 @torch.no_grad()
-def test_the_state_goes_on_elsewhere():
-    model = make_model("conv", cells="balanced")
+def test_the_state_goes_on_elsewhere(options):
+    model = make_model("conv", **options)
     images = torch.randn(1, 3, 161, 90)
     read = read_from(images)
     expected = in_pieces(model, images, 9)
     count = len(model.pieces(161, 90, positions=9).pieces)
-    for stop in range(0, count + 1, 5):
+    for stop in range(0, count + 1, 5 if options["merger"] == "grid_attention" else 40):
         first = model.pieces(161, 90, positions=9)
         for piece in list(first.remaining())[:stop]:
             first.add(pixels_of(images, first.pixels(piece)))
@@ -225,8 +295,9 @@ def test_too_early_a_result_and_a_model_without_merger():
         merging.add(torch.zeros(1, 3, 100, 100), torch.zeros(25, 25, dtype=torch.bool))
 
 
-def test_a_large_image_takes_the_path_in_pieces_and_gives_the_same(monkeypatch):
-    model = make_model()
+@pytest.mark.parametrize("merger", ["grid_attention", "pyramid"])
+def test_a_large_image_takes_the_path_in_pieces_and_gives_the_same(merger, monkeypatch):
+    model = make_model(merger=merger)
     images = torch.randn(2, 3, 210, 333)
     expected = model(images)  # with gradients: as a whole
     used = []
@@ -253,8 +324,19 @@ def test_pieces_fit_the_width_and_the_type():
 @pytest.mark.parametrize("position", POSITIONS)
 @pytest.mark.parametrize("options", [MERGERS[i] for i in (0, 1, 5, 6)], ids=str)
 def test_gradients_equal_ordinary_ones(stem, position, options):
-    model = make_model(stem, position, **options).train()
-    for size, positions in (((61, 37), 1), ((131, 203), 60), ((131, 203), 9), ((3, 90), 7)):
+    cases = (((61, 37), 1), ((131, 203), 60), ((131, 203), 9), ((3, 90), 7))
+    assert_gradients_equal(make_model(stem, position, **options).train(), cases)
+
+
+@pytest.mark.parametrize("stem", ["patch", "conv"])
+@pytest.mark.parametrize("options", [{}, {"cells": "2x2", "position": "conditional"}], ids=str)
+def test_gradients_of_the_pyramid_merger_equal_ordinary_ones(stem, options):
+    cases = (((131, 123), 60), ((61, 37), 9), ((3, 90), 7))
+    assert_gradients_equal(make_model(stem, merger="pyramid", **options).train(), cases)
+
+
+def assert_gradients_equal(model, cases):
+    for size, positions in cases:
         images, keys = torch.randn(2, 3, *size), torch.tensor([5, 7])
         weights = torch.randn(2, *model.plan(*size).grid, 16)
         expected = gradients(model, model.grid_tokens(images, keys), weights)
@@ -271,10 +353,11 @@ def gradients(model, tokens, weights):
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def test_training_with_recomputed_pieces_is_ordinary_training(monkeypatch):
+@pytest.mark.parametrize("merger", ["grid_attention", "pyramid"])
+def test_training_with_recomputed_pieces_is_ordinary_training(merger, monkeypatch):
     """The whole model, extra passes and a frozen stem included, under autocast as well."""
     monkeypatch.setattr("anyres.models.piecewise.piece_positions", lambda width, like: 100)
-    model = make_model("conv", extra_passes=2).train()
+    model = make_model("conv", extra_passes=2, merger=merger).train()
     model.stem.requires_grad_(False)
     images, keys = torch.randn(2, 3, 131, 90), torch.tensor([3, 4])
 
@@ -298,11 +381,12 @@ def test_training_with_recomputed_pieces_is_ordinary_training(monkeypatch):
         assert error <= 2 * own_error + 1e-3 * value.norm(), name  # than ordinary training in the same precision
 
 
-def test_recomputing_keeps_no_activations():
+@pytest.mark.parametrize("merger", ["grid_attention", "pyramid"])
+def test_recomputing_keeps_no_activations(merger):
     """Bytes that autograd saves do not grow with the image when pieces are computed again."""
 
     def saved(side, pieces):
-        model = make_model().train()
+        model = make_model(merger=merger).train()
         model.set_grad_pieces(pieces)
         total = 0
 

@@ -32,10 +32,11 @@ def assert_same(found, expected):
         assert a.shape == b.shape and ((a - b).norm() / b.norm()).item() < 1e-5
 
 
+@pytest.mark.parametrize("merger", ["grid_attention", "pyramid"])
 @pytest.mark.parametrize("stem", ["patch", "conv"])
 @pytest.mark.parametrize("size", [(331, 197), (7, 1501), (640, 9), (5, 3)])
-def test_equal_to_the_whole_image(stem, size, tmp_path):
-    model, pixels = make_model(stem=stem), picture(*size)
+def test_equal_to_the_whole_image(stem, size, merger, tmp_path):
+    model, pixels = make_model(stem=stem, merger=merger), picture(*size)
     path = tmp_path / "picture.npy"
     np.save(path, pixels)
     expected = whole(model, pixels)
@@ -67,8 +68,9 @@ def test_logits_of_half_precision_and_prefix_tokens():
     torch.testing.assert_close(model.forward_head(found), model(images), rtol=0.05, atol=0.05)
 
 
-def test_background_is_skipped_and_counted():
-    model, pixels = make_model(), picture(400, 640)
+@pytest.mark.parametrize("merger", ["grid_attention", "pyramid"])
+def test_background_is_skipped_and_counted(merger):
+    model, pixels = make_model(merger=merger), picture(400, 640)
     pixels[:, 100:] = 250  # brighter than 0.9
     pixels[200:220, 300:310] = 10
     found = stream(model, pixels, skip=bright_background(0.9), positions=60, progress=False)
@@ -113,9 +115,10 @@ class Failing:
         return self.pixels[y : y + height, x : x + width]
 
 
+@pytest.mark.parametrize("merger", ["grid_attention", "pyramid"])
 @pytest.mark.parametrize("error", [OSError("disk on fire"), KeyboardInterrupt()])
-def test_finished_pieces_are_kept(tmp_path, error):
-    model, pixels, state = make_model(stem="conv"), picture(400, 500), tmp_path / "state"
+def test_finished_pieces_are_kept(tmp_path, error, merger):
+    model, pixels, state = make_model(stem="conv", merger=merger), picture(400, 500), tmp_path / "state"
     expected = whole(model, pixels)
     settings = {"positions": 60, "retries": 0, "progress": False, "resume": state}
     first = Failing(pixels, 20, error)
@@ -168,9 +171,10 @@ def test_bad_settings():
         stream(model, picture(40, 50, 4), progress=False)
 
 
-def test_gradients_of_an_image_on_disk_equal_ordinary_ones(tmp_path):
+@pytest.mark.parametrize("merger", ["grid_attention", "pyramid"])
+def test_gradients_of_an_image_on_disk_equal_ordinary_ones(tmp_path, merger):
     """Jitter included: the same keys would give the same offsets whole or in pieces."""
-    model, pixels = make_model(stem="conv").train(), picture(331, 197)
+    model, pixels = make_model(stem="conv", merger=merger).train(), picture(331, 197)
     np.save(tmp_path / "a.npy", pixels)
     images = to_tensor(Image.fromarray(pixels), model.config.mean, model.config.std)[None]
     torch.manual_seed(3)

@@ -6,19 +6,26 @@ far as its cells allow, and only what is left is kept. The levels of a plan fall
 are done on one piece, whose output are whole cells of the stage's last level. The first stage takes pixels; a later one
 takes the tokens of the stage before it, as soon as the rows that its next band of pieces needs have arrived. So what is
 held is one piece and at most one band of pieces per stage, whatever the image's height.
+
+The pyramid merger looks at every cell in the image averaged down to its grid. There the stages also hand on the image
+at their last grid (`held`), of which a piece needs a little more than of the tokens (`piece_bases`).
 """
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from anyres.layers.fitted import AxisFit
+from anyres.layers.held import Merged, Queue, together
 from anyres.layers.merge_plan import Level, MergePlan
+from anyres.layers.piece_bases import PatchTokens, PieceBases
+from anyres.layers.pyramid_merger import PyramidMerger
 from anyres.layers.region import Region
-from anyres.layers.stages import Piece, Stage, make_stages, stage_cells
+from anyres.layers.stages import Piece, Stage, level_cells, make_stages, stage_cells
 
 PixelBox = tuple[int, int, int, int]
 """First row, first column, height and width of a rectangle of pixels."""
@@ -70,6 +77,7 @@ class PieceMerger:
         size: (height, width) of the image in pixels.
         positions: how many patches, or tokens of a later stage, make a piece.
         keys: (B,) int64 jitter keys of the images, in training.
+        enlarges: an axis of fewer patches than the plan has is enlarged to them (`fitted`).
     """
 
     def __init__(
@@ -82,55 +90,90 @@ class PieceMerger:
         *,
         positions: int,
         keys: Tensor | None = None,
+        enlarges: bool = False,
     ) -> None:
         self.stem, self.position, self.merger = stem, position, merger
         self.plan, self.size, self.keys, self.positions = plan, size, keys, positions
-        self.stages = make_stages(plan, positions)
+        self._fits = [
+            AxisFit(side, patches, stem.patch_size, enlarges=enlarges)
+            for side, patches in zip(size, plan.size, strict=True)
+        ]
+        self._tokens = PatchTokens(stem, position)
+        self._bases = PieceBases(self._tokens, plan, keys) if isinstance(merger, PyramidMerger) else None
+        self.stages = make_stages(plan, positions, None if self._bases is None else self._bases.outer)
         self.pieces = self.stages[0].pieces
         self._edges = stage_cells(plan, 0, self.stages[0].last)
         self.done = 0  # pieces of the first stage
         self.dtype: torch.dtype | None = None  # of patch tokens; what is held may be more exact
-        self._queues = [_Queue(stage) for stage in self.stages[1:]]
-        self._band: list[tuple[Tensor, Tensor | None]] = []  # finished pieces of the first stage's unfinished band
-        self._result: list[tuple[Tensor, Tensor | None]] = []  # finished bands of the last stage
+        self._pixels: torch.dtype | None = None  # of images
+        self._queues = [Queue(stage, partial(self.outer, stage)) for stage in self.stages[1:]]
+        self._band: list[Merged] = []  # finished pieces of the first stage's unfinished band
+        self._result: list[Merged] = []  # finished bands of the last stage
 
     def remaining(self) -> Sequence[Piece]:
         """The pieces still to be added, in order."""
         return self.pieces[self.done :]
 
-    def outer(self, piece: Piece) -> Region:
-        """The patches that a piece of the first stage needs, its halo included. The stem looks up and left only."""
-        return piece.region.grown(self.stem.halo + self.position.halo, self.position.halo)
+    def outer(self, stage: Stage, piece: Piece) -> Region:
+        """The rectangle of a stage's input that a piece needs; of the first stage it is one of patches."""
+        outer = piece.region if stage.first else piece.region.grown(*self._tokens.halo)
+        if self._bases is None:
+            return outer
+        spans = [self._bases.outer(stage.first, stage.last, axis, piece.cells[axis]) for axis in (0, 1)]
+        return outer.around(*spans)
 
     def pixels(self, piece: Piece) -> PixelBox:
         """The pixels that a piece of the first stage needs."""
-        outer, patch = self.outer(piece), self.stem.patch_size
-        y, x = outer.start[0] * patch, outer.start[1] * patch
-        return y, x, min(outer.size[0] * patch, self.size[0] - y), min(outer.size[1] * patch, self.size[1] - x)
+        rows, cols = (fit.reach(start, stop) for fit, (start, stop) in zip(self._fits, self._box(piece), strict=True))
+        return rows[0], cols[0], rows[1] - rows[0], cols[1] - cols[0]
 
-    def embed(self, piece: Piece, pixels: Tensor) -> Tensor:
+    def _box(self, piece: Piece) -> list[tuple[int, int]]:
+        """First pixel, and the one behind the last, on both axes of a piece's patches with all that is around them."""
+        outer, patch = self.outer(self.stages[0], piece), self.stem.patch_size
+        return [(part.start * patch, part.stop * patch) for part in (outer.rows, outer.cols)]
+
+    def fit(self, piece: Piece, pixels: Tensor) -> Tensor:
+        """The patches of a piece with all that is around them, as one image, from its pixels (B, C, h, w)."""
+        for axis, (fit, (start, stop)) in enumerate(zip(self._fits, self._box(piece), strict=True)):
+            pixels = fit.apply(pixels, pixels.ndim - 2 + axis, start, stop)
+        return pixels
+
+    def embed(self, piece: Piece, pixels: Tensor) -> Merged:
         """Patch tokens (B, rows, cols, D) with positions of a piece, from its pixels (B, C, h, w)."""
-        outer = self.outer(piece)
-        tokens = piece.region.cut_from(self.position(self.stem(pixels), self.keys, outer), outer)
-        self.dtype = tokens.dtype
-        return tokens
+        (y, _), (x, _) = self._box(piece)
+        image = self.fit(piece, pixels)
+        tokens = self._tokens.make(piece.region, image, (y, x), self.keys)
+        self.dtype, self._pixels = tokens.dtype, pixels.dtype
+        return Merged(tokens, None, image)
 
-    def merge(
-        self, stage: Stage, piece: Piece, x: Tensor, counts: Tensor | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """All levels of a stage on a piece of it: tokens (B, rows, cols, D) -> (B, cell rows, cell cols, D)."""
-        rows, cols = piece.cells
-        parts = []
-        for level in reversed(self.plan.levels[stage.first : stage.last]):
-            parts.append(level.part(rows, cols))
-            rows = range(level.rows[rows.start], level.rows[rows.stop])
-            cols = range(level.cols[cols.start], level.cols[cols.stop])
-        for index, part in enumerate(reversed(parts), start=stage.first):
-            x, counts = self.merger.step(x, self.plan, index, part, counts)
-        return x, counts
+    def merge(self, stage: Stage, piece: Piece, given: Merged) -> Merged:
+        """All levels of a stage on a piece of it.
+
+        Args:
+            stage, piece: which.
+            given: the tokens (B, rows, cols, D) of its region, and the image of its `outer` one.
+
+        Returns:
+            Tokens of its cells, (B, cell rows, cell cols, D), and the image of these.
+        """
+        rows, cols = (level_cells(self.plan, stage.first, stage.last, axis, piece.cells[axis]) for axis in (0, 1))
+        x, counts, image = given
+        bases: list[Tensor] = []
+        if self._bases is not None and image is not None and self._pixels is not None:
+            bases, image = self._bases.make(stage, piece, x, image, self.outer(stage, piece), self._pixels)
+        for step, index in enumerate(range(stage.first, stage.last)):
+            part = self.plan.levels[index].part(rows[step], cols[step])
+            if isinstance(self.merger, PyramidMerger):
+                x, counts = self.merger.step(x, self.plan, index, part, counts, bases[step])
+            else:
+                x, counts = self.merger.step(x, self.plan, index, part, counts)
+        return Merged(x, counts, image if bases and stage.last < len(self.plan.levels) else None)
 
     def skips_cheaply(self, piece: Piece) -> bool:
-        """Whether a piece without any patch that counts is better added by `add_empty`: its cells are large enough."""
+        """Whether a piece without any patch that counts is better added by `add_empty`: its cells are large enough, and
+        nobody sees the pixels that are skipped, as the bases of the pyramid merger do."""
+        if self._bases is not None:
+            return False
         cells = len(piece.cells[0]) * len(piece.cells[1])
         return piece.region.size[0] * piece.region.size[1] >= _CHEAP * cells
 
@@ -146,12 +189,12 @@ class PieceMerger:
         """
         piece, stage = self.pieces[self.done], self.stages[0]
         rows, cols = (len(cells) for cells in piece.cells)
-        firsts = [self.embed(single, part) for single, part in zip(self._firsts(piece), pixels, strict=True)]
+        firsts = [self.embed(single, part).tokens for single, part in zip(self._firsts(piece), pixels, strict=True)]
         x = torch.stack(firsts).flatten(1, 3).transpose(0, 1).unflatten(1, (rows, cols))  # (B, rows, cols, D)
         alone = Level(tuple(range(rows + 1)), tuple(range(cols + 1)))
         for index in range(stage.first, stage.last):
             x, _ = self.merger.step(x, self.plan, index, alone)
-        self._take(0, x, torch.zeros(rows, cols, dtype=torch.int64, device=x.device))
+        self._take(0, Merged(x, torch.zeros(rows, cols, dtype=torch.int64, device=x.device)))
         self.done += 1
 
     def _firsts(self, piece: Piece) -> list[Piece]:
@@ -173,23 +216,23 @@ class PieceMerger:
         """
         piece = self.pieces[self.done]
         counts = None if is_skipped is None else (~is_skipped).long()
-        self._take(0, *self.merge(self.stages[0], piece, self.embed(piece, pixels), counts))
+        self._take(0, self.merge(self.stages[0], piece, self.embed(piece, pixels)._replace(counts=counts)))
         self.done += 1
 
-    def _take(self, stage: int, tokens: Tensor, counts: Tensor | None) -> None:
+    def _take(self, stage: int, merged: Merged) -> None:
         """Puts the result of a stage's next piece where it belongs, and does what has become possible by that."""
         band = self._queues[stage - 1].band if stage else self._band
-        band.append((tokens, counts))
-        if sum(part.shape[2] for part, _ in band) < self._width(stage):
+        band.append(merged)
+        if sum(part.tokens.shape[2] for part in band) < self._width(stage):
             return
-        whole = _cat(band, 1)
+        whole = together(band, 1)
         band.clear()
         if stage + 1 == len(self.stages):
             self._result.append(whole)
             return
         queue = self._queues[stage]
-        for piece, x, mask in queue.push(whole):
-            self._take(stage + 1, *self.merge(queue.stage, piece, x, mask))
+        for piece, given in queue.push(whole):
+            self._take(stage + 1, self.merge(queue.stage, piece, given))
 
     def _width(self, stage: int) -> int:
         return self.stages[stage].bands[0][-1].cells[1].stop
@@ -200,10 +243,9 @@ class PieceMerger:
         if self.dtype is not None:
             state["like"] = torch.empty(0, dtype=self.dtype)
         for name, held in self._held().items():
-            for index, (tokens, counts) in enumerate(held):
-                state[f"{name}.{index}.tokens"] = tokens.contiguous()
-                if counts is not None:
-                    state[f"{name}.{index}.counts"] = counts.contiguous()
+            for index, merged in enumerate(held):
+                parts = {f"{name}.{index}.{part}": value for part, value in merged._asdict().items()}
+                state |= {key: value.contiguous() for key, value in parts.items() if value is not None}
         return state
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -215,9 +257,10 @@ class PieceMerger:
         for name, held in self._held().items():
             held.clear()
             while (key := f"{name}.{len(held)}.tokens") in state:
-                held.append((state[key], state.get(f"{name}.{len(held)}.counts")))
+                counts, image = (state.get(f"{name}.{len(held)}.{part}") for part in ("counts", "image"))
+                held.append(Merged(state[key], counts, image))
 
-    def _held(self) -> dict[str, list[tuple[Tensor, Tensor | None]]]:
+    def _held(self) -> dict[str, list[Merged]]:
         held = {"band": self._band, "result": self._result}
         for index, queue in enumerate(self._queues):
             held |= {f"stage{index}.rows": queue.rows, f"stage{index}.band": queue.band}
@@ -225,54 +268,17 @@ class PieceMerger:
 
     def result(self) -> Tensor:
         """The merged tokens (B, *plan.grid, D), once all pieces have been added."""
-        x, counts = self._whole()
+        x, counts, _ = self._whole()
         return self.merger.finish(x, self.plan, counts).to(self.dtype or x.dtype)
 
     def counts(self) -> Tensor | None:
         """How many patches took part in each final cell, (rows, cols), if any were skipped or could have been."""
-        return self._whole()[1]
+        return self._whole().counts
 
-    def _whole(self) -> tuple[Tensor, Tensor | None]:
+    def _whole(self) -> Merged:
         if self.remaining():
             raise ValueError(f"{len(self.remaining())} of {len(self.pieces)} pieces have not been added yet.")
-        return _cat(self._result, 0)
-
-
-class _Queue:
-    """Tokens of a stage's input that have arrived and are still needed, and its unfinished band of pieces."""
-
-    def __init__(self, stage: Stage) -> None:
-        self.stage = stage
-        self.next = 0  # band
-        self.rows: list[tuple[Tensor, Tensor | None]] = []
-        self.band: list[tuple[Tensor, Tensor | None]] = []
-
-    def push(self, rows: tuple[Tensor, Tensor | None]) -> Any:
-        """Takes whole rows of tokens and gives every piece that they complete: (piece, tokens, counts)."""
-        self.rows.append(rows)
-        held = sum(part.shape[1] for part, _ in self.rows)
-        while self.next < len(self.stage.bands):
-            band = self.stage.bands[self.next]
-            height = band[0].region.size[0]
-            if held < height:
-                return
-            x, counts = _cat(self.rows, 0)
-            for piece in band:
-                cols = piece.region.cols
-                yield piece, x[:, :height, cols], None if counts is None else counts[:height, cols]
-            self.rows.clear()
-            if held > height:
-                self.rows.append((x[:, height:].clone(), None if counts is None else counts[height:].clone()))
-            held -= height
-            self.next += 1
-
-
-def _cat(parts: Sequence[tuple[Tensor, Tensor | None]], dim: int) -> tuple[Tensor, Tensor | None]:
-    """Tokens (B, rows, cols, D) and counts (rows, cols) put together along rows (0) or columns (1)."""
-    if len(parts) == 1:
-        return parts[0]
-    counts = [count for _, count in parts if count is not None]
-    return torch.cat([x for x, _ in parts], dim=dim + 1), torch.cat(counts, dim=dim) if counts else None
+        return together(self._result, 0)
 
 
 def pixels_of(images: Tensor, region: PixelBox) -> Tensor:

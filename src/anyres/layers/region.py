@@ -22,6 +22,10 @@ class Region:
     def whole(grid: Grid) -> "Region":
         return Region((0, 0), grid, grid)
 
+    @staticmethod
+    def of(rows: range, cols: range, grid: Grid) -> "Region":
+        return Region((rows.start, cols.start), (len(rows), len(cols)), grid)
+
     @property
     def rows(self) -> slice:
         return slice(self.start[0], self.start[0] + self.size[0])
@@ -35,6 +39,13 @@ class Region:
         start = [max(first - before, 0) for first in self.start]
         stop = [min(s + n + after, whole) for s, n, whole in zip(self.start, self.size, self.grid, strict=True)]
         return Region((start[0], start[1]), (stop[0] - start[0], stop[1] - start[1]), self.grid)
+
+    def around(self, rows: range, cols: range) -> "Region":
+        """The smallest rectangle that has all of this one, and these rows and columns."""
+        spans = [
+            (min(s, r.start), max(s + n, r.stop)) for s, n, r in zip(self.start, self.size, (rows, cols), strict=True)
+        ]
+        return Region.of(range(*spans[0]), range(*spans[1]), self.grid)
 
     def cut_from(self, tokens: Tensor, outer: "Region") -> Tensor:
         """This region's tokens out of those (B, rows, cols, D) of a region around it."""

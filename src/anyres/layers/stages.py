@@ -4,9 +4,12 @@ All levels of a stage are done on one piece of its input, whose output are whole
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from anyres.layers.merge_plan import Boundaries, Grid, MergePlan, compose, even_boundaries
 from anyres.layers.region import Region
+
+_MOST_READ = 1.3  # times its positions that a stage may take of its input with what its pieces need around them
 
 
 @dataclass(frozen=True)
@@ -32,20 +35,51 @@ class Stage:
         return [piece for band in self.bands for piece in band]
 
 
-def make_stages(plan: MergePlan, positions: int) -> list[Stage]:
+class Reading(Protocol):
+    """What `outer` says: the positions along an axis that a group of cells needs of the input of levels `first` to
+    `last` - 1, at least those that fall into the cells."""
+
+    def __call__(self, first: int, last: int, axis: int, cells: range) -> range: ...
+
+
+def make_stages(plan: MergePlan, positions: int, outer: Reading | None = None) -> list[Stage]:
     """Divides a plan into stages whose pieces take about `positions` tokens, or one cell if a single level needs more.
 
-    A stage has as many levels as fit: until a single cell is too large for a piece.
+    A stage has as many levels as fit: until a single cell is too large for a piece, or what the pieces need around
+    their cells (`outer`) is too much. A pass of 1x1 cells goes with the level before it.
     """
     stages: list[Stage] = []
     first = 0
     while first < len(plan.levels) or not stages:
         last = min(first + 1, len(plan.levels))
-        while last < len(plan.levels) and _largest(plan, first, last + 1) <= positions:
+        while last < len(plan.levels) and _goes_on(plan, first, last + 1, positions, outer):
             last += 1
         stages.append(Stage(first, last, _bands(plan, first, last, positions)))
         first = last
     return stages
+
+
+def _goes_on(plan: MergePlan, first: int, last: int, positions: int, outer: Reading | None) -> bool:
+    """Whether a stage of levels `first` to `last` - 2 takes one more."""
+    if plan.levels[last - 1].is_identity:
+        return True
+    if _largest(plan, first, last) > positions:
+        return False
+    if outer is None:
+        return True
+    cells, groups = stage_cells(plan, first, last), _groups(plan, first, last, positions)
+    needed = [sum(len(outer(first, last, axis, group)) for group in groups[axis]) for axis in (0, 1)]
+    return needed[0] * needed[1] <= _MOST_READ * cells[0][-1] * cells[1][-1]
+
+
+def level_cells(plan: MergePlan, first: int, last: int, axis: int, cells: range) -> list[range]:
+    """For each of levels `first` to `last` - 1 its cells along an axis that become these of the last of them."""
+    found: list[range] = []
+    for level in reversed(plan.levels[first:last]):
+        found.append(cells)
+        edges = (level.rows, level.cols)[axis]
+        cells = range(edges[cells.start], edges[cells.stop])
+    return found[::-1]
 
 
 def stage_cells(plan: MergePlan, first: int, last: int) -> tuple[Boundaries, Boundaries]:
@@ -66,24 +100,28 @@ def _largest(plan: MergePlan, first: int, last: int) -> int:
 
 def _bands(plan: MergePlan, first: int, last: int, positions: int) -> tuple[tuple[Piece, ...], ...]:
     rows, cols = stage_cells(plan, first, last)
+    down, across = _groups(plan, first, last, positions)
+    grid = (rows[-1], cols[-1])
+    return tuple(tuple(_piece(rows, cols, grid, row, col) for col in across) for row in down)
+
+
+def _groups(plan: MergePlan, first: int, last: int, positions: int) -> tuple[list[range], list[range]]:
+    """The rows and the columns of cells that make a piece."""
+    rows, cols = stage_cells(plan, first, last)
     height, width = _sides(rows), _sides(cols)
     side = positions**0.5
     # nearly square pieces, which have the smallest halo and read the fewest tiles; longer where the image is narrow
     across = _clamp(side / width, len(cols) - 1)
     down = _clamp(positions / (across * width) / height, len(rows) - 1)
     across = _clamp(positions / (down * height) / width, len(cols) - 1)
-    grid = (rows[-1], cols[-1])
-    return tuple(
-        tuple(_piece(rows, cols, grid, row, col) for col in _groups(len(cols) - 1, across))
-        for row in _groups(len(rows) - 1, down)
-    )
+    return _evenly(len(rows) - 1, down), _evenly(len(cols) - 1, across)
 
 
 def _clamp(value: float, most: int) -> int:
     return max(1, min(int(value), most))
 
 
-def _groups(cells: int, most: int) -> list[range]:
+def _evenly(cells: int, most: int) -> list[range]:
     """The cells of an axis in as few groups of at most so many as possible, of nearly equal size."""
     edges = even_boundaries(cells, -(-cells // most))
     return [range(start, stop) for start, stop in zip(edges, edges[1:], strict=False)]

@@ -3,15 +3,10 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anyres.layers.merge_plan import Grid
 
-
-def complete_patches(images: Tensor, patch_size: int, grid: Grid | None = None) -> Tensor:
-    """Completes the last row and column of patches, or a grid of them, by repeating the edge pixels: (B, C, H, W)."""
-    height, width = images.shape[-2:]
-    bottom, right = -height % patch_size, -width % patch_size
-    if grid is not None:
-        bottom, right = grid[0] * patch_size - height, grid[1] * patch_size - width
+def complete_patches(images: Tensor, patch_size: int) -> Tensor:
+    """Completes the last row and column of patches by repeating the edge pixels: (B, C, H, W)."""
+    bottom, right = -images.shape[-2] % patch_size, -images.shape[-1] % patch_size
     return F.pad(images, (0, right, 0, bottom), mode="replicate") if bottom or right else images
 
 

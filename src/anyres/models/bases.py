@@ -2,15 +2,14 @@
 
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
-from anyres.layers.averaged import AxisResize
+from anyres.layers.fitted import AxisFit
 from anyres.layers.merge_plan import MergePlan, token_grid
 from anyres.layers.position import FuzzyPositionalEncoding, NoPosition
 from anyres.layers.pyramid_merger import PyramidMerger, level_keys, reduced_images
 from anyres.layers.sincos import SinCosPosition
-from anyres.layers.stem import PatchStem, complete_patches
+from anyres.layers.stem import PatchStem
 from anyres.layers.visible import visible_cells
 from anyres.models.config import ViTARConfig
 from anyres.sizes import Size
@@ -28,28 +27,23 @@ def fitted(model: "ViTAR", images: Tensor) -> Tensor:
     """
     if not isinstance(model.merger, PyramidMerger):
         return images
-    config, size = model.config, model.plan(*images.shape[-2:]).size
-    patch = config.patch_size
-    for dim, patches in zip((-2, -1), size, strict=True):
-        if _is_enlarged(config, images.shape[dim], patches):
-            exact = images.to(torch.promote_types(images.dtype, torch.float32))
-            images = AxisResize(images.shape[dim], patches * patch).apply(exact, images.ndim + dim).to(images.dtype)
-    return complete_patches(images, patch, size)
+    for axis, fit in enumerate(_fits(model.config, *images.shape[-2:])):
+        images = fit.apply(images, images.ndim - 2 + axis)
+    return images
 
 
 def covered(config: ViTARConfig, height: int, width: int) -> Size:
     """See `ViTAR.covered`."""
-    size = config.plan(token_grid(height, width, config.patch_size)).size
-    rows, cols = (
-        side if _is_enlarged(config, side, patches) else patches * config.patch_size
-        for side, patches in zip((height, width), size, strict=True)
-    )
+    rows, cols = (fit.target if fit.enlarging is None else fit.source for fit in _fits(config, height, width))
     return rows, cols
 
 
-def _is_enlarged(config: ViTARConfig, pixels: int, patches: int) -> bool:
-    """Whether an axis of so many pixels is enlarged to the patches of its plan, instead of completed."""
-    return not config.keeps_shape and pixels <= (patches - 1) * config.patch_size
+def _fits(config: ViTARConfig, height: int, width: int) -> list[AxisFit]:
+    patches = config.plan(token_grid(height, width, config.patch_size)).size
+    return [
+        AxisFit(side, number, config.patch_size, enlarges=not config.keeps_shape)
+        for side, number in zip((height, width), patches, strict=True)
+    ]
 
 
 def make_bases(

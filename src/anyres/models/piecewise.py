@@ -26,8 +26,6 @@ def is_merged_in_pieces(model: "ViTAR", images: Tensor, grid: Grid) -> bool:
     """Whether images (B, C, H, W) of this grid of patches go through a model piece by piece."""
     if _recomputes(model):
         return True
-    if model.config.merger == "pyramid":
-        return False
     if model.training or torch.is_grad_enabled() or torch.compiler.is_compiling():  # pieces would have to be kept
         return False
     fits = piece_positions(model.config.width, model.trunk.norm.weight)
@@ -60,8 +58,6 @@ def make_pieces(
         raise ValueError(
             f'merger is "none", so nothing makes {height}x{width} pixels fit; allowed: a model with a merger.'
         )
-    if model.config.merger == "pyramid":
-        raise ValueError('merger is "pyramid", which is merged whole; allowed piece by piece: the other mergers.')
     if positions is None:
         positions = max(piece_positions(model.config.width, model.trunk.norm.weight) // batch, 1)
     if positions < 1:
@@ -69,7 +65,10 @@ def make_pieces(
     plan = model.training_plan(height, width)
     if model.training and keys is None:  # all pieces of an image must have the same
         keys = torch.randint(2**62, (batch,), device=model.device)
-    return PieceMerger(model.stem, model.position, model.merger, plan, (height, width), positions=positions, keys=keys)
+    return PieceMerger(
+        model.stem, model.position, model.merger, plan, (height, width),
+        positions=positions, keys=keys, enlarges=not model.config.keeps_shape,
+    )  # fmt: skip
 
 
 def _recomputes(model: "ViTAR") -> bool:

@@ -21,7 +21,6 @@ from anyres.free_memory import give_back_free_memory
 from anyres.layers.pieces import PieceMerger, PixelBox, pixels_of
 from anyres.layers.recompute import merge_recomputing
 from anyres.layers.stages import Piece
-from anyres.layers.stem import complete_patches
 from anyres.models.features import Features
 from anyres.models.vitar import ViTAR
 from anyres.streaming.reader import RegionReader
@@ -156,10 +155,11 @@ class _Work:
 
     def _patches(self, piece: Piece, pixels: Tensor) -> Tensor:
         """(rows, cols, p, p, C) between 0 and 1 of a piece without its halo."""
-        patch, outer, config = self.merging.stem.patch_size, self.merging.outer(piece), self.model.config
+        patch, config = self.merging.stem.patch_size, self.model.config
+        outer = self.merging.outer(self.merging.stages[0], piece)
         y, x = ((a - b) * patch for a, b in zip(piece.region.start, outer.start, strict=True))
         height, width = (side * patch for side in piece.region.size)
-        own = complete_patches(pixels[..., y : y + height, x : x + width], patch)[0].permute(1, 2, 0)
+        own = self.merging.fit(piece, pixels)[0, :, y : y + height, x : x + width].permute(1, 2, 0)
         values = own * torch.tensor(config.std) + torch.tensor(config.mean)  # (h, w, C)
         return values.unflatten(1, (-1, patch)).unflatten(0, (-1, patch)).transpose(1, 2)
 
