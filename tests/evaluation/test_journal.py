@@ -220,14 +220,14 @@ def test_lack_of_cpu_memory_leaves_rows_out(place, monkeypatch):
 
 
 def test_lack_of_memory_in_a_batch_leaves_that_row_out_and_goes_on(place, monkeypatch):
-    real = subject_module.Subject.answer
+    real = subject_module.Subject.look
 
-    def answer(self, images, max_patches):
+    def look(self, images, max_patches):
         if self.label == "run" and len(images) > 1:
             torch.empty(1 << 52, dtype=torch.uint8)
         return real(self, images, max_patches)
 
-    monkeypatch.setattr(subject_module.Subject, "answer", answer)
+    monkeypatch.setattr(subject_module.Subject, "look", look)
     found = sweep(configure(place, data=(place / "second",), sizes=("8",), resize_to=("none",)))
     assert [row["model"] for row in found["rows"]] == ["other"] and found["rows"][0]["images"] == 4
     assert [item["model"] for item in found["left_out"]] == ["run"]

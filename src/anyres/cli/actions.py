@@ -28,10 +28,13 @@ def train(options: RunConfig) -> int:
 
 
 def sweep(options: SweepConfig) -> int:
+    from anyres.evaluation.stability import stability_text
     from anyres.evaluation.sweep import sweep
 
     result = sweep(options)
     print(f"{len(result['rows'])} rows in {options.out}; draw them with: anyres report {options.out}")
+    if result.get("stability"):
+        print(stability_text(result["stability"]))
     if result["skipped"]:
         print(f"{len(result['skipped'])} files could not be read and were skipped:")
         print("\n".join(f"  {entry['path']}: {entry['reason']}" for entry in result["skipped"]))

@@ -28,6 +28,8 @@ def identity(config: SweepConfig, subjects: Sequence[Subject], folders: Mapping[
     To be asked for while torch has the number of threads that is measured with.
     """
     settings = {name: value for name, value in asdict(config).items() if name not in _ELSEWHERE}
+    if not config.stability:
+        del settings["stability"]  # sweeps begun before there was the option have none, and go on
     found = {
         "environment": _environment(config),
         "protocol": _protocol(config),

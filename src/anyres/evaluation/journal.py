@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from anyres.evaluation.rows import FORMAT, SweepRow
+from anyres.evaluation.stability import Answers
 from anyres.files import read_json, write_json
 from anyres.settings import differences
 from anyres.sizes import Size
@@ -21,6 +22,8 @@ class Part(TypedDict):
     examples: list[dict[str, Any]]
     skipped: dict[str, str]
     left_out: list[dict[str, Any]]
+    answers: Answers | None
+    """With `stability` alone."""
 
 
 class Journal:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from anyres.data.loader import EvalBatch, evaluation_batches
 from anyres.evaluation.journal import Part
 from anyres.evaluation.metrics import METRICS
 from anyres.evaluation.rows import NATIVE, SweepRow, wilson
+from anyres.evaluation.stability import Answers, Reference
 from anyres.evaluation.subject import Subject
 from anyres.evaluation.sweep_config import SweepConfig
 from anyres.sizes import Size, size_text
@@ -37,6 +39,10 @@ class _Tally:
     subject: Subject
     protocol: str
     target: Size | None
+    reference: Reference | None = None
+    """What the answers are compared with, for rows of images as they are in a sweep of stability."""
+    classes: list[int] = field(default_factory=list)
+    """The model's answers, if they are compared."""
     images: int = 0
     correct: int = 0
     totals: dict[str, float] = field(default_factory=lambda: dict.fromkeys(METRICS, 0.0))
@@ -49,25 +55,41 @@ class _Tally:
         """Of the classes in the model's order; looking for each image's in the list would take images times classes."""
         return {name: place for place, name in enumerate(self.subject.info.classes)}
 
-    def count(self, pictures: Sequence[Image.Image], names: Sequence[str], config: SweepConfig) -> None:
-        """Adds the answers to some pictures whose true classes are `names`."""
+    def count(
+        self, pictures: Sequence[Image.Image], names: Sequence[str], indices: Sequence[int], config: SweepConfig
+    ) -> None:
+        """Adds the answers to some pictures whose true classes are `names` and whose numbers in the set `indices`."""
         images = self.subject.views(pictures, self.target, config.keep_aspect)
         self.subject.seconds = 0.0
-        probabilities = self.subject.answer(images, config.max_patches)  # (B, classes)
+        probabilities, pooled = self.subject.look(images, config.max_patches)  # (B, classes), (B, D)
         self.seconds += self.subject.seconds
         labels = torch.tensor([self.places[name] for name in names])  # in the model's order
-        self.correct += int((probabilities.argmax(-1) == labels).sum())
-        for name, metric in METRICS.items():
-            self.totals[name] += float(metric(probabilities, labels).double().sum())
+        best = probabilities.argmax(-1)
+        self.correct += int((best == labels).sum())
+        values = {name: metric(probabilities, labels) for name, metric in METRICS.items()}
+        if self.reference is not None:
+            values |= self.reference.compare(indices, best, pooled)
+            self.classes += best.tolist()
+        for name, value in values.items():
+            self.totals[name] = self.totals.get(name, 0.0) + float(value.double().sum())
         self.images += len(images)
         self.macs += sum(self.subject.macs((image.shape[1], image.shape[2])) for image in images)
 
 
 def measure_size(
-    name: str, size: Size, folder: ImageFolder, subjects: Sequence[Subject], config: SweepConfig, bar: tqdm
+    name: str,
+    size: Size,
+    folder: ImageFolder,
+    subjects: Sequence[Subject],
+    config: SweepConfig,
+    bar: tqdm,
+    references: Mapping[str, Reference] = MappingProxyType({}),
 ) -> Part:
-    """Measures all the models at one size of one set; moves the bar on by the images counted."""
-    tallies, left_out = _plan_rows(name, size, subjects, config)
+    """Measures all the models at one size of one set; moves the bar on by the images counted.
+
+    `references` are those of the models by their labels, in a sweep of stability.
+    """
+    tallies, left_out = _plan_rows(name, size, subjects, config, references)
     skipped: dict[str, str] = {}
     seen: list[int] = []
     for batch in _batches(folder, size, subjects, config) if tallies else ():
@@ -78,7 +100,7 @@ def measure_size(
         names = [folder.classes[label] for label in batch.labels.tolist()]
         for tally in tuple(tallies):
             try:
-                tally.count(pictures, names, config)
+                tally.count(pictures, names, batch.indices.tolist(), config)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -90,6 +112,7 @@ def measure_size(
         if not tallies:
             break
     native = [tally.subject for tally in tallies if tally.protocol == NATIVE]
+    classes = {tally.subject.label: tally.classes for tally in tallies if tally.reference is not None}
     return Part(
         set=name,
         size=list(size),
@@ -97,11 +120,30 @@ def measure_size(
         examples=_examples(name, size, folder, seen, native, config),
         skipped=skipped,
         left_out=left_out,
+        answers=Answers(images=seen, classes=classes) if config.stability else None,
     )
 
 
+def make_references(folder: ImageFolder, subjects: Sequence[Subject], config: SweepConfig) -> dict[str, Reference]:
+    """What each model makes of the images at its largest training size; every start of a sweep finds the same."""
+    found = {subject.label: Reference() for subject in subjects}
+    for size in dict.fromkeys(subject.largest_size for subject in subjects):
+        own = [subject for subject in subjects if subject.largest_size == size]
+        for batch in _batches(folder, size, own, config):
+            pictures = [_picture(image) for image in batch.images]
+            for subject in own:
+                views = subject.views(pictures, None, config.keep_aspect)
+                probabilities, pooled = subject.look(views, config.max_patches)
+                found[subject.label].add(batch.indices.tolist(), probabilities.argmax(-1), pooled)
+    return found
+
+
 def _plan_rows(
-    name: str, size: Size, subjects: Sequence[Subject], config: SweepConfig
+    name: str,
+    size: Size,
+    subjects: Sequence[Subject],
+    config: SweepConfig,
+    references: Mapping[str, Reference],
 ) -> tuple[list[_Tally], list[dict[str, Any]]]:
     """The rows to count at a size, and those left out because they cost or need too much, with the reason."""
     tallies: list[_Tally] = []
@@ -121,7 +163,8 @@ def _plan_rows(
             if reason:
                 left_out.append(_left_out(name, subject, protocol, size, reason))
             else:
-                tallies.append(_Tally(subject=subject, protocol=protocol, target=target))
+                reference = references.get(subject.label) if target is None else None
+                tallies.append(_Tally(subject=subject, protocol=protocol, target=target, reference=reference))
     return tallies, left_out
 
 
@@ -132,7 +175,7 @@ def _left_out(name: str, subject: Subject, protocol: str, size: Size, reason: st
 def protocols(subject: Subject, config: SweepConfig) -> Iterator[tuple[str, Size | None]]:
     """The names of the ways in which a model gets an image, with the size that it is resized to, if it is."""
     yield NATIVE, None
-    sizes = sorted(subject.info.training_sizes, key=lambda size: (size[0] * size[1], size))
+    sizes = subject.sizes_by_area
     smallest = sizes[:1] if "smallest" in config.resize_to else []
     largest = sizes[-1:] if "largest" in config.resize_to else []
     for size in dict.fromkeys(smallest + largest):

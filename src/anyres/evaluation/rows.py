@@ -41,7 +41,8 @@ class SweepRow(_RequiredRow, total=False):
     """One model, one protocol and one size on one set of images; `macs` are multiply-accumulates ("executed")."""
 
     metrics: dict[str, float]
-    """Means over the images of what `evaluation.metrics` names; sweeps of older versions have none."""
+    """Means over the images of what `evaluation.metrics` names, and of what `stability` adds to rows of images as they
+    are; sweeps of older versions have none."""
 
 
 def wilson(correct: int, images: int, z: float = 1.959963984540054) -> tuple[float, float]:

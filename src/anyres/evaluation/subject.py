@@ -38,7 +38,7 @@ class Subject:
     device: torch.device
     dtype: torch.dtype
     seconds: float = 0.0
-    """Time spent in `model` by `answer` since it was last set to 0."""
+    """Time spent in `model` by `look` since it was last set to 0."""
     speeds: dict[Size, tuple[LatencyMs, int]] = field(default_factory=dict)
     """What `speed` found so far."""
     _macs: dict[Size, int] = field(default_factory=dict)
@@ -62,9 +62,23 @@ class Subject:
             ]
         return [to_tensor(picture, config.mean, config.std) for picture in pictures]
 
+    @property
+    def largest_size(self) -> Size:
+        """Of training."""
+        return self.sizes_by_area[-1]
+
+    @property
+    def sizes_by_area(self) -> list[Size]:
+        """The training sizes, smallest first."""
+        return sorted(self.info.training_sizes, key=lambda size: (size[0] * size[1], size))
+
     def answer(self, images: Sequence[Tensor], max_patches: int) -> Tensor:
         """Class probabilities (B, classes), float32 on the CPU; in pieces of at most `max_patches` or one image."""
-        outputs = []
+        return self.look(images, max_patches)[0]
+
+    def look(self, images: Sequence[Tensor], max_patches: int) -> tuple[Tensor, Tensor]:
+        """The same with the pooled features that they follow from, (B, D)."""
+        outputs, features = [], []
         counts = [self.patches((image.shape[1], image.shape[2])) for image in images]
         for group in packed(counts, max_patches):
             piece = [images[index] for index in group]
@@ -74,11 +88,13 @@ class Subject:
             synchronise(self.device)
             start = time.perf_counter()
             with torch.inference_mode():
-                logits = self.model(batch)
+                pooled = self.model.forward_head(self.model.forward_features(batch), pre_logits=True)
+                logits = self.model.head(pooled)
             synchronise(self.device)
             self.seconds += time.perf_counter() - start
             outputs.append(logits.float().softmax(-1).cpu())
-        return torch.cat(outputs)
+            features.append(pooled.float().cpu())
+        return torch.cat(outputs), torch.cat(features)
 
     def speed(self, size: Size, runs: int, seconds: float) -> tuple[LatencyMs, int]:
         """Latency and peak memory in bytes of one image of `size`; measured once and remembered."""
@@ -117,6 +133,8 @@ def load_subjects(config: SweepConfig) -> list[Subject]:
             raise ValueError(f"{run} takes {model.config.in_channels} channels; allowed for image files: 1 or 3")
         if not info.training_sizes and config.resize_to != ("none",):
             raise ValueError(f"{run} records no training sizes to resize to; allowed for it: resize_to none")
+        if not info.training_sizes and config.stability:
+            raise ValueError(f"{run} records no training sizes to compare with; allowed for it: no stability")
         model = model.to(device=device, dtype=dtype).eval()
         subjects.append(Subject(label=label, model=model, info=info, run=run, device=device, dtype=dtype))
     return subjects

@@ -18,8 +18,9 @@ from tqdm import tqdm
 from anyres.data.folder import ImageFolder
 from anyres.evaluation.identity import identity
 from anyres.evaluation.journal import Journal, Part, finished
-from anyres.evaluation.measure import measure_size, protocols
+from anyres.evaluation.measure import make_references, measure_size, protocols
 from anyres.evaluation.rows import FORMAT, size_label
+from anyres.evaluation.stability import stability
 from anyres.evaluation.subject import Subject, load_subjects
 from anyres.evaluation.sweep_config import SweepConfig
 from anyres.files import check_file, write_json
@@ -111,6 +112,10 @@ def _together(
         found["left_out"] += [item for part in own for item in part["left_out"]]
         skipped = {path: reason for part in own for path, reason in part["skipped"].items()}
         found["skipped"] += [{"set": name, "path": path, "reason": skipped[path]} for path in sorted(skipped)]
+        if config.stability:
+            answers = {(part["size"][0], part["size"][1]): part["answers"] for part in own if part["answers"]}
+            references = {subject.label: subject.largest_size for subject in subjects}
+            found.setdefault("stability", []).extend(stability(rows, answers, references, name))
     return found
 
 
@@ -137,6 +142,8 @@ def _sweep_set(
 ) -> None:
     """Adds the parts of one set that the journal lacks."""
     done, images = journal.done(name), min(len(folder), config.limit or len(folder))
+    left = [size for size in config.parsed_sizes if size not in done]
+    references = make_references(folder, subjects, config) if config.stability and left else {}
     with tqdm(
         total=images * len(config.sizes),
         initial=images * len(done),
@@ -144,7 +151,6 @@ def _sweep_set(
         unit="image",
         disable=not config.progress,
     ) as bar:
-        for size in config.parsed_sizes:
-            if size not in done:
-                bar.set_postfix_str(size_label(size))
-                journal.add(measure_size(name, size, folder, subjects, config, bar))
+        for size in left:
+            bar.set_postfix_str(size_label(size))
+            journal.add(measure_size(name, size, folder, subjects, config, bar, references))

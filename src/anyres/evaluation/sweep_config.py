@@ -62,6 +62,9 @@ class SweepConfig:
     """Processes that read images."""
     examples: int = 3
     """Images per set that the report shows with every model's answer."""
+    stability: bool = False
+    """Also say for how many images the class is the same at all sizes, and how near an image's pooled features are to
+    those at the model's largest training size, where every image is given to the model once more."""
     strict: bool = False
     """Stop at the first unreadable file instead of skipping and listing it."""
     max_pixels: int = MAX_PIXELS

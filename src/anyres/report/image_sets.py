@@ -26,6 +26,7 @@ class ImageSet:
     examples: list[dict[str, Any]] = field(default_factory=list)
     skipped: list[dict[str, str]] = field(default_factory=list)
     left_out: list[dict[str, Any]] = field(default_factory=list)
+    stability: list[dict[str, Any]] = field(default_factory=list)
     sources: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -78,6 +79,8 @@ def merge(sweeps: Sequence[dict[str, Any]], names: Sequence[str]) -> list[ImageS
             ]
             left_out = [item for item in sweep.get("left_out", []) if item.get("set", name) == name]
             group.left_out += [_relabelled(item, labels) for item in left_out]
+            stable = [entry for entry in sweep.get("stability", []) if entry["set"] == name]
+            group.stability += [_relabelled(entry, labels) for entry in stable]
             how = {"environment": sweep["environment"], "protocol": sweep.get("protocol", {})}
             group.sources.append({"file": file, "title": sweep["title"], **how})
     return list(sets.values())
