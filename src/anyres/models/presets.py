@@ -39,9 +39,13 @@ CLASSIFIERS: dict[str, ViTARConfig] = {
     "resformer_base_patch16": ViTARConfig(**_BASE, **_RESFORMER),
 }
 
-# For pre-training without labels: of ViTAR, and of an ordinary ViT as in MAE.
+# For pre-training without labels: of ours, of ViTAR, and of an ordinary ViT as in MAE.
 _MAE_VIT: dict[str, Any] = {"merger": "none", "position": "sincos", "prefix_tokens": 1}
 AUTOENCODERS: dict[str, MAEConfig] = {
+    "mae_anyres_tiny_patch16": MAEConfig(backbone=ViTARConfig(**_TINY, **_ANYRES)),
+    "mae_anyres_small_patch16": MAEConfig(backbone=ViTARConfig(**_SMALL, **_ANYRES)),
+    "mae_anyres_base_patch16": MAEConfig(backbone=ViTARConfig(**_BASE, **_ANYRES)),
+    "mae_anyres_large_patch16": MAEConfig(backbone=ViTARConfig(**_LARGE, **_ANYRES)),
     "mae_vitar_tiny_patch16": MAEConfig(backbone=ViTARConfig(**_TINY)),
     "mae_vitar_small_patch16": MAEConfig(backbone=ViTARConfig(**_SMALL)),
     "mae_vitar_base_patch16": MAEConfig(backbone=ViTARConfig(**_BASE)),
@@ -69,6 +73,7 @@ DETECTORS: dict[str, DetectorConfig] = {
 
 # The same names for type checkers (a test compares them): what a name makes is known before it runs.
 AutoencoderName = Literal[
+    "mae_anyres_tiny_patch16", "mae_anyres_small_patch16", "mae_anyres_base_patch16", "mae_anyres_large_patch16",
     "mae_vitar_tiny_patch16", "mae_vitar_small_patch16", "mae_vitar_base_patch16", "mae_vitar_large_patch16",
     "mae_vit_tiny_patch16", "mae_vit_small_patch16", "mae_vit_base_patch16", "mae_vit_large_patch16",
 ]  # fmt: skip

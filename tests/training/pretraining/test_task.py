@@ -266,6 +266,7 @@ def test_unreadable_images_are_neither_drawn_nor_fatal(make, unlabelled):
     ("changes", "message"),
     [
         ({"model": "vitar_tiny_patch16"}, "no masked auto-encoder; .*nearest: 'mae_vitar_tiny_patch16'"),
+        ({"model": "anyres_small_patch16"}, "no masked auto-encoder; .*nearest: 'mae_anyres_small_patch16'"),
         ({"model": "deit_small_patch16"}, "no masked auto-encoder; .*nearest: 'mae_vit_small_patch16'"),
         ({"model": "mae_vitar_tiny"}, "unknown model.*Did you mean 'mae_vitar_tiny_patch16'"),
         ({"model_options": {**SMALL, "mask_ratio": 0.95}}, "at 13x13 pixels .*mask_ratio is 0.95.*none is visible"),
@@ -325,7 +326,11 @@ def test_impossible_data_is_refused(make, data, unlabelled, tmp_path):
 
 @pytest.mark.parametrize(
     ("model", "nearest"),
-    [("mae_vitar_small_patch16", "vitar_small_patch16"), ("mae_vit_base_patch16", "deit_base_patch16")],
+    [
+        ("mae_vitar_small_patch16", "vitar_small_patch16"),
+        ("mae_anyres_tiny_patch16", "anyres_tiny_patch16"),
+        ("mae_vit_base_patch16", "deit_base_patch16"),
+    ],
 )
 def test_a_masked_auto_encoder_is_not_trained_on_labels(data, tmp_path, model, nearest):
     with pytest.raises(ValueError, match=f"`anyres pretrain` with it, .* with init; nearest: '{nearest}'"):
