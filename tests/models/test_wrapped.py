@@ -118,7 +118,7 @@ def test_a_dynamically_quantised_model_is_near_the_model(name):
     assert 0 < (found - expected).norm() < 0.1 * expected.norm()
 
 
-@pytest.mark.parametrize("name", ["vitar_tiny_patch16", "all of grid attention", "zeros", "concat"])
+@pytest.mark.parametrize("name", ["vitar_tiny_patch16", "all of grid attention", "zeros", "concat", "pyramid"])
 def test_low_rank_layers_act_in_pieces_and_learn_there(name):
     wrapped, whole = with_low_rank(make(name))
     images, keys = torch.rand(1, 3, 61, 90, dtype=torch.float64), torch.tensor([3])
