@@ -23,11 +23,13 @@ from anyres.training.classification.config import TrainConfig
 from anyres.training.engine import train
 from anyres.training.runlog import STEPS, last_row
 
-Kind = Literal["vitar", "deit"]
+Kind = Literal["anyres", "vitar", "deit"]
+KINDS: tuple[Kind, ...] = ("anyres", "vitar", "deit")
 
 TRAINING_SIZES = ("32", "64", "96")
 SWEEP_SIZES = ("24", "32", "48", "64", "96", "128", "192", "256", "384")
-STORED_SIDE = 440  # pixels of a stored short side: what an evaluation at 384 with a centre crop starts from
+FAR_SIZES = ("512", "768", "1024")
+STORED_SIDE, FAR_SIDE = 440, 1171  # pixels of a stored short side: evaluations at 384, at 1024, with a centre crop
 SMALL_MODEL: Mapping[str, Any] = {"width": 96, "heads": 3, "depth": 4, "patch_size": 8, "stem": "conv"}
 
 # Both models learn from the set *detail*, whose training images show glyphs of all heights. They are measured on large
@@ -39,14 +41,19 @@ _MILD = TrainAugment(  # digits must be neither mirrored nor cut off
     scale=(0.8, 1.0), ratio=(0.9, 1.1), hflip=0.0, auto_augment=None, erasing=0.0, interpolation="bilinear"
 )
 
+# Positions from a convolution in the trunk are learned soonest; up to 96 pixels two levels merge.
+_OWN: Mapping[Kind, Mapping[str, Any]] = {"anyres": {"position": "conditional", "placement": "trunk", "full_levels": 2}}
+
+TITLE = "Any resolution: our merger, the paper's, and an ordinary ViT"
+
 _REMEDY = "The same command goes on where it was"
 
 
 def demo(config: DemoConfig) -> Path:
-    """The main job in miniature, on real files: data, two models, a sweep of both, a report.
+    """The main job in miniature, on real files: data, three models, a sweep of each, a report.
 
-    Command: `make demo`, or `anyres demo`. Hardware: two CPU cores, one for each model. Time and accuracy to expect:
-    docs/results.md.
+    Command: `make demo`, or `anyres demo`. Hardware: two CPU cores, two trainings at a time. Time and accuracy to
+    expect: docs/results.md.
 
     Returns:
         The report page.
@@ -55,25 +62,33 @@ def demo(config: DemoConfig) -> Path:
 
     check_folder("out", config.out)
     _write_data(config)
-    runs = {kind: demo_training(config, kind) for kind in ("vitar", "deit")}
+    runs = {kind: demo_training(config, kind) for kind in KINDS}
     _train(list(runs.values()))
     sweeps = [_sweeping(config, name, [run.out for run in runs.values()]) for name in MEASURED]
-    print("Measuring both models at", ", ".join(sweeps[0].sizes), "pixels ...", flush=True)
+    # an ordinary ViT would need minutes for each of these images: every patch of its attends to every other
+    far = [runs[kind].out for kind in KINDS if kind != "deit"]
+    sweeps += [_sweeping(config, name, far, far=True) for name in MEASURED]
+    print("Measuring the models at", ", ".join([*sweeps[0].sizes, *sweeps[-1].sizes]), "pixels ...", flush=True)
     _measure(sweeps)
-    return report([one.out for one in sweeps], config.out / "report", "Any resolution: ViTAR and an ordinary ViT")
+    return report([one.out for one in sweeps], config.out / "report", TITLE)
 
 
 def _write_data(config: DemoConfig) -> None:
-    train, val = (40, 20) if config.short else (4000, 300)
-    common: dict[str, Any] = {"size": STORED_SIDE, "aspect": (1.0, 1.0), "val": val}
-    data = config.out / "data"
-    write_glyphs(data / "large-glyphs", train=0, glyph_height=LARGE, seed=1, **common)
-    write_detail(data / "small-glyphs", train=train, **common)
+    train, val, far = (40, 20, 10) if config.short else (4000, 300, 100)
+    tiers: tuple[tuple[Path, int, dict[str, Any]], ...] = (
+        (config.out / "data", STORED_SIDE, {"train": train, "val": val}),
+        (config.out / "data" / "far", FAR_SIDE, {"train": 0, "val": far}),
+    )
+    for folder, size, numbers in tiers:
+        common: dict[str, Any] = {"size": size, "aspect": (1.0, 1.0)}
+        write_glyphs(folder / "large-glyphs", glyph_height=LARGE, seed=1, **common, **{**numbers, "train": 0})
+        write_detail(folder / "small-glyphs", **common, **numbers)
 
 
 def demo_training(config: DemoConfig, kind: Kind) -> TrainConfig:
-    """ViTAR on all the training sizes, or an ordinary ViT (DeiT) on the smallest, for equally many images."""
-    steps = 6 if config.short else 2200
+    """The pyramid merger and the paper's recipe on all the training sizes, or an ordinary ViT (DeiT) on the smallest,
+    each for equally many images."""
+    steps = 6 if config.short else 1000
     common = TrainConfig(
         data=config.out / "data" / "small-glyphs", out=config.out / "runs" / kind, steps=steps,
         batch_size=8 if config.short else 64, lr=1.2e-3, min_lr=2.4e-5, warmup_steps=steps // 20, betas=(0.9, 0.99),
@@ -81,21 +96,20 @@ def demo_training(config: DemoConfig, kind: Kind) -> TrainConfig:
         device="cpu", checkpoint_every=200, validate_limit=200, progress=False,
         augmentation=_MILD,
     )  # fmt: skip
+    model = {"anyres": "anyres_tiny_patch16", "vitar": "vitar_tiny_patch16", "deit": "deit_tiny_patch16"}[kind]
+    shared = replace(common, model=model, model_options={**SMALL_MODEL, "grid": (4, 4), **_OWN.get(kind, {})})
     if kind == "deit":
-        return replace(
-            common, model="deit_tiny_patch16", model_options={**SMALL_MODEL, "grid": (4, 4)}, sizes=TRAINING_SIZES[:1]
-        )
-    options = {**SMALL_MODEL, "grid": (4, 4), "extra_passes": 1}
-    return replace(
-        common, model="vitar_tiny_patch16", model_options=options, sizes=TRAINING_SIZES, size_weights=(1, 1, 3)
-    )
+        return replace(shared, sizes=TRAINING_SIZES[:1])
+    return replace(shared, sizes=TRAINING_SIZES, size_weights=(1, 1, 3))
 
 
-def _sweeping(config: DemoConfig, name: str, runs: Sequence[Path]) -> SweepConfig:
+def _sweeping(config: DemoConfig, name: str, runs: Sequence[Path], *, far: bool = False) -> SweepConfig:
+    sizes = FAR_SIZES if far else SWEEP_SIZES
+    data = config.out / "data" / "far" / name if far else config.out / "data" / name
     return SweepConfig(
-        runs=tuple(runs), data=(config.out / "data" / name,), sizes=SWEEP_SIZES[:3] if config.short else SWEEP_SIZES,
-        out=config.out / f"{name}.json", threads=1, latency_runs=5, latency_seconds=2.0,
-        title="Any resolution: ViTAR and an ordinary ViT", progress=False,
+        runs=tuple(runs), data=(data,), sizes=sizes[:3] if config.short else sizes,
+        out=config.out / f"{name}{'-far' if far else ''}.json", threads=1, latency_runs=5, latency_seconds=2.0,
+        title=TITLE, progress=False, examples=0 if far else SweepConfig.examples,
     )  # fmt: skip
 
 
@@ -123,7 +137,7 @@ def learn_detail(out: Path, steps: int = 4000) -> Path:
 
 
 def _train(runs: Sequence[TrainConfig]) -> None:
-    """All of them at once, each under a progress bar of steps."""
+    """Two of them at a time, each under a progress bar of steps."""
     with ExitStack() as stack:
         bars = [
             stack.enter_context(tqdm(total=run.steps, desc=run.out.name, unit="step", position=place))
@@ -134,7 +148,7 @@ def _train(runs: Sequence[TrainConfig]) -> None:
             for bar, run in zip(bars, runs, strict=True):
                 _show_steps(bar, run.out / STEPS)
 
-        run_side_by_side(train, runs, len(runs), name=lambda run: str(run.out), follow=follow, remedy=_REMEDY)
+        run_side_by_side(train, runs, 2, name=lambda run: str(run.out), follow=follow, remedy=_REMEDY)
 
 
 def _show_steps(bar: tqdm, path: Path) -> None:
@@ -146,7 +160,7 @@ def _show_steps(bar: tqdm, path: Path) -> None:
 
 
 def _measure(sweeps: Sequence[SweepConfig]) -> None:
-    """All of them at once, each under a progress bar of the pixels of an image at the sizes that are done."""
+    """Two of them at a time, each under a progress bar of the pixels of an image at the sizes that are done."""
     with ExitStack() as stack:
         bars = []
         for place, one in enumerate(sweeps):
@@ -156,12 +170,16 @@ def _measure(sweeps: Sequence[SweepConfig]) -> None:
             bar = tqdm(total=pixels, desc=f"measure {one.out.stem}", bar_format=look, position=place)
             bars.append(stack.enter_context(bar))
 
+        begun: set[Path] = set()
+
         def follow(running: Sequence[SweepConfig], _: int) -> None:
+            begun.update(one.out for one in running)
             for bar, one in zip(bars, sweeps, strict=True):
-                _show_sizes(bar, sizes_done(one.out) if one in running else one.parsed_sizes)
+                if one.out in begun:
+                    _show_sizes(bar, sizes_done(one.out) if one in running else one.parsed_sizes)
 
         name = lambda one: f"the sweep {one.out}"  # noqa: E731
-        run_side_by_side(sweep, sweeps, len(sweeps), name=name, follow=follow, remedy=_REMEDY)
+        run_side_by_side(sweep, sweeps, 2, name=name, follow=follow, remedy=_REMEDY)
 
 
 def _show_sizes(bar: tqdm, done: Sequence[Size]) -> None:
