@@ -248,6 +248,18 @@ def test_a_list_of_sizes_gives_the_mean_of_the_images_one_by_one(merger):
     torch.testing.assert_close(model(images, keys), torch.stack(alone).mean(), rtol=1e-10, atol=1e-10)
 
 
+def test_a_list_is_run_by_the_shapes_that_a_pyramid_brings_images_to(monkeypatch):
+    model, counts = tiny(merger="pyramid").eval(), []
+    encode = model.forward_encoder
+    monkeypatch.setattr(model, "forward_encoder", lambda x, *rest: (counts.append(len(x)), encode(x, *rest))[1])
+    images = [torch.randn(3, *size, dtype=torch.float64) for size in [(16, 16), (17, 13), (31, 35), (1, 20), (32, 16)]]
+    keys = torch.arange(5)
+    loss = model(images, keys)  # float32, summed in another order
+    assert counts == [3, 1, 1]
+    alone = [model(image[None], key[None]) for image, key in zip(images, keys, strict=True)]
+    torch.testing.assert_close(loss, torch.stack(alone).mean())
+
+
 def test_loss_and_mask_are_those_of_the_keys():
     model = tiny().eval()
     images, keys = batch((31, 97))

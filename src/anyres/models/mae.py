@@ -113,7 +113,7 @@ class MaskedAutoencoder(AroundBackbone, nn.Module):
         for image in images:
             check_images(image, 3, self.config.backbone.in_channels, self.mask_token.dtype)
         keys = self._keys(keys, len(images), images[0].device)
-        losses = []
+        losses, images = [], [self.seen(image[None])[0] for image in images]  # a pyramid's then share few shapes
         for members in group_by(tuple(image.shape) for image in images):
             index = torch.tensor(members, device=keys.device)
             losses.append(self._run(torch.stack([images[i] for i in members]), keys[index], None)[0])
