@@ -98,7 +98,8 @@ def test_presets(name, millions):
     with torch.device("meta"):
         model = Detector(DETECTOR.get_config(f"mask_rcnn_vitar_{name}_patch16"))
     assert sum(each.numel() for each in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.1)
-    assert set(DETECTORS) == {"mask_rcnn_vitar_small_patch16", "mask_rcnn_vitar_base_patch16"}
+    kinds = {"anyres", "vitar"}
+    assert set(DETECTORS) == {f"mask_rcnn_{kind}_{size}_patch16" for kind in kinds for size in ("small", "base")}
     assert model.config.stride == 16 and backbone_of(model).config.num_classes == 0
 
 

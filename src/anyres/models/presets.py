@@ -58,8 +58,15 @@ AUTOENCODERS: dict[str, MAEConfig] = {
 
 # With cells of one patch the grid keeps the image's shape; carried back to the patches, it need not.
 _SHAPED: dict[str, Any] = {"cells": "1x1", "drop_path_rate": 0.1}
+# Of ours cells of 2x2: with cells of one patch there is nothing to be seen from afar, and both mergers are the same.
+_OURS_SHAPED: dict[str, Any] = {"merger": "pyramid", "cells": "2x2", "drop_path_rate": 0.1}
+_OURS: dict[str, Any] = {**_ANYRES, "drop_path_rate": 0.1}
 _UNMERGE: dict[str, Any] = {"decoder": "unmerge", "head_channels": 256}
 SEGMENTERS: dict[str, SegmenterConfig] = {
+    "upernet_anyres_small_patch16": SegmenterConfig(backbone=ViTARConfig(**_SMALL, **_OURS_SHAPED)),
+    "upernet_anyres_base_patch16": SegmenterConfig(backbone=ViTARConfig(**_BASE, **_OURS_SHAPED)),
+    "unmerge_anyres_small_patch16": SegmenterConfig(backbone=ViTARConfig(**_SMALL, **_OURS), **_UNMERGE),
+    "unmerge_anyres_base_patch16": SegmenterConfig(backbone=ViTARConfig(**_BASE, **_OURS), **_UNMERGE),
     "upernet_vitar_small_patch16": SegmenterConfig(backbone=ViTARConfig(**_SMALL, **_SHAPED)),
     "upernet_vitar_base_patch16": SegmenterConfig(backbone=ViTARConfig(**_BASE, **_SHAPED)),
     "unmerge_vitar_small_patch16": SegmenterConfig(backbone=ViTARConfig(**_SMALL, drop_path_rate=0.1), **_UNMERGE),
@@ -67,6 +74,8 @@ SEGMENTERS: dict[str, SegmenterConfig] = {
 }
 
 DETECTORS: dict[str, DetectorConfig] = {
+    "mask_rcnn_anyres_small_patch16": DetectorConfig(backbone=ViTARConfig(**_SMALL, **_OURS_SHAPED)),
+    "mask_rcnn_anyres_base_patch16": DetectorConfig(backbone=ViTARConfig(**_BASE, **_OURS_SHAPED)),
     "mask_rcnn_vitar_small_patch16": DetectorConfig(backbone=ViTARConfig(**_SMALL, **_SHAPED)),
     "mask_rcnn_vitar_base_patch16": DetectorConfig(backbone=ViTARConfig(**_BASE, **_SHAPED)),
 }
@@ -78,7 +87,12 @@ AutoencoderName = Literal[
     "mae_vit_tiny_patch16", "mae_vit_small_patch16", "mae_vit_base_patch16", "mae_vit_large_patch16",
 ]  # fmt: skip
 SegmenterName = Literal[
+    "upernet_anyres_small_patch16", "upernet_anyres_base_patch16",
+    "unmerge_anyres_small_patch16", "unmerge_anyres_base_patch16",
     "upernet_vitar_small_patch16", "upernet_vitar_base_patch16",
     "unmerge_vitar_small_patch16", "unmerge_vitar_base_patch16",
 ]  # fmt: skip
-DetectorName = Literal["mask_rcnn_vitar_small_patch16", "mask_rcnn_vitar_base_patch16"]
+DetectorName = Literal[
+    "mask_rcnn_anyres_small_patch16", "mask_rcnn_anyres_base_patch16",
+    "mask_rcnn_vitar_small_patch16", "mask_rcnn_vitar_base_patch16",
+]  # fmt: skip
