@@ -407,6 +407,9 @@ _AS_THEY_ARE = 512
 """Largest side of images that models get as they are whose every patch attends to every other: one of 1024 pixels costs
 them as much as 200 of 256."""
 
+# Up to 96 pixels, of twelve patches a side, two levels merge.
+_PYRAMID: Mapping[str, Any] = {"merger": "pyramid", "grid_shape": "aspect", "full_levels": 2, **_CONDITIONAL}
+
 HELD = Study(
     name="held",
     title="Held at every size",
@@ -424,7 +427,7 @@ HELD = Study(
     variants=(
         Variant(
             name="pyramid", text="every cell also seen from afar (merger pyramid), positions by PEG in the trunk",
-            placement="in the trunk, on a constant grid", options={"merger": "pyramid", **_CONDITIONAL},
+            placement="in the trunk, on a constant grid", options=_PYRAMID,
         ),
         Variant(name="paper", text="the paper's recipe", paper="ViTAR-S"),
         Variant(
