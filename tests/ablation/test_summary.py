@@ -3,7 +3,7 @@
 import pytest
 
 from anyres.ablation.page import beside_the_paper, markdown, order_sentences, table
-from anyres.ablation.summary import beyond, orderings, summarise
+from anyres.ablation.summary import beyond, held, orderings, summarise
 
 
 def row(variant, seed, side, top1, *, protocol="native", name="ordinary", latency=1.0):
@@ -53,6 +53,20 @@ def test_far_beyond_is_four_times_the_own_largest_size():
     assert (b["far"], b["below_best"]) == (98.0, 0.0)
 
 
+def test_what_is_lost_over_the_sizes_and_against_resizing():
+    """Below the smallest training size nothing counts; the largest training size is 16."""
+    rows = [row("e", 0, side, top1) for side, top1 in {8: 5.0, 16: 80.0, 32: 70.0, 64: 84.0, 128: 60.0}.items()]
+    rows += [row("e", 0, side, 75.0, protocol="resized to 16x16") for side in (8, 16, 32, 64)]
+    rows += [row("e", 0, side, 1.0, protocol="resized to 8x8") for side in (8, 16, 32, 64)]
+    [found] = held(summarise(rows), [about("e"), about("absent")])
+    assert found == {
+        "set": "ordinary", "variant": "e", "best": 84.0, "lowest": {"size": 128, "value": 60.0}, "below_best": 24.0,
+        "largest": 128, "behind": {"size": 32, "value": -5.0}, "ahead": {"size": 64, "value": 9.0},
+    }  # fmt: skip
+    [alone] = held(summarise(rows[:5]), [about("e", trained_at=[8, 16])])
+    assert (alone["lowest"], alone["behind"], alone["ahead"]) == ({"size": 8, "value": 5.0}, None, None)
+
+
 def test_pairs_in_the_papers_order():
     paper = {"a": {"224": 80.0, "4032": 70.0}, "b": {"224": 81.0, "4032": 60.0}, "c": {"224": 80.0, "4032": None}}
     variants = [about(name, paper=paper[name]) for name in "abc"] + [about("d")]
@@ -76,6 +90,7 @@ def study():
         "title": "T", "question": "Q?", "command": "anyres ablate x", "variants": variants, "summary": summary,
         "settings": {"images measured": "9"},
         "beyond": beyond(summary, variants), "orderings": orderings(summary, variants, {224: 16}), "failed": [],
+        "held": held(summary, variants),
         "landmarks": {"224": 16},
     }  # fmt: skip
 
@@ -110,5 +125,9 @@ def test_markdown():
     assert "| c | 20.0 |  |  |  |" in text
     assert "| a, resized to 16 | **91.0** |" in text
     assert "| a |  | 16 | ordinary 3 | 5 | 1.23 k | 1.0 | 2.0 | 3.0 | 7 |" in text
+    assert "| a | 64 | 95.0 | 55.0 (64) | 40.0 | -36.0 (64) | -36.0 (64) |" in text
+    assert "| c | 16 | 20.0 | 20.0 (16) | 0.0 |  |  |" in text
+    older = {name: value for name, value in study().items() if name != "held"}
+    assert "most behind resizing" in text and "most behind" not in markdown(older)
     widths = [line.count("|") for line in text.splitlines() if line.startswith("| ")]
-    assert len(set(widths)) <= 3  # native, resized and costs
+    assert len(set(widths)) <= 4  # native, resized, held and costs

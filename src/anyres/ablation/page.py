@@ -89,6 +89,14 @@ def beside_the_paper(data: Mapping[str, Any], set_name: str) -> dict[str, Any]:
     return {"pairs": pairs, "rows": rows}
 
 
+HELD = "What is lost over the sizes from the smallest training size on, and against resizing to the largest (in points)"
+
+
+def held_entries(data: Mapping[str, Any], set_name: str) -> list[Mapping[str, Any]]:
+    """What `summary.held` says of one set; nothing for a result of an older version."""
+    return [entry for entry in data.get("held", ()) if entry["set"] == set_name]
+
+
 def order_sentences(data: Mapping[str, Any], set_name: str) -> list[str]:
     """For each size that stands for one of the paper's: how many pairs of variants stand in the paper's order."""
     found = []
@@ -131,7 +139,7 @@ def _html(data: Mapping[str, Any], pictures: Mapping[str, bytes]) -> bytes:
         "anyres.ablation",
         "ablation.html",
         pictures,
-        {"si": si, "protocol": protocol_text, "trained": how_trained},
+        {"si": si, "protocol": protocol_text, "trained": how_trained, "where": _where},
         data=data,
         sets=[
             {
@@ -140,9 +148,11 @@ def _html(data: Mapping[str, Any], pictures: Mapping[str, bytes]) -> bytes:
                 "resized": table(data, name, "resized to"),
                 "paper": beside_the_paper(data, name),
                 "order": order_sentences(data, name),
+                "held": held_entries(data, name),
             }
             for name in sets(data["summary"])
         ],
+        held_title=HELD,
         source=SOURCE.rpartition(",")[0],
     )
 
@@ -157,6 +167,7 @@ def markdown(data: Mapping[str, Any]) -> str:
     for name in sets(data["summary"]):
         parts += [f"### {data['title']}: {name}", _accuracy_table(data, name), *_bullets(order_sentences(data, name))]
         parts += ["Resized before it reaches the model:", _accuracy_table(data, name, "resized to")]
+        parts += _held_table(data, name)
     parts += ["### What it costs", _cost_table(data["variants"])]
     parts += _bullets(f"{item['run']} has no result: {item['error']}" for item in data["failed"])
     return "\n\n".join(parts) + "\n"
@@ -179,6 +190,24 @@ def _accuracy_table(data: Mapping[str, Any], set_name: str, protocol: str = NATI
         beyond = [f"{far['far']:.1f} ({far['far_size']})", f"{far['below_best']:.1f}"] if far else ["", ""]
         rows.append([name, *own, *(beyond if native else [])])
     return _grid(head, rows)
+
+
+def _held_table(data: Mapping[str, Any], set_name: str) -> list[str]:
+    entries = held_entries(data, set_name)
+    head = ["variant", "up to", "best", "lowest", "below its best", "most behind resizing", "most ahead of it"]
+    rows = [
+        [
+            e["variant"], str(e["largest"]), f"{e['best']:.1f}", _where(e["lowest"], "{:.1f}"),
+            f"{e['below_best']:.1f}", _where(e["behind"], "{:+.1f}"), _where(e["ahead"], "{:+.1f}"),
+        ]
+        for e in entries
+    ]  # fmt: skip
+    return [f"{HELD}:", _grid(head, rows)] if rows else []
+
+
+def _where(at: Mapping[str, Any] | None, form: str) -> str:
+    """A value and the size that it is of."""
+    return f"{form.format(at['value'])} ({at['size']})" if at else ""
 
 
 def _spread(cell: Mapping[str, Any] | None) -> str:

@@ -10,7 +10,7 @@ from anyres.ablation.budget import CLASSES, is_trained, largest_side
 from anyres.ablation.config import AblateConfig
 from anyres.ablation.plan import FAR, FARTHER, NEAR, Job, images_measured, jobs_on_disk, make_jobs
 from anyres.ablation.studies import Study, Variant
-from anyres.ablation.summary import beyond, orderings, summarise
+from anyres.ablation.summary import beyond, held, orderings, summarise
 from anyres.costs.cost import macs_by_part
 from anyres.files import read_json
 from anyres.recipes import expected_macs
@@ -51,7 +51,8 @@ def collect(config: AblateConfig, study: Study) -> dict[str, Any]:
         "environment": first["environment"], "paper": _paper(study.table),
         "landmarks": {str(resolution): side for resolution, side in study.landmarks.items()}, "variants": variants,
         "failed": failures, "left_out": left_out, "summary": summary,
-        "beyond": beyond(summary, variants), "orderings": orderings(summary, variants, study.landmarks), "rows": rows,
+        "beyond": beyond(summary, variants), "orderings": orderings(summary, variants, study.landmarks),
+        "held": held(summary, variants), "rows": rows,
     }  # fmt: skip
 
 

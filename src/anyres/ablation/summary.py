@@ -8,6 +8,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from anyres.evaluation.rows import NATIVE
+from anyres.sizes import size_text
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -58,6 +59,37 @@ def beyond(summary: Rows, variants: Rows) -> list[dict[str, Any]]:
                 "below_best": own[best]["mean"] - far["mean"],
             })  # fmt: skip
     return found
+
+
+def held(summary: Rows, variants: Rows) -> list[dict[str, Any]]:
+    """For every set and variant: what is lost over the sizes, and against images resized to its largest training size.
+
+    By means over the seeds, from the smallest training size on. "lowest" is the worst size with how far it is "below
+    best"; "behind" and "ahead" are the sizes at which the images as they are lose and gain most against themselves
+    resized, in points, None where there is none such. At far sizes fewer images are measured, so that the best of all
+    sizes may be one of others' images; a comparison with resizing is of the same images.
+    """
+    found = []
+    for set_name in sets(summary):
+        native = cells(summary, set_name)
+        for variant in variants:
+            low, text = min(variant["trained_at"], default=0), size_text((variant["largest"], variant["largest"]))
+            own = {side: row["mean"] for side, row in native.get(variant["name"], {}).items() if side >= low}
+            resized = cells(summary, set_name, f"resized to {text}").get(variant["name"], {})
+            gains = {side: mean - resized[side]["mean"] for side, mean in own.items() if side in resized}
+            if own:
+                lowest, best = min(own, key=lambda side: own[side]), max(own.values())
+                found.append({
+                    "set": set_name, "variant": variant["name"], "best": best, "lowest": _at(lowest, own),
+                    "below_best": best - own[lowest], "largest": max(own),
+                    "behind": _at(min(gains, key=lambda side: gains[side]), gains) if gains else None,
+                    "ahead": _at(max(gains, key=lambda side: gains[side]), gains) if gains else None,
+                })  # fmt: skip
+    return found
+
+
+def _at(side: int, values: Mapping[int, float]) -> dict[str, Any]:
+    return {"size": side, "value": values[side]}
 
 
 def orderings(summary: Rows, variants: Rows, landmarks: Mapping[int, int]) -> list[dict[str, Any]]:
