@@ -76,6 +76,23 @@ def test_the_lower_bound_grows_with_the_image_and_is_one(changes, height, width,
         assert costs.milliseconds((batch, *larger)) >= costs.milliseconds(shape) * (1 - 1e-12)
 
 
+@pytest.mark.parametrize("merger", ["grid_attention", "pyramid", "concat", "average"])
+def test_no_term_of_the_lower_bound_falls_where_the_grid_follows_the_image(merger):
+    """Exhaustively: the terms themselves fall, also the number of levels, by 1 where the final grid gets a row more."""
+    config = replace(TINY, merger=merger, grid=(4, 4), grid_shape="aspect")
+    counts = Counts(config, 4, 50)
+    terms = {(rows, cols): counts.seconds((1, 4 * rows, 4 * cols)) for rows in range(1, 23) for cols in range(1, 23)}
+    least = {(rows, cols): counts.least_seconds((1, 4 * rows, 4 * cols)) for rows, cols in terms}
+    fallen = set()
+    for (rows, cols), found in least.items():
+        assert all(found[name] <= terms[rows, cols][name] * (1 + 1e-12) for name in found)
+        for larger in ((rows + 1, cols), (rows, cols + 1)):
+            if larger in least:
+                assert all(found[name] <= least[larger][name] for name in found)
+                fallen |= {name for name, count in terms[rows, cols].items() if count > terms[larger][name]}
+    assert {"levels", "trunk", "attention"} <= fallen
+
+
 def test_memory_of_pieces_does_not_grow_except_for_the_image():
     costs = true_costs()
     beyond = [costs.bytes((1, side, side)) - costs.counts.image_bytes((1, side, side)) for side in (120, 240, 480, 960)]

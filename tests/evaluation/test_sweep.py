@@ -120,6 +120,7 @@ def test_schema_is_complete(place, result):
     second = result["models"]["second"]
     model, _ = load(place / "second", ViTAR)
     assert (second["patch_size"], second["grid"], second["training_sizes"]) == (5, [2, 2], [[12, 16]])
+    assert second["grid_shape"] == "aspect" and "grid_shape" not in result["models"]["first"]
     assert second["parameters"] == sum(parameter.numel() for parameter in model.parameters())
     for row in result["rows"]:
         assert list(row) == list(SweepRow.__annotations__)

@@ -115,9 +115,7 @@ class MAEConfig:
         backbone, patch = self.backbone, self.backbone.patch_size
         if backbone.merger != "pyramid" or backbone.keeps_shape:
             return height, width
-        grid = backbone.final_grid(token_grid(height, width, patch))
-        while (again := backbone.final_grid(grid)) != grid:  # the image of that shape must have that grid
-            grid = again
+        grid = backbone.final_grid(token_grid(height, width, patch))  # which is also that of an image of its shape
         rows, cols = grid[0] * patch, grid[1] * patch
         if backbone.grid_shape == "aspect":
             times = _nearest_power(height * width, rows * cols)
