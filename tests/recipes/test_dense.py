@@ -53,7 +53,13 @@ def test_every_recipe_is_possible_and_told(runs):
 
 @pytest.mark.parametrize(
     "name",
-    ["mask_rcnn_vitar_base_lsj", "upernet_vitar_small", "upernet_vitar_base_2x2", "upernet_deit_small"],
+    [
+        "mask_rcnn_vitar_base_lsj",
+        "upernet_vitar_small",
+        "upernet_anyres_base_2x2",
+        "upernet_vitar_base_2x2",
+        "upernet_deit_small",
+    ],
 )
 def test_hours_are_true(runs, name):
     check_hours(name, runs[name])
@@ -79,7 +85,8 @@ def test_coco_is_vit_adapters_three_times_twelve_epochs(runs):
             assert backbone.drop_path_rate == 0.1 and backbone.width == (384 if "small" in name else 768)
             assert settings(other).stride == (32 if name.endswith("2x2") else 16)
             assert backbone.window == (14 if "vitdet" in name else 0)
-            assert (backbone.merger == "grid_attention") == ("vitar" in name)
+            merger = {"vitar": "grid_attention", "anyres": "pyramid"}.get(name.split("_")[2], "none")
+            assert backbone.merger == merger
     assert settings(runs["mask_rcnn_vitdet_base"]).backbone.whole_blocks == (2, 5, 8, 11)
 
 
@@ -98,7 +105,11 @@ def test_ade20k_is_mmsegmentations(runs):
     assert (run.num_classes, run.reduce_zero_label, run.auxiliary_weight, run.accumulate) == (150, True, 0.4, 1)
     for name, other in runs.items():
         if name.startswith("upernet") and not name.endswith("mae"):
-            assert replace(other, model_options={}) == (run if "small" in name else base)
+            kind, size = "anyres" if "anyres" in name else "vitar", "small" if "small" in name else "base"
+            assert replace(other, model_options={}, model=f"upernet_vitar_{size}_patch16") == (
+                run if size == "small" else base
+            )
+            assert other.model == f"upernet_{kind}_{size}_patch16"
             assert settings(other).taps == (2, 5, 8, 11)
     deit = settings(runs["upernet_deit_base"])
     assert (deit.scales, deit.auxiliary_tap, deit.backbone.prefix_tokens) == ((1, 1, 1, 1), 3, 1)
@@ -120,7 +131,7 @@ def test_a_recipe_starts_from_the_run_that_is_named(runs, tmp_path, name):
         save(tmp_path, model, name=None, classes=["a", "b"], training_sizes=[(48, 48)])
     run = runs[name]
     found = read_initial(tmp_path, settings(replace(run, model_options={**run.model_options, **TINY})).backbone)
-    assert found.fresh == () and set(found.differing) <= {"cells", "window"}
+    assert found.fresh == () and set(found.differing) <= {"cells", "grid_shape", "window"}
     without_class_token = isinstance(run, DetectionConfig) and STARTS[name].startswith("deit")
     assert found.left_out == (
         ("decoder",) if isinstance(before, PretrainConfig) else ("head", "prefix") if without_class_token else ("head",)

@@ -36,6 +36,8 @@ def test_the_papers_differ_as_they_say(tmp_path):
     assert runs["vitar_base_far"].parsed_sizes()[-1] == (2976, 2976)
     options = {"drop_path_rate": 0.1, "position": "conditional", "placement": "trunk"}
     assert runs["vitar_base_far"] == replace(far, model_options=options)
+    ours = replace(runs["vitar_small"], model="anyres_small_patch16", aspect=(0.5, 2.0))
+    assert runs["anyres_small"] == ours and runs["anyres_base"] == replace(ours, model="anyres_base_patch16")
 
 
 def test_a_recipe_as_a_command(tmp_path):

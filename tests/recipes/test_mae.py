@@ -14,7 +14,7 @@ from anyres.models.weights.files import save
 from anyres.models.weights.initial import read_initial
 from anyres.recipes import RECIPES, RecipeConfig, describe, expected_macs, recipe, training_hours
 from anyres.recipes.imagenet import BASE_RATE
-from anyres.recipes.mae import FINE_TUNING, PRETRAINING
+from anyres.recipes.mae import FINE_TUNING, PRETRAINING, STARTS
 from anyres.recipes.table import Name
 from anyres.training import PretrainConfig, TrainConfig, engine
 from anyres.training.optim import make_optimizer
@@ -59,6 +59,10 @@ def test_pretraining_is_maes(tmp_path):
     assert (vitar.accumulate, vitar.model_options) == (32, {})
     assert AUTOENCODER.get_config(vitar.model).mask_ratio == AUTOENCODER.get_config(vit.model).mask_ratio == 0.75
     assert vit == replace(vitar, model="mae_vit_base_patch16", sizes=("224",), steps=800 * 312)
+    ours = runs(tmp_path)["mae_anyres_base"]
+    assert replace(ours, model=vitar.model, sizes=vitar.sizes, aspect=(1, 1)) == vitar and ours.aspect == (0.5, 2.0)
+    seen = AUTOENCODER.get_config(ours.model).seen
+    assert ours.parsed_sizes() == [seen(side, side) for side in (224, 448, 896)] and seen(672, 672) == (896, 896)
 
 
 def test_fine_tuning_is_maes(tmp_path):
@@ -91,7 +95,7 @@ def test_hours_are_those_of_the_formula(tmp_path):
         assert training_hours(found[name], 1e12) == pytest.approx(3 * mean * images[name] / 1e12 / 3600)
 
 
-@pytest.mark.parametrize("before, after", [("mae_vitar_base", "vitar_base_mae"), ("mae_vit_base", "vit_base_mae")])
+@pytest.mark.parametrize("before, after", [(before, after) for after, before in STARTS.items()])
 def test_fine_tuning_starts_from_what_pretraining_leaves(tmp_path, before, after):
     """Nothing but the head starts fresh, nothing but the decoder is left out."""
     pretraining, fine_tuning = (runs(tmp_path)[name] for name in (before, after))
@@ -127,7 +131,9 @@ def test_bad_input(tmp_path):
         with pytest.raises(ValueError, match=f"{name} fine-tunes, and there is no init.*`anyres recipe {before}`"):
             RecipeConfig(name=name, **given)
     for name in ("mae_vitar_base", "vitar_small"):
-        with pytest.raises(ValueError, match=f"init is .*{name} starts from random.*vitar_base_mae, vit_base_mae"):
+        with pytest.raises(
+            ValueError, match=f"init is .*{name} starts from random.*anyres_base_mae, vitar_base_mae, vit_base_mae"
+        ):
             RecipeConfig(name=name, init=tmp_path, **given)
     with pytest.raises(ValueError, match="Did you mean 'mae_vitar_base'"):
         RecipeConfig(name="mae_vitar_bas", **given)

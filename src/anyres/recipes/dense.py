@@ -1,4 +1,4 @@
-"""COCO 2017 and ADE20K as the papers train on them: Mask R-CNN and UperNet on ViTAR, ViT, ViTDet and ResFormer.
+"""COCO 2017 and ADE20K as the papers train on them: Mask R-CNN and UperNet on ViTAR, ours, ViT, ViTDet and ResFormer.
 
 All start from weights (`--init`): the run folder of the recipe that `STARTS` names, or for the controls published
 weights of DeiT and MAE. The settings are those of the configurations that the ViTAR paper's sections 4.2 and 4.3 point
@@ -37,28 +37,31 @@ STEPS_PER_EPOCH = 7330  # of 16 images: the 117 266 of train2017 that have objec
 _VIT: Mapping[str, Any] = {"merger": "none", "position": "learned", "interpolation": "bicubic"}
 _RESFORMER: Mapping[str, Any] = {"merger": "none", "position": "global_local", "prefix_tokens": 1}
 _OF_DETECTION: Mapping[str, Mapping[str, Any]] = {
-    "vitar_{}": {}, "vitar_{}_2x2": {"cells": "2x2"}, "vit_{}": _VIT, "vitdet_{}": {**_VIT, "window": 14},
-    "resformer_{}": _RESFORMER,
+    "anyres_{}_2x2": {}, "vitar_{}": {}, "vitar_{}_2x2": {"cells": "2x2"}, "vit_{}": _VIT,
+    "vitdet_{}": {**_VIT, "window": 14}, "resformer_{}": _RESFORMER,
 }  # fmt: skip
 _OF_SEGMENTATION: Mapping[str, Mapping[str, Any]] = {
-    "vitar_{}": {}, "vitar_{}_2x2": {"cells": "2x2"}, "resformer_{}": _RESFORMER,
+    "anyres_{}_2x2": {}, "vitar_{}": {}, "vitar_{}_2x2": {"cells": "2x2"}, "resformer_{}": _RESFORMER,
     "deit_{}": {**_VIT, "prefix_tokens": 1, "scales": (1, 1, 1, 1), "auxiliary_tap": 3},
 }  # fmt: skip
 
 
-def coco_multi_scale(data: Path, out: Path, init: Path, *, size: str, options: Mapping[str, Any]) -> DetectionConfig:
+def coco_multi_scale(data: Path, out: Path, init: Path, *, model: str, options: Mapping[str, Any]) -> DetectionConfig:
     """Mask R-CNN on COCO 2017, 36 epochs at many scales ("3x"), from a backbone trained on ImageNet-1k.
 
     Batches of 16, AdamW at 1e-4, a tenth after epochs 27 and 33, weight decay 0.05, warm-up of 500 steps, drop path
-    0.1. ViTAR's grid has one token for each patch of 16 pixels, or with *_2x2 for four of them; vitdet keeps attention
-    in windows of 14 but for four blocks, vit does not.
+    0.1. ViTAR's grid has one token for each patch of 16 pixels, or with *_2x2 for four of them, as ours; vitdet keeps
+    attention in windows of 14 but for four blocks, vit does not.
 
     Command: `anyres recipe NAME --init RUN --data COCO --out DETECTOR`, with COCO/annotations/instances_train2017.json,
-    COCO/train2017 and the same for val. RUN is that of `anyres recipe vitar_small`, vitar_base, deit_*, resformer_*.
+    COCO/train2017 and the same for val. RUN is that of `anyres recipe vitar_small`, vitar_base, anyres_*, deit_*,
+    resformer_*.
 
     Hours on one RTX 3090, and the papers' AP of boxes and masks (ViTAR, tables 2 and 3; those of ViT and ViTDet from
     ViT-Adapter, with windows and another pyramid):
 
+    mask_rcnn_anyres_small_2x2   57 hours, not in the papers
+    mask_rcnn_anyres_base_2x2    48 hours, not in the papers
     mask_rcnn_vitar_small        77 hours, 46.9 and 41.2
     mask_rcnn_vitar_base         90 hours, 48.3 and 42.5
     mask_rcnn_vitar_small_2x2    57 hours, not in the paper
@@ -74,7 +77,7 @@ def coco_multi_scale(data: Path, out: Path, init: Path, *, size: str, options: M
     the controls.
     """
     return DetectionConfig(
-        data=data, out=out, init=init, model=f"mask_rcnn_vitar_{size}_patch16", model_options=options,
+        data=data, out=out, init=init, model=f"mask_rcnn_{model}_patch16", model_options=options,
         sizes=("800x1333",), augmentation=MultiScale(), steps=36 * STEPS_PER_EPOCH, lr_schedule="step",
         lr_drops=(27 * STEPS_PER_EPOCH, 33 * STEPS_PER_EPOCH), warmup_steps=500, batch_size=16, accumulate=8, lr=1e-4,
         weight_decay=0.05, precision="bfloat16", num_workers=16, checkpoint_every=1000,
@@ -105,7 +108,7 @@ def coco_large_jitter(data: Path, out: Path, init: Path) -> DetectionConfig:
     )  # fmt: skip
 
 
-def ade20k(data: Path, out: Path, init: Path, *, size: str, options: Mapping[str, Any]) -> SegmentationConfig:
+def ade20k(data: Path, out: Path, init: Path, *, model: str, options: Mapping[str, Any]) -> SegmentationConfig:
     """UperNet on ADE20K at 512 pixels, 80 000 steps (small) or 160 000 (base), from a backbone trained on ImageNet-1k.
 
     Batches of 16, AdamW at 6e-5 falling to 0 on a straight line ("poly", power 1) after 1500 steps of warm-up, weight
@@ -118,6 +121,8 @@ def ade20k(data: Path, out: Path, init: Path, *, size: str, options: Mapping[str
     Hours on one RTX 3090, and the papers' mIoU at one and at several scales (ViTAR, tables 4 and 5; those of DeiT are
     mmsegmentation's):
 
+    upernet_anyres_small_2x2    4.5 hours, not in the papers
+    upernet_anyres_base_2x2     8.7 hours, not in the papers
     upernet_vitar_small          18 hours, 47.0 and 48.1
     upernet_vitar_base           36 hours, 49.0 and 49.9
     upernet_vitar_small_2x2     4.5 hours, 46.4 and 47.5
@@ -130,7 +135,8 @@ def ade20k(data: Path, out: Path, init: Path, *, size: str, options: Mapping[str
     Open: pyramid and head of the paper. With 2x2 cells it halves the cost of all, which maps of the same strides could
     not; so they are coarser here.
     """
-    return _ade20k(data, out, init, f"upernet_vitar_{size}_patch16", options, 80_000 if size == "small" else 160_000)
+    steps = 80_000 if model.endswith("small") else 160_000
+    return _ade20k(data, out, init, f"upernet_{model}_patch16", options, steps)
 
 
 def ade20k_mae(data: Path, out: Path, init: Path) -> SegmentationConfig:
@@ -165,16 +171,21 @@ def _ade20k(
     )  # fmt: skip
 
 
+def _model(name: str, size: str) -> str:
+    """The backbone in the names of models: all but ours are ViTARs with other options."""
+    return f"{'anyres' if name.startswith('anyres') else 'vitar'}_{size}"
+
+
 _SIZES = ("small", "base")
 RECIPES: dict[str, Callable[[Path, Path, Path], DetectionConfig | SegmentationConfig]] = {
     **{
-        f"mask_rcnn_{name.format(size)}": partial(coco_multi_scale, size=size, options=options)
+        f"mask_rcnn_{name.format(size)}": partial(coco_multi_scale, model=_model(name, size), options=options)
         for name, options in _OF_DETECTION.items()
         for size in _SIZES
     },
     "mask_rcnn_vitar_base_lsj": coco_large_jitter,
     **{
-        f"upernet_{name.format(size)}": partial(ade20k, size=size, options=options)
+        f"upernet_{name.format(size)}": partial(ade20k, model=_model(name, size), options=options)
         for name, options in _OF_SEGMENTATION.items()
         for size in _SIZES
     },

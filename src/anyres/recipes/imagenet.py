@@ -1,4 +1,4 @@
-"""ImageNet-1k as the papers train on it: ViTAR, DeiT and ResFormer, small and base.
+"""ImageNet-1k as the papers train on it: ViTAR, DeiT and ResFormer, small and base; and our own model as ViTAR.
 
 Data: DIR/train and DIR/val, each with one folder of images for each of the 1000 classes. All recipes are DeiT's
 (arXiv 2012.12877, table 9, and its code) with what the other papers change: AdamW, batches of 1024, learning rate
@@ -41,6 +41,7 @@ STEPS_PER_EPOCH = 1251  # of 1024 images: 1 281 167 without the incomplete last 
 SMALL_RATE, BASE_RATE = 14.5e12, 20.6e12  # MACs per second of one RTX 3090, see above
 
 VITAR_SIZES = ("224", "448", "672", "896", "1120")
+ASPECTS = (0.5, 2.0)
 RESFORMER_SIZES = ("224", "160", "128")
 
 
@@ -88,6 +89,29 @@ def vitar_base(data: Path, out: Path) -> TrainConfig:
     Paper: 81.9 % top-1 at 224, 83.2 at 448, 83.3 at 1120, 82.8 at 2240, 80.4 at 4032 (table 1).
     """
     return replace(_deit_recipe(data, out, "vitar_base_patch16"), sizes=VITAR_SIZES)
+
+
+def anyres_small(data: Path, out: Path) -> TrainConfig:
+    """Our model as `vitar_small` trains ViTAR-S, and every step at an aspect between 1:2 and 2:1.
+
+    Its merger sees every cell also from afar, and its grid follows the shape of the image, which must have been seen
+    in training. No step at a far size is needed: on our small sets it holds without.
+
+    Command: `anyres recipe anyres_small --data DIR --out RUN`. Hardware: one GPU, memory not measured.
+    Time: 3 * (5.17 + 5.79 + 6.66 + 8.20 + 9.97)e9 / 5 MACs * 384.3e6 images / 14.5e12 / 3600 = 158 hours.
+    Paper: has no such model. Nor have we one of this size: the evidence (docs/results.md) is from small models.
+    """
+    return replace(_deit_recipe(data, out, "anyres_small_patch16"), sizes=VITAR_SIZES, aspect=ASPECTS)
+
+
+def anyres_base(data: Path, out: Path) -> TrainConfig:
+    """Our model as `vitar_base` trains ViTAR-B, and every step at an aspect between 1:2 and 2:1, see `anyres_small`.
+
+    Command: `anyres recipe anyres_base --data DIR --out RUN`. Hardware: one GPU, memory not measured.
+    Time: 3 * (19.77 + 21.75 + 24.45 + 29.45 + 35.11)e9 / 5 MACs * 384.3e6 images / 20.6e12 / 3600 = 406 hours.
+    Paper: has no such model, nor have we.
+    """
+    return replace(_deit_recipe(data, out, "anyres_base_patch16"), sizes=VITAR_SIZES, aspect=ASPECTS)
 
 
 def vitar_small_far(data: Path, out: Path) -> TrainConfig:
@@ -153,7 +177,7 @@ def _deit_recipe(
 RECIPES: dict[str, Callable[[Path, Path], TrainConfig]] = {
     function.__name__: function
     for function in (
-        vitar_small, vitar_base, vitar_small_far, vitar_base_far, deit_small, deit_base, resformer_small,
-        resformer_base,
+        anyres_small, anyres_base, vitar_small, vitar_base, vitar_small_far, vitar_base_far, deit_small, deit_base,
+        resformer_small, resformer_base,
     )
 }  # fmt: skip

@@ -16,13 +16,15 @@ from anyres.recipes import dense, imagenet, mae
 from anyres.training.image_config import ImageRunConfig
 
 Name = Literal[
-    "vitar_small", "vitar_base", "vitar_small_far", "vitar_base_far", "deit_small", "deit_base", "resformer_small",
-    "resformer_base", "mae_vitar_base", "vitar_base_mae", "mae_vit_base", "vit_base_mae", "mask_rcnn_vitar_small",
-    "mask_rcnn_vitar_base", "mask_rcnn_vitar_small_2x2", "mask_rcnn_vitar_base_2x2", "mask_rcnn_vitar_base_lsj",
-    "mask_rcnn_vit_small", "mask_rcnn_vit_base", "mask_rcnn_vitdet_small", "mask_rcnn_vitdet_base",
-    "mask_rcnn_resformer_small", "mask_rcnn_resformer_base", "upernet_vitar_small", "upernet_vitar_base",
-    "upernet_vitar_small_2x2", "upernet_vitar_base_2x2", "upernet_resformer_small", "upernet_resformer_base",
-    "upernet_deit_small", "upernet_deit_base", "upernet_vit_base_mae",
+    "anyres_small", "anyres_base", "vitar_small", "vitar_base", "vitar_small_far", "vitar_base_far", "deit_small",
+    "deit_base", "resformer_small", "resformer_base", "mae_anyres_base", "anyres_base_mae", "mae_vitar_base",
+    "vitar_base_mae", "mae_vit_base", "vit_base_mae", "mask_rcnn_anyres_small_2x2", "mask_rcnn_anyres_base_2x2",
+    "mask_rcnn_vitar_small", "mask_rcnn_vitar_base", "mask_rcnn_vitar_small_2x2", "mask_rcnn_vitar_base_2x2",
+    "mask_rcnn_vitar_base_lsj", "mask_rcnn_vit_small", "mask_rcnn_vit_base", "mask_rcnn_vitdet_small",
+    "mask_rcnn_vitdet_base", "mask_rcnn_resformer_small", "mask_rcnn_resformer_base", "upernet_anyres_small_2x2",
+    "upernet_anyres_base_2x2", "upernet_vitar_small", "upernet_vitar_base", "upernet_vitar_small_2x2",
+    "upernet_vitar_base_2x2", "upernet_resformer_small", "upernet_resformer_base", "upernet_deit_small",
+    "upernet_deit_base", "upernet_vit_base_mae",
 ]  # fmt: skip
 RECIPES: dict[str, Callable[..., ImageRunConfig]] = {
     **imagenet.RECIPES,
