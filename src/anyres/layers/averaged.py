@@ -40,7 +40,11 @@ class AxisResize:
         if self.is_mean and self.source % self.target == 0:
             factor = self.source // self.target
             x = x.movedim(dim, 0)
-            return (sum((x[place::factor] for place in range(1, factor)), x[::factor]) / factor).movedim(0, dim)
+            box = sum((x[place::factor] for place in range(1, factor)), x[::factor])
+            return box.div_(factor).movedim(0, dim)
+        if dim == x.ndim - 1 and x.ndim > 1:  # whole rows are picked several times as fast as single pixels
+            turned = x.transpose(dim - 1, dim).contiguous()
+            return self.apply(turned, dim - 1, start, stop).transpose(dim - 1, dim).contiguous()
         places, weights = (_means if self.is_mean else _read_between)(self.source, self.target)
         shape = [1] * x.ndim
         shape[dim] = stop - start
@@ -48,8 +52,8 @@ class AxisResize:
         for place, weight in zip(places, weights, strict=True):
             index = torch.tensor(place[start:stop], device=x.device) - first
             share = torch.tensor(weight[start:stop], device=x.device, dtype=x.dtype).view(shape)
-            found = x.index_select(dim, index) * share
-            total = found if total is None else total + found
+            found = x.index_select(dim, index)
+            total = found * share if total is None else total.addcmul_(found, share)
         assert total is not None
         return total
 
