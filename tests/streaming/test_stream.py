@@ -59,8 +59,9 @@ def test_float_sources_are_taken_as_they_are():
     assert_same(stream(model, pixels, positions=20, progress=False), expected)
 
 
-def test_logits_of_half_precision_and_prefix_tokens():
-    model = make_model(prefix_tokens=2, pool="token").bfloat16()
+@pytest.mark.parametrize("merger", ["grid_attention", "pyramid"])
+def test_logits_of_half_precision_and_prefix_tokens(merger):
+    model = make_model(prefix_tokens=2, pool="token", merger=merger).bfloat16()
     pixels = picture(140, 222)
     images = to_tensor(Image.fromarray(pixels), model.config.mean, model.config.std)[None].bfloat16()
     found = stream(model, pixels, positions=40, progress=False)
@@ -83,6 +84,18 @@ def test_background_is_skipped_and_counted(merger):
     everything = stream(model, pixels, skip=np.zeros((rows, cols), bool), progress=False)
     assert_same(everything, whole(model, pixels))
     assert everything.counts.sum() == rows * cols
+
+
+def test_background_of_an_image_that_is_enlarged_first():
+    """The patches that may be skipped are those of the enlarged image."""
+    model, pixels = make_model(merger="pyramid"), picture(9, 320)
+    pixels[:, 160:] = 250
+    by_function = stream(model, pixels, skip=bright_background(0.9), positions=20, progress=False)
+    mask = np.zeros(model.plan(9, 320).size, bool)
+    mask[:, 20:] = True
+    assert mask.shape == (3, 40)
+    assert_same(by_function, stream(model, pixels, skip=mask, positions=30, progress=False))
+    assert by_function.counts.sum() == 60
 
 
 def test_empty_pieces_are_not_read():
