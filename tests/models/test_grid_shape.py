@@ -14,7 +14,6 @@ from anyres.models.config import Merger
 from anyres.streaming.stream import stream
 
 MERGERS = [merger for merger in get_args(Merger) if merger != "none"]
-IN_PIECES = ["grid_attention", "average", "concat"]
 POSITIONS = {
     "fuzzy": {},
     "conditional": {"position": "conditional", "placement": "trunk"},
@@ -75,7 +74,7 @@ def test_shapes_of_one_area_are_one_batch_of_the_trunk(merger, monkeypatch):
     assert calls == [(5, 18)]
 
 
-@pytest.mark.parametrize("merger", IN_PIECES)
+@each_merger
 @pytest.mark.parametrize("stem", ["patch", "conv"])
 @torch.no_grad()
 def test_pieces_and_streams_equal_the_whole(merger, stem):
@@ -93,17 +92,19 @@ def test_pieces_and_streams_equal_the_whole(merger, stem):
         model.double()
 
 
-def test_skipped_patches_are_counted_on_the_images_own_grid():
-    model, skip = make().float(), np.ones((25, 50), bool)
+@pytest.mark.parametrize("merger", ["grid_attention", "pyramid"])
+def test_skipped_patches_are_counted_on_the_images_own_grid(merger):
+    model, skip = make(merger).float(), np.ones((25, 50), bool)
     skip[:10, 30:] = False
     found = stream(model, np.zeros((97, 200, 3), np.uint8), skip=skip, positions=40, progress=False)
     assert found.counts.shape == (3, 6) and found.counts.sum() == 200 and (found.counts == 0).sum() == 12
 
 
-def test_gradients_by_pieces_are_those_of_the_whole():
+@pytest.mark.parametrize("merger", ["grid_attention", "pyramid"])
+def test_gradients_by_pieces_are_those_of_the_whole(merger):
     found = []
     for enable in (False, True):
-        model = make(extra_passes=1).train()
+        model = make(merger, extra_passes=1).train()
         model.set_grad_pieces(enable)
         torch.manual_seed(3)
         loss = sum(model(torch.randn(2, 3, *size).double(), torch.tensor([1, 2])).square().sum() for size in SIZES[1:7])
