@@ -408,7 +408,7 @@ _AS_THEY_ARE = 512
 them as much as 200 of 256."""
 
 # Up to 96 pixels, of twelve patches a side, two levels merge.
-_PYRAMID: Mapping[str, Any] = {"merger": "pyramid", "grid_shape": "aspect", "full_levels": 2, **_CONDITIONAL}
+_PYRAMID: Mapping[str, Any] = {"merger": "pyramid", "grid_shape": "aspect", "full_levels": 2, "position": "rotary"}
 
 HELD = Study(
     name="held",
@@ -426,7 +426,7 @@ HELD = Study(
     far_images=100,
     variants=(
         Variant(
-            name="pyramid", text="every cell also seen from afar (merger pyramid), positions by PEG in the trunk",
+            name="pyramid", text="every cell also seen from afar (merger pyramid), rotary positions in the trunk",
             placement="in the trunk, on a constant grid", options=_PYRAMID,
         ),
         Variant(name="paper", text="the paper's recipe", paper="ViTAR-S"),

@@ -41,8 +41,8 @@ _MILD = TrainAugment(  # digits must be neither mirrored nor cut off
     scale=(0.8, 1.0), ratio=(0.9, 1.1), hflip=0.0, auto_augment=None, erasing=0.0, interpolation="bilinear"
 )
 
-# Positions from a convolution in the trunk are learned soonest; up to 96 pixels two levels merge.
-_OWN: Mapping[Kind, Mapping[str, Any]] = {"anyres": {"position": "conditional", "placement": "trunk", "full_levels": 2}}
+# Up to 96 pixels two levels merge.
+_OWN: Mapping[Kind, Mapping[str, Any]] = {"anyres": {"position": "rotary", "full_levels": 2}}
 
 TITLE = "Any resolution: our merger, the paper's, and an ordinary ViT"
 
