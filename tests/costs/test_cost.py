@@ -237,13 +237,14 @@ def test_without_memory_the_rest_is_the_same():
     assert whole.parts == quick.parts and whole.parameters == quick.parameters
 
 
-@pytest.mark.parametrize("kind", ["vitar", "vit", "pyramid"])
+@pytest.mark.parametrize("kind", ["vitar", "vit", "pyramid", "rotary"])
 @pytest.mark.parametrize("size", [(16, 16), (32, 48), (28, 48), (64, 64), (16, 64), (96, 24)])
 def test_masked_auto_encoding_costs_what_torch_counts_over_all_cells(kind, size):
     """Four masks that show every cell once: their mean is the mean over all masks."""
-    name = f"mae_{kind.replace('pyramid', 'vitar')}_tiny_patch16"
+    name = "mae_vit_tiny_patch16" if kind == "vit" else "mae_vitar_tiny_patch16"
     shape = {"grid_shape": "aspect"} if kind != "vit" and max(size) > 3 * min(size) else {}  # 2x8 and 8x2
-    shape |= {"merger": "pyramid"} if kind == "pyramid" else {}
+    shape |= {"merger": "pyramid"} if kind in ("pyramid", "rotary") else {}
+    shape |= {"position": "rotary"} if kind == "rotary" else {}
     small = shape | {
         "width": 24,
         "heads": 3,

@@ -12,6 +12,7 @@ from timm.layers import (
 )
 
 from anyres.layers.attention import LocalValueAttention, RelativeBias, RelativeBiasAttention, RotaryAttention
+from anyres.layers.places import Places
 from anyres.layers.rotary import RotaryPosition
 
 WIDTH, HEADS, GRID = 24, 3, (4, 5)
@@ -23,8 +24,9 @@ MAKE = {
 }
 
 
-def rotation(size, name="rotary"):
-    return RotaryPosition(WIDTH // HEADS)(torch.zeros(1, *size, WIDTH)) if name == "rotary" else None
+def places(size, name="rotary"):
+    rotation = RotaryPosition(WIDTH // HEADS)(torch.zeros(1, *size, WIDTH)) if name == "rotary" else None
+    return Places(size, rotation)
 
 
 def randomised(name):
@@ -59,14 +61,14 @@ def test_local_values_by_hand(size, prefix, fused):
                     for right in range(max(col - 1, 0), min(col + 2, cols)):
                         filters = ours.position.weight[:, 0, down - row + 1, right - col + 1]
                         expected[:, place, head] += filters * v[:, prefix + down * cols + right, head]
-    torch.testing.assert_close(ours(x, size), ours.proj(expected.flatten(2)), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours(x, Places(size)), ours.proj(expected.flatten(2)), rtol=1e-5, atol=1e-5)
 
 
 def test_local_values_start_as_timms_attention():
     ours, theirs = MAKE["local"](), Attention(WIDTH, HEADS, qkv_bias=True)
     theirs.load_state_dict(linear_weights(ours))
     x = torch.randn(2, 21, WIDTH)
-    torch.testing.assert_close(ours(x, (4, 5)), theirs(x), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(ours(x, Places((4, 5))), theirs(x), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -81,7 +83,7 @@ def test_relative_bias_equals_timms_and_prefix_tokens_get_none(prefix, fused):
     x = torch.randn(2, prefix + 20, WIDTH)
     mask = torch.zeros(1, HEADS, prefix + 20, prefix + 20)
     mask[:, :, prefix:, prefix:] = bias.get_bias()
-    torch.testing.assert_close(ours(x, GRID), theirs(x, attn_mask=mask), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours(x, Places(GRID)), theirs(x, attn_mask=mask), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -113,7 +115,7 @@ def test_rotary_equals_timms(size, prefix, fused):
     theirs.load_state_dict(ours.state_dict())
     rope = RotaryEmbeddingDinoV3(WIDTH // HEADS, temperature=100.0, rotate_half=True).get_embed(size)
     x = torch.randn(2, prefix + size[0] * size[1], WIDTH)
-    torch.testing.assert_close(ours(x, size, rotation(size)), theirs(x, rope=rope), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours(x, places(size)), theirs(x, rope=rope), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", MAKE)
@@ -127,7 +129,7 @@ def test_the_switch_of_fused_attention_is_obeyed(name, monkeypatch):
         attention.zero_grad()
         if not fused:
             monkeypatch.setattr(F, "scaled_dot_product_attention", None)
-        y = attention(x, size, rotation(size, name))
+        y = attention(x, places(size, name))
         y.square().sum().backward()
         found.append([y, *[parameter.grad.clone() for parameter in attention.parameters()]])
     torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
@@ -137,15 +139,33 @@ def test_the_switch_of_fused_attention_is_obeyed(name, monkeypatch):
 def test_half_precision(name):
     attention, size = randomised(name), (3, 4)
     x = torch.randn(2, 13, WIDTH)
-    expected = attention(x, size, rotation(size, name))
+    expected = attention(x, places(size, name))
     with torch.autocast("cpu", torch.bfloat16):
-        cast = attention(x, size, rotation(size, name))
-    low = attention.bfloat16()(x.bfloat16(), size, rotation(size, name))
+        cast = attention(x, places(size, name))
+    low = attention.bfloat16()(x.bfloat16(), places(size, name))
     assert cast.dtype == low.dtype == torch.bfloat16
     for found in (cast, low):
         assert (found.float() - expected).abs().max() < 0.05 * expected.abs().max()
 
 
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("prefix", [0, 2])
+def test_rotary_sees_no_key_that_is_padding(prefix, fused):
+    """What is left of a masked batch is what there is without the padding, in single precision and in half."""
+    attention, whole = randomised("rotary"), places((3, 4))
+    attention.fused_attn = fused
+    x = torch.randn(2, prefix + 12, WIDTH)
+    mask = torch.zeros(2, 1, 1, prefix + 12)
+    mask[..., prefix + 7 :] = float("-inf")
+    masked = whole._replace(grid=None, mask=mask)
+    first = attention(x[:, : prefix + 7], Places(rotation=whole.rotation[:, :, :, :7]))
+    torch.testing.assert_close(attention(x, masked)[:, : prefix + 7], first, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(attention(x, whole)[:, : prefix + 7], first, rtol=1e-3, atol=1e-3)
+    with torch.autocast("cpu", torch.bfloat16):
+        low = attention(x, masked)[:, : prefix + 7].float()
+    assert (low - first).abs().max() < 0.05 * first.abs().max()
+
+
 def test_rotary_without_its_rotation():
     with pytest.raises(ValueError, match="RotaryPosition"):
-        MAKE["rotary"]()(torch.zeros(1, 4, WIDTH), (2, 2))
+        MAKE["rotary"]()(torch.zeros(1, 4, WIDTH), Places((2, 2)))

@@ -6,6 +6,8 @@ import pytest
 import torch
 from timm.layers import RotaryEmbeddingDinoV3, apply_rot_embed_cat
 
+from anyres.layers.position import grid_centres
+from anyres.layers.region import Region
 from anyres.layers.rotary import RotaryPosition, rotate
 
 SIZES = [(1, 1), (1, 7), (5, 3), (14, 14), (37, 2)]
@@ -38,6 +40,21 @@ def test_rescaling_multiplies_every_coordinate_of_an_image_by_one_factor():
             angle = torch.atan2(exact[1], exact[0])[0, 0, :, index]
             found = torch.atan2(scaled[1], scaled[0])[image, 0, :, index]
             torch.testing.assert_close(found, angle * factor, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("rescale", [1.0, 2.0])
+def test_tokens_anywhere_are_turned_as_in_the_grid_of_their_own_image(rescale):
+    """Some tokens of images of three grids, in any order, padded with zeros."""
+    position, keys = RotaryPosition(8, rescale=rescale).train(), torch.tensor([3, 4, 5])
+    grids, chosen = [(4, 5), (1, 7), (6, 2)], [[3, 19, 0], [6], [11, 2]]
+    centres = torch.zeros(3, 3, 2)
+    for image, (grid, tokens) in enumerate(zip(grids, chosen, strict=True)):
+        centres[image, : len(tokens)] = grid_centres(Region.whole(grid)).flatten(0, 1)[tokens]
+    found = position.of_centres(centres, torch.zeros(3, 3, 16), keys)
+    assert found.shape == (2, 3, 1, 3, 4)
+    for image, (grid, tokens) in enumerate(zip(grids, chosen, strict=True)):
+        alone = position(torch.zeros(1, *grid, 16), keys[image : image + 1])
+        torch.testing.assert_close(found[:, image, :, : len(tokens)], alone[:, 0, :, tokens])
 
 
 def test_factors_are_log_uniform_and_functions_of_the_key():

@@ -15,7 +15,7 @@ def make_model(**options):
     return anyres.create_model("vitar_tiny_patch16", **small | options).eval()
 
 
-PYRAMID = {"merger": "pyramid", "grid_shape": "aspect"}
+PYRAMID = {"merger": "pyramid", "grid_shape": "aspect", "position": "rotary"}
 
 
 @pytest.mark.parametrize(("options", "count"), [({}, 50), (PYRAMID | {"depth": 1}, 16)])

@@ -31,6 +31,16 @@ def batch(size, count=3):
     return torch.randn(count, 3, *size, dtype=torch.float64), torch.arange(count) * 7919 + 5
 
 
+def restricted(trunk, whole, is_visible, keys):
+    """The whole grid (B, R, C, D) in the trunk, where no hidden cell is ever a key: (B, P + n visible ones, D)."""
+    x, places = trunk._begin(whole, keys)
+    is_seen = F.pad(is_visible.flatten(1), (trunk.num_prefix_tokens, 0), value=True)
+    mask = torch.zeros(is_seen.shape, dtype=x.dtype).masked_fill(~is_seen, -math.inf)[:, None, None]
+    for block in trunk.blocks:
+        x, places = block(x, places._replace(mask=mask))
+    return torch.stack([row[seen] for row, seen in zip(trunk.norm(x), is_seen, strict=True)])
+
+
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
 @pytest.mark.parametrize(
@@ -46,6 +56,9 @@ def batch(size, count=3):
         {"merger": "pyramid", "full_levels": 1},
         {"merger": "pyramid", "grid_shape": "aspect", "position": "sincos"},
         {"merger": "pyramid", "cells": "2x2", "patch_size": 2},
+        {"position": "rotary", "rescale": 2.0, "prefix_tokens": 2},
+        {"merger": "pyramid", "grid_shape": "aspect", "position": "rotary", "rescale": 1.5},
+        {"merger": "none", "position": "rotary"},
     ],
     ids=str,
 )
@@ -66,10 +79,10 @@ def test_visible_cells_are_what_the_whole_image_gives_there(size, training, opti
         tokens, is_cell = merge_visible(encoder.merger, tokens, patches, plan, bases)
         assert torch.equal(is_cell, is_visible)
     torch.testing.assert_close(tokens, whole[is_visible], rtol=1e-10, atol=1e-10)
-    # and the trunk sees these tokens and no others
+    # and the trunk sees these tokens and no others, at their places
     latent, _ = model.forward_encoder(images, patches, plan, keys)
-    alone = [encoder.forward_sets([row[seen]])[0] for row, seen in zip(whole, is_visible, strict=True)]
-    torch.testing.assert_close(latent, torch.stack(alone), rtol=1e-10, atol=1e-10)
+    expected = restricted(encoder.trunk, whole, is_visible, keys)
+    torch.testing.assert_close(latent, expected, rtol=1e-10, atol=1e-10)
 
 
 def test_tokens_of_partly_visible_cells_are_masked_means_and_keys():
@@ -92,6 +105,7 @@ def test_tokens_of_partly_visible_cells_are_masked_means_and_keys():
     [
         {},
         {"masking": "patches"},
+        {"masking": "patches", "position": "rotary"},
         {"merger": "pyramid"},
         {"merger": "pyramid", "grid_shape": "aspect"},
         {"merger": "pyramid", "cells": "2x2"},
@@ -239,9 +253,18 @@ def test_a_pyramids_pictures_are_of_the_images_as_it_sees_them():
     torch.testing.assert_close(shown.loss.mean(), model(images, keys))
 
 
-@pytest.mark.parametrize("merger", ["grid_attention", "pyramid"])
-def test_a_list_of_sizes_gives_the_mean_of_the_images_one_by_one(merger):
-    model = tiny(merger=merger).train()
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"merger": "pyramid"},
+        {"merger": "pyramid", "grid_shape": "aspect", "position": "rotary", "rescale": 2.0},
+        {"masking": "patches", "position": "rotary", "rescale": 2.0},
+    ],
+    ids=str,
+)
+def test_a_list_of_sizes_gives_the_mean_of_the_images_one_by_one(options):
+    model = tiny(**options).train()
     images = [torch.randn(3, *size, dtype=torch.float64) for size in [(16, 16), (35, 61), (16, 16), (64, 17)]]
     keys = torch.tensor([5, 6, 7, 8])
     alone = [model(image[None], key[None]) for image, key in zip(images, keys, strict=True)]
@@ -391,9 +414,9 @@ def test_names_without_weight_decay_exist():
     ("options", "message"),
     [
         ({"stem": "conv"}, 'stem="patch"'),
-        ({"position": "conditional"}, "leak.*fuzzy, learned, sincos"),
+        ({"position": "conditional"}, "leak.*fuzzy, learned, sincos, rotary"),
         ({"position": "global_local"}, "leak.*fuzzy, learned, sincos"),
-        ({"position": "rotary"}, "whole grid"),
+        ({"position": "relative_bias"}, "whole grid.*sincos, rotary, none"),
         ({"merger": "average"}, "grid_attention, pyramid, none"),
         ({"merger": "pyramid", "masking": "patches"}, 'hidden ones would be seen.*masking="cells"'),
         ({"merger": "pyramid", "stem": "conv"}, 'stem="patch"'),

@@ -81,6 +81,8 @@ def test_a_list_needs_a_jitter_key_for_each_image(count):
         {"prefix_tokens": 2, "pool": "token"},
         {"merger": "none", "position": "learned"},
         {"merger": "pyramid", "grid_shape": "aspect"},
+        {"merger": "pyramid", "grid_shape": "aspect", "position": "rotary"},
+        {"merger": "none", "position": "rotary", "prefix_tokens": 1},
     ],
 )
 def test_lists_share_one_padded_batch_of_the_trunk(options, monkeypatch):

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from anyres.layers.places import Places
+from anyres.layers.position import grid_centres
+from anyres.layers.region import Region
 from anyres.models.config import ViTARConfig
 from anyres.models.trunk import Trunk
 
@@ -35,6 +37,27 @@ def test_sets_without_a_grid_are_as_they_are_alone(prefix):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("prefix", [0, 2])
+@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
+def test_rotary_sets_are_turned_by_the_grid_of_their_own_image(prefix, training):
+    """Whole images of several grids: each as it is alone, also the factor of its key."""
+    trunk = make(position="rotary", rescale=2.0, prefix_tokens=prefix).train(training)
+    grids, keys = [(3, 4), (1, 7), (5, 2)], torch.tensor([5, 6, 7])
+    images = [torch.randn(*grid, 16) for grid in grids]
+    centres = [grid_centres(Region.whole(grid)).flatten(0, 1) for grid in grids]
+    together = trunk.forward_sets([image.flatten(0, 1) for image in images], centres, keys)
+    for index, image in enumerate(images):
+        grid, first = trunk(image[None], keys[index : index + 1])
+        alone = torch.cat([first, grid.flatten(1, 2)], dim=1)[0]
+        torch.testing.assert_close(together[index, : len(alone)], alone, rtol=1e-5, atol=1e-5)
+
+
+def test_rotary_sets_without_places_are_refused():
+    with pytest.raises(ValueError, match="grid_centres"):
+        make(position="rotary").forward_sets([torch.zeros(5, 16)])
+
+
+@torch.no_grad()
 def test_blocks_that_merge_leave_one_token_for_each_that_entered():
     trunk = make(merger="none", position="learned", prefix_tokens=1, tome=3)
     tokens = torch.randn(2, 3, 5, 16)
@@ -57,7 +80,7 @@ def test_places_at_the_start_are_those_of_the_tokens_unless_something_merged():
     ("options", "needs"),
     [
         ({}, False),
-        ({"position": "rotary", "heads": 2}, True),
+        ({"position": "rotary", "heads": 2}, False),
         ({"position": "relative_bias"}, True),
         ({"position": "conditional"}, False),
         ({"position": "conditional", "placement": "trunk"}, True),

@@ -11,16 +11,19 @@ from torch import Tensor, nn
 
 from anyres.layers.conditional import DepthwiseConv
 from anyres.layers.merge_plan import Grid
+from anyres.layers.places import Places
 from anyres.layers.rotary import rotate
 
 
 class PositionedAttention(nn.Module):
-    """Multi-head self-attention that is told the grid of its tokens. Variants say in `attend` what they do with it.
+    """Multi-head self-attention that is told the places of its tokens. Variants say in `attend` what they do with them.
 
     Args:
         width: D.
         heads: number of attention heads; must divide D.
     """
+
+    needs_grid = True  # or else a rotation and a mask are enough
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -34,27 +37,22 @@ class PositionedAttention(nn.Module):
     def init_weights(self) -> None:
         """Initialises what belongs to the position; the model initialises the linear layers."""
 
-    def forward(self, x: Tensor, grid: Grid, rotation: Tensor | None = None) -> Tensor:
-        """Attention over x (B, P + rows * cols, D), whose last tokens form `grid`.
-
-        Args:
-            x: tokens.
-            grid: (rows, cols).
-            rotation: cosines and sines of `RotaryPosition`, for rotary attention only.
-        """
+    def forward(self, x: Tensor, places: Places) -> Tensor:
+        """Attention over tokens x (B, P + N, D), of which the last N are at `places`."""
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)  # (B, heads, P + N, head_dim) each
-        x = self.attend(q, k, v, grid, rotation)
+        x = self.attend(q, k, v, places)
         return self.proj(x.transpose(1, 2).flatten(2))
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid, rotation: Tensor | None) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, places: Places) -> Tensor:
         """The attended values (B, heads, P + N, head_dim) of queries, keys and values of that shape."""
         raise NotImplementedError
 
     def _softmax(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-        """softmax(QK / sqrt(head_dim) + bias) V; bias (heads, P + N, P + N)."""
+        """softmax(QK / sqrt(head_dim) + bias) V; bias (1 or B, 1 or heads, 1 or P + N, P + N)."""
+        bias = None if bias is None else bias.to(q.dtype)
         if self.fused_attn:
-            return F.scaled_dot_product_attention(q, k, v, attn_mask=None if bias is None else bias[None])
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         logits = (q * self.head_dim**-0.5) @ k.transpose(-2, -1)  # (B, heads, P + N, P + N)
         return (logits if bias is None else logits + bias).softmax(dim=-1) @ v
 
@@ -73,7 +71,8 @@ class LocalValueAttention(PositionedAttention):
     def init_weights(self) -> None:
         self.position.init_weights()
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid, rotation: Tensor | None) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, places: Places) -> Tensor:
+        grid = _grid(places)
         prefix = v.shape[2] - grid[0] * grid[1]
         values = v[:, :, prefix:].unflatten(2, grid).flatten(0, 1)  # (B * heads, rows, cols, head_dim)
         local = self.position(values).flatten(1, 2).unflatten(0, (-1, self.num_heads))
@@ -94,10 +93,11 @@ class RelativeBiasAttention(PositionedAttention):
     def init_weights(self) -> None:
         self.position.init_weights()
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid, rotation: Tensor | None) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, places: Places) -> Tensor:
+        grid = _grid(places)
         prefix = q.shape[2] - grid[0] * grid[1]
         bias = F.pad(self.position(grid), (prefix, 0, prefix, 0))
-        return self._softmax(q, k, v, bias.to(q.dtype))
+        return self._softmax(q, k, v, bias[None])
 
 
 class RelativeBias(nn.Module):
@@ -133,7 +133,15 @@ class RelativeBias(nn.Module):
 class RotaryAttention(PositionedAttention):
     """Attention whose queries and keys are turned by `RotaryPosition` (layers/rotary.py). Nothing is learned."""
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid, rotation: Tensor | None) -> Tensor:
-        if rotation is None:
-            raise ValueError("rotary attention needs the rotation of its grid; give what RotaryPosition returns.")
-        return self._softmax(rotate(q, rotation), rotate(k, rotation), v)
+    needs_grid = False
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, places: Places) -> Tensor:
+        if places.rotation is None:
+            raise ValueError("rotary attention needs the rotation of its tokens; give what RotaryPosition returns.")
+        return self._softmax(rotate(q, places.rotation), rotate(k, places.rotation), v, places.mask)
+
+
+def _grid(places: Places) -> Grid:
+    """The grid of tokens that attention cannot do without."""
+    assert places.grid is not None  # see Trunk.needs_grid
+    return places.grid

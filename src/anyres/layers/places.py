@@ -13,7 +13,7 @@ class Places(NamedTuple):
     grid: Grid | None = None
     """(rows, cols) of the N tokens, row by row; None where they form no grid, as in a padded batch of several."""
     rotation: Tensor | None = None
-    """Cosines and sines of `RotaryPosition`, for rotary attention only."""
+    """(2, 1 or B, 1, N, head_dim / 2), cosines and sines of `RotaryPosition`, for rotary attention only."""
     mask: Tensor | None = None
     """(B, 1, 1, P + N), added to attention's logits: minus infinity where a key is padding. Only without a grid."""
     sizes: Tensor | None = None

@@ -32,6 +32,13 @@ def token_centres(size: int, device: torch.device | None = None) -> Tensor:
     return (2 * torch.arange(size, device=device, dtype=torch.float32) + 1) / size - 1
 
 
+def grid_centres(region: Region, device: torch.device | None = None) -> Tensor:
+    """Coordinates (y, x) of the token centres of a region of a grid, (rows, cols, 2) float32."""
+    rows, cols = region.grid
+    y, x = token_centres(rows, device)[region.rows], token_centres(cols, device)[region.cols]
+    return torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1)
+
+
 def interpolation_matrix(
     size: int, table_size: int, device: torch.device | None = None, interpolation: Interpolation = "bilinear"
 ) -> Tensor:
@@ -135,11 +142,9 @@ class FuzzyPositionalEncoding(nn.Module):
 
     def places(self, region: Region, keys: Tensor) -> Tensor:
         """Jittered coordinates (B, rows, cols, 2) in units of [-1, 1]; the last axis is (y of rows, x of columns)."""
-        rows, cols = region.grid
-        y, x = token_centres(rows, keys.device)[region.rows], token_centres(cols, keys.device)[region.cols]
-        exact = torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1)  # (rows, cols, 2)
         offset = (2 * counter_uniform(keys, region.size, start=region.start) - 1) * self.jitter  # tokens of the grid
-        return exact + offset * (2 / torch.tensor([rows, cols], dtype=torch.float32, device=keys.device))
+        token = 2 / torch.tensor(region.grid, dtype=torch.float32, device=keys.device)
+        return grid_centres(region, keys.device) + offset * token
 
     def read(self, places: Tensor) -> Tensor:
         """Reads the table bilinearly at places (B, rows, cols, 2), (y, x): (B, rows, cols, D) float32."""

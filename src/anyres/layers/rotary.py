@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from anyres.layers.counter_random import counter_uniform
-from anyres.layers.position import image_keys, token_centres
+from anyres.layers.position import grid_centres, image_keys
+from anyres.layers.region import Region
 
 BASE = 100.0  # DINOv3
 
@@ -42,14 +43,22 @@ class RotaryPosition(nn.Module):
             keys: (B,) int64, one for each image; used in training with `rescale` only. None draws them from torch's
                 generator.
         """
-        rows, cols = tokens.shape[1], tokens.shape[2]
-        y, x = token_centres(rows, tokens.device), token_centres(cols, tokens.device)
-        places = torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).flatten(0, 1)  # (N, 2), y first
+        centres = grid_centres(Region.whole((tokens.shape[1], tokens.shape[2])), tokens.device)
+        return self.of_centres(centres.flatten(0, 1)[None], tokens, keys)
+
+    def of_centres(self, centres: Tensor, images: Tensor, keys: Tensor | None = None) -> Tensor:
+        """The same of tokens anywhere: (2, 1 or B, 1, N, head_dim / 2) float32.
+
+        Args:
+            centres: (1 or B, N, 2), coordinates (y, x) of the tokens in the grid of their own image.
+            images: (B, ...), only their number and their device are read.
+            keys: as in `forward`.
+        """
         quarter = self.head_dim // 4
-        periods = BASE ** (torch.arange(quarter, device=tokens.device, dtype=torch.float32) / quarter)
-        angle = (2 * math.pi * places[:, :, None] / periods).flatten(1)[None, None]  # (1, 1, N, head_dim / 2)
+        periods = BASE ** (torch.arange(quarter, device=centres.device, dtype=torch.float32) / quarter)
+        angle = (2 * math.pi * centres[..., None] / periods).flatten(2)[:, None]  # (1 or B, 1, N, head_dim / 2)
         if self.training and self.rescale > 1:
-            angle = angle * self.factors(image_keys(keys, tokens))[:, None, None, None]
+            angle = angle * self.factors(image_keys(keys, images))[:, None, None, None]
         return torch.stack([angle.cos(), angle.sin()])
 
     def factors(self, keys: Tensor) -> Tensor:

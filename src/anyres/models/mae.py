@@ -19,7 +19,9 @@ from anyres.layers.cells import to_patches
 from anyres.layers.masking import hidden_cells
 from anyres.layers.merge_plan import Boundaries, MergePlan
 from anyres.layers.merging import AdaptiveTokenMerger
+from anyres.layers.position import at_visible, grid_centres
 from anyres.layers.pyramid_merger import PyramidMerger
+from anyres.layers.region import Region
 from anyres.layers.resize import paint_cells, resize_cells
 from anyres.layers.sincos import SinCosPosition
 from anyres.layers.visible import merge_visible
@@ -98,8 +100,8 @@ class MaskedAutoencoder(AroundBackbone, nn.Module):
 
         Args:
             images: (B, C, H, W), or a list of (C, H_i, W_i).
-            keys: (B,) int64, from which each image's mask and, in training, its fuzzy positions are drawn. None draws
-                keys from torch's generator.
+            keys: (B,) int64, from which each image's mask and, in training, its fuzzy or rotary positions are drawn.
+                None draws keys from torch's generator.
             is_hidden: (B, R, C) bool, the final cells to hide, some of each image; with masking "patches" the patches.
                 Of a tensor of images only; None draws them.
 
@@ -161,7 +163,7 @@ class MaskedAutoencoder(AroundBackbone, nn.Module):
             images: (B, C, H, W), as they are `seen`.
             is_visible: (B, rows, cols) bool, patches.
             plan: how they are merged, `backbone.plan(H, W)`.
-            keys: (B,) int64, for fuzzy positions in training.
+            keys: (B,) int64, for fuzzy and rotary positions in training.
 
         Returns:
             (B, P + n, D), prefix tokens and those of the n visible cells in the grid's order, padded to the most of
@@ -177,7 +179,8 @@ class MaskedAutoencoder(AroundBackbone, nn.Module):
         if isinstance(merger, AdaptiveTokenMerger):
             x, is_cell = merge_visible(merger, x, is_visible, plan, bases)
         counts: list[int] = is_cell.flatten(1).sum(1).tolist()
-        return self.backbone.forward_sets(x.split(counts)), is_cell
+        centres = at_visible(grid_centres(Region.whole(plan.grid), x.device), is_cell)  # (n of all images, 2)
+        return self.backbone.forward_sets(x.split(counts), centres.split(counts), keys), is_cell
 
     def forward_decoder(self, latent: Tensor, is_cell: Tensor, side: int) -> Tensor:
         """Fills the grid up with mask tokens and predicts a square of `side` pixels for every cell.

@@ -11,7 +11,7 @@ from anyres.sizes import Size
 
 Masking = Literal["cells", "patches"]
 
-_POSITIONS = ("fuzzy", "learned", "sincos", "none")
+_POSITIONS = ("fuzzy", "learned", "sincos", "rotary", "none")
 _MERGERS = ("grid_attention", "pyramid", "none")
 
 

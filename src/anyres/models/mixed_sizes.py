@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from anyres.layers.merge_plan import Grid, MergePlan
+from anyres.layers.position import grid_centres
+from anyres.layers.region import Region
 from anyres.models.features import Features
 from anyres.models.images import check_images, run_by_group
 
@@ -23,7 +25,7 @@ def forward_list(model: "ViTAR", images: Sequence[Tensor], keys: Tensor | None) 
     tokens, plans = [each for each, _ in merged], [plan for _, plan in merged]
     grids = [plan.grid for plan in plans]
     if _pays_padding(model.trunk, grids):
-        found = _padded(model.trunk, tokens, grids)
+        found = _padded(model.trunk, tokens, grids, keys)
     else:
         found = run_by_group(grids, lambda members: _alike(model.trunk, tokens, keys, members))
     prefix = torch.stack([each for _, each in found])  # (B, P, D)
@@ -61,9 +63,12 @@ def _pays_padding(trunk: "Trunk", grids: Sequence[Grid]) -> bool:
     return len(grids) * max(counts) <= _PADDING * sum(counts)
 
 
-def _padded(trunk: "Trunk", tokens: Sequence[Tensor], grids: Sequence[Grid]) -> list[tuple[Tensor, Tensor]]:
+def _padded(
+    trunk: "Trunk", tokens: Sequence[Tensor], grids: Sequence[Grid], keys: Tensor | None
+) -> list[tuple[Tensor, Tensor]]:
     """Grid tokens (rows_i, cols_i, D) and prefix tokens (P, D) of each image, all in one batch."""
-    outputs = trunk.forward_sets([each.flatten(0, 1) for each in tokens])  # (B, P + N, D)
+    centres = [grid_centres(Region.whole(grid), tokens[0].device).flatten(0, 1) for grid in grids]  # (N_i, 2) each
+    outputs = trunk.forward_sets([each.flatten(0, 1) for each in tokens], centres, keys)  # (B, P + N, D)
     lengths = [trunk.num_prefix_tokens + rows * cols for rows, cols in grids]
     pairs = (trunk.split(x[None, :length], grid) for x, length, grid in zip(outputs, lengths, grids, strict=True))
     return [(grid[0], prefix[0]) for grid, prefix in pairs]

@@ -55,14 +55,25 @@ class Trunk(nn.Module):
             x, places = self._run(block, x, places)
         return self.split(self.norm(places.at_start(x)), _grid_of(tokens))
 
-    def forward_sets(self, sets: Sequence[Tensor]) -> Tensor:
+    def forward_sets(
+        self, sets: Sequence[Tensor], centres: Sequence[Tensor] | None = None, keys: Tensor | None = None
+    ) -> Tensor:
         """Sets of tokens (n_i, D) that form no grid, as one padded batch whose padding is never a key.
+
+        Args:
+            sets: the tokens of each image.
+            centres: (n_i, 2), coordinates (y, x) of the tokens in the grid of their own image, see `grid_centres`.
+                Rotary positions need them, all others can do without.
+            keys: (B,) int64, as in `forward`.
 
         Returns:
             (B, P + most n_i, D), the prefix tokens first; what stands behind the n_i-th is padding.
+
+        Raises:
+            ValueError: rotary positions without the centres of the tokens.
         """
         x, mask = _padded([self._with_prefix(each[None])[0] for each in sets])
-        places = Places(mask=mask)
+        places = Places(rotation=self._rotation_of_sets(x, centres, keys), mask=mask)
         for block in self.blocks:
             x, places = self._run(block, x, places)
         return self.norm(x)
@@ -98,6 +109,14 @@ class Trunk(nn.Module):
         """What the first block gets: prefix and grid tokens (B, P + N, D), and their places."""
         rotation = None if self.rotary is None else self.rotary(tokens, keys)
         return self._with_prefix(tokens.flatten(1, 2)), Places(_grid_of(tokens), rotation)
+
+    def _rotation_of_sets(self, x: Tensor, centres: Sequence[Tensor] | None, keys: Tensor | None) -> Tensor | None:
+        """The rotation (2, B, 1, N, head_dim / 2) of the tokens in a padded batch (B, P + N, D), if there is any."""
+        if self.rotary is None:
+            return None
+        if centres is None:
+            raise ValueError('position is "rotary" and tokens form no grid; give their centres, see grid_centres.')
+        return self.rotary.of_centres(nn.utils.rnn.pad_sequence(list(centres), batch_first=True), x, keys)
 
     def _with_prefix(self, x: Tensor) -> Tensor:
         """(B, N, D) -> (B, P + N, D)"""

@@ -42,7 +42,7 @@ class TrunkBlock(Block):
         if attention is not None:
             self.attn: nn.Module = attention
         self.position, self.window = position, window
-        self.needs_grid = attention is not None or position is not None or window > 0
+        self.needs_grid = position is not None or window > 0 or (attention is not None and attention.needs_grid)
 
     def init_weights(self) -> None:
         """Initialises what belongs to the position; the model initialises linear layers and norms."""
@@ -61,10 +61,10 @@ class TrunkBlock(Block):
         return (x if self.position is None else self._positioned(x, places)), places
 
     def _attended(self, x: Tensor, places: Places) -> Tensor:
+        if not self.window:
+            return self.attn(x, places)
         assert places.grid is not None  # see Trunk.needs_grid
-        if self.window:
-            return in_windows(self.attn, x, places.grid, self.window)
-        return self.attn(x, places.grid, places.rotation)
+        return in_windows(self.attn, x, places.grid, self.window)
 
     def _positioned(self, x: Tensor, places: Places) -> Tensor:
         """x with positions added to its grid tokens; prefix tokens have none."""

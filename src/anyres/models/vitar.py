@@ -169,9 +169,11 @@ class ViTAR(nn.Module):
         tokens, shares = merge_with_shares(self.merger, patches, plan, bases)
         return self.forward_merged(tokens, plan, jitter_keys), patches, shares
 
-    def forward_sets(self, tokens: Sequence[Tensor]) -> Tensor:
+    def forward_sets(
+        self, tokens: Sequence[Tensor], centres: Sequence[Tensor] | None = None, jitter_keys: Tensor | None = None
+    ) -> Tensor:
         """Trunk and final norm of merged tokens that form no grid, such as images' visible cells: see `Trunk`."""
-        return self.trunk.forward_sets(tokens)
+        return self.trunk.forward_sets(tokens, centres, jitter_keys)
 
     def pieces(
         self, height: int, width: int, *, batch: int = 1, keys: Tensor | None = None, positions: int | None = None
