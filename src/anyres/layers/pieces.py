@@ -25,7 +25,7 @@ from anyres.layers.merge_plan import Level, MergePlan
 from anyres.layers.piece_bases import PatchTokens, PieceBases
 from anyres.layers.pyramid_merger import PyramidMerger
 from anyres.layers.region import Region
-from anyres.layers.stages import Piece, Stage, level_cells, make_stages, stage_cells
+from anyres.layers.stages import Piece, Stage, first_cells, level_cells, make_stages, stage_cells
 
 PixelBox = tuple[int, int, int, int]
 """First row, first column, height and width of a rectangle of pixels."""
@@ -105,7 +105,7 @@ class PieceMerger:
         self._edges = stage_cells(plan, 0, self.stages[0].last)
         self.done = 0  # pieces of the first stage
         self.dtype: torch.dtype | None = None  # of patch tokens; what is held may be more exact
-        self._pixels: torch.dtype | None = None  # of images
+        self._image_dtype: torch.dtype | None = None  # of images
         self._queues = [Queue(stage, partial(self.outer, stage)) for stage in self.stages[1:]]
         self._band: list[Merged] = []  # finished pieces of the first stage's unfinished band
         self._result: list[Merged] = []  # finished bands of the last stage
@@ -140,11 +140,16 @@ class PieceMerger:
 
     def embed(self, piece: Piece, pixels: Tensor) -> Merged:
         """Patch tokens (B, rows, cols, D) with positions of a piece, from its pixels (B, C, h, w)."""
+        (tokens,), image = self._embed([piece.region], piece, pixels)
+        return Merged(tokens, None, image)
+
+    def _embed(self, regions: Sequence[Region], piece: Piece, pixels: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The tokens of some regions of a piece, and its patches with all that is around them as one image."""
         (y, _), (x, _) = self._box(piece)
         image = self.fit(piece, pixels)
-        tokens = self._tokens.make(piece.region, image, (y, x), self.keys)
-        self.dtype, self._pixels = tokens.dtype, pixels.dtype
-        return Merged(tokens, None, image)
+        tokens = [self._tokens.make(region, image, (y, x), self.keys) for region in regions]
+        self.dtype, self._image_dtype = tokens[0].dtype, image.dtype
+        return tokens, image
 
     def merge(self, stage: Stage, piece: Piece, given: Merged) -> Merged:
         """All levels of a stage on a piece of it.
@@ -158,28 +163,37 @@ class PieceMerger:
         """
         rows, cols = (level_cells(self.plan, stage.first, stage.last, axis, piece.cells[axis]) for axis in (0, 1))
         x, counts, image = given
-        bases: list[Tensor] = []
-        if self._bases is not None and image is not None and self._pixels is not None:
-            bases, image = self._bases.make(stage, piece, x, image, self.outer(stage, piece), self._pixels)
+        bases, image = self._seen_from_afar(stage, piece, x, image)
         for step, index in enumerate(range(stage.first, stage.last)):
             part = self.plan.levels[index].part(rows[step], cols[step])
-            if isinstance(self.merger, PyramidMerger):
-                x, counts = self.merger.step(x, self.plan, index, part, counts, bases[step])
-            else:
-                x, counts = self.merger.step(x, self.plan, index, part, counts)
-        return Merged(x, counts, image if bases and stage.last < len(self.plan.levels) else None)
+            x, counts = self._step(x, index, part, counts, bases[step])
+        return Merged(x, counts, image)
+
+    def _seen_from_afar(
+        self, stage: Stage, piece: Piece, x: Tensor, image: Tensor | None
+    ) -> tuple[Sequence[Tensor | None], Tensor | None]:
+        """The base of each level of a stage, and the image for the stage after it; None where a merger needs none."""
+        if self._bases is None or image is None or self._image_dtype is None:
+            return [None] * (stage.last - stage.first), None
+        bases, image = self._bases.make(stage, piece, x, image, self.outer(stage, piece), self._image_dtype)
+        return bases, None if stage.last == len(self.plan.levels) else image
+
+    def _step(
+        self, x: Tensor, index: int, level: Level, counts: Tensor | None, base: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        if isinstance(self.merger, PyramidMerger):
+            return self.merger.step(x, self.plan, index, level, counts, base)
+        return self.merger.step(x, self.plan, index, level, counts)
 
     def skips_cheaply(self, piece: Piece) -> bool:
-        """Whether a piece without any patch that counts is better added by `add_empty`: its cells are large enough, and
-        nobody sees the pixels that are skipped, as the bases of the pyramid merger do."""
-        if self._bases is not None:
-            return False
+        """Whether a piece without any patch that counts is better added by `add_empty`: its cells are large enough."""
         cells = len(piece.cells[0]) * len(piece.cells[1])
         return piece.region.size[0] * piece.region.size[1] >= _CHEAP * cells
 
     def empty_pixels(self, piece: Piece) -> list[PixelBox]:
-        """The pixels that a piece without any patch that counts needs: those of the first patch of each cell."""
-        return [self.pixels(single) for single in self._firsts(piece)]
+        """The pixels that a piece without any patch that counts needs: those of the first patch of each cell; in one
+        box those of the piece, where bases see what is skipped."""
+        return [self.pixels(each) for each in (self._firsts(piece) if self._bases is None else [piece])]
 
     def add_empty(self, pixels: Sequence[Tensor]) -> None:
         """Adds the next piece where all its patches are skipped: of each cell the first one alone is computed.
@@ -187,14 +201,21 @@ class PieceMerger:
         Args:
             pixels: (B, C, h, w) of each of its `empty_pixels`.
         """
-        piece, stage = self.pieces[self.done], self.stages[0]
+        piece, stage, image = self.pieces[self.done], self.stages[0], None
         rows, cols = (len(cells) for cells in piece.cells)
-        firsts = [self.embed(single, part).tokens for single, part in zip(self._firsts(piece), pixels, strict=True)]
-        x = torch.stack(firsts).flatten(1, 3).transpose(0, 1).unflatten(1, (rows, cols))  # (B, rows, cols, D)
+        firsts = self._firsts(piece)
+        if self._bases is None:
+            parts = [self.embed(first, part).tokens for first, part in zip(firsts, pixels, strict=True)]
+        else:
+            parts, image = self._embed([first.region for first in firsts], piece, pixels[0])
+        x = torch.stack(parts).flatten(1, 3).transpose(0, 1).unflatten(1, (rows, cols))  # (B, rows, cols, D)
+        bases, image = self._seen_from_afar(stage, piece, x, image)
+        down, across = (first_cells(self.plan, stage.first, stage.last, axis, piece.cells[axis]) for axis in (0, 1))
         alone = Level(tuple(range(rows + 1)), tuple(range(cols + 1)))
-        for index in range(stage.first, stage.last):
-            x, _ = self.merger.step(x, self.plan, index, alone)
-        self._take(0, Merged(x, torch.zeros(rows, cols, dtype=torch.int64, device=x.device)))
+        for step, index in enumerate(range(stage.first, stage.last)):
+            base = bases[step]
+            x, _ = self._step(x, index, alone, None, base if base is None else base[:, down[step]][:, :, across[step]])
+        self._take(0, Merged(x, torch.zeros(rows, cols, dtype=torch.int64, device=x.device), image))
         self.done += 1
 
     def _firsts(self, piece: Piece) -> list[Piece]:

@@ -82,6 +82,18 @@ def level_cells(plan: MergePlan, first: int, last: int, axis: int, cells: range)
     return found[::-1]
 
 
+def first_cells(plan: MergePlan, first: int, last: int, axis: int, cells: range) -> list[list[int]]:
+    """For each of these levels which of its `level_cells`, counted from the first, hold the first patch of one of
+    `cells`."""
+    found: list[list[int]] = []
+    firsts = list(cells)
+    for level in reversed(plan.levels[first:last]):
+        found.append([cell - firsts[0] for cell in firsts])
+        edges = (level.rows, level.cols)[axis]
+        firsts = [edges[cell] for cell in firsts]
+    return found[::-1]
+
+
 def stage_cells(plan: MergePlan, first: int, last: int) -> tuple[Boundaries, Boundaries]:
     """Boundaries of the cells that levels `first` to `last` - 1 leave, in positions of the grid before them."""
     grid = plan.levels[first - 1].output_grid if first else plan.size

@@ -58,9 +58,9 @@ def stream(
         level: of a pyramid, 0 is the finest.
         skip: patches that are left out of the merging, as padding is: (rows, cols) bool, or a function of the pixels
             such as `bright_background()`. A cell left empty keeps its first patch. Pieces without any other patch are
-            not computed and, with an array, not read; but the pyramid merger looks at each cell in the whole image,
-            so there they are, and what is skipped takes no part in attention alone. The patches are those of the
-            model's plan: of an image that it enlarges first, those of the enlarged one.
+            not computed and, with an array, not read; with the pyramid merger, which looks at each cell in the whole
+            image, they are read, and only what it sees from afar is computed. The patches are those of the model's
+            plan: of an image that it enlarges first, those of the enlarged one.
         resume: a file in which unfinished work is kept when reading fails or the process is stopped, and every
             minute; the next call with it goes on from there. It is removed at the end.
         positions: patches in a piece; by default as many as stay in cache, or as the unfinished work has.
