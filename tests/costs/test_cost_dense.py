@@ -122,7 +122,9 @@ def test_every_named_dense_model(name):
     with torch.device("meta"):
         model = anyres.create_model(name)
     assert found.parameters == sum(p.numel() for p in model.parameters())
-    assert sum(found.parts.values()) == found.macs and min(found.parts.values()) > 0
+    assert sum(found.parts.values()) == found.macs
+    free = {"positions"} if model.config.backbone.position == "rotary" else set()  # there is no table to be read
+    assert {part for part, macs in found.parts.items() if macs <= 0} == free
     conventions = {each: cost(name, (224, 320), each, memory=False).parts for each in ("executed", "plain", "paper")}
     assert conventions["executed"]["trunk"] < conventions["paper"]["trunk"]
     assert len({tuple(parts.items())[-2:] for parts in conventions.values()}) == 1  # decoders are counted alike

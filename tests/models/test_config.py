@@ -90,11 +90,11 @@ def test_named_shapes():
     assert (tiny.width, tiny.depth, tiny.heads) == (192, 12, 3)
 
 
-def test_our_models_are_vitars_with_another_merger_and_grid():
+def test_our_models_are_vitars_with_another_merger_grid_and_position():
     ours = [name for name in CLASSIFIERS if name.startswith("anyres")]
     assert len(ours) == sum(name.startswith("vitar") for name in CLASSIFIERS)
     for name in ours:
-        same = get_config(name, merger="grid_attention", grid_shape="fixed")
+        same = get_config(name, merger="grid_attention", grid_shape="fixed", position="fuzzy")
         assert same == CLASSIFIERS[name.replace("anyres", "vitar")] != CLASSIFIERS[name]
 
 

@@ -14,7 +14,7 @@ def make(seed=0, **overrides):
     return anyres.create_model("vitar_tiny_patch16", **(TINY | overrides)).eval()
 
 
-MODELS = {"grid_attention": make(), "pyramid": make(merger="pyramid", grid_shape="aspect")}
+MODELS = {"grid_attention": make(), "pyramid": make(merger="pyramid", grid_shape="aspect", position="rotary")}
 SIDES = st.one_of(st.integers(1, 40), st.sampled_from([1, 2, 3, 53, 97, 127, 211, 400]))
 
 

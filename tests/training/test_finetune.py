@@ -265,7 +265,7 @@ def test_an_epoch_is_over_the_share(make_config, data, tmp_path):
 
 
 def test_a_pyramid_starts_from_the_encoder_of_one(make_config, tmp_path, capsys):
-    ours = SMALL | {"merger": "pyramid", "grid_shape": "aspect"}
+    ours = SMALL | {"merger": "pyramid", "grid_shape": "aspect", "position": "rotary"}
     model = anyres.create_model("mae_vitar_tiny_patch16", **ours, decoder_width=8, decoder_depth=1, decoder_heads=2)
     save(tmp_path / "mae", model, name=None, training_sizes=[(12, 12)])
     for linear_probe in (False, True):
@@ -275,7 +275,8 @@ def test_a_pyramid_starts_from_the_encoder_of_one(make_config, tmp_path, capsys)
         assert "Not as there" not in capsys.readouterr().err
     alike = "Give --model-options merger=pyramid grid_shape=aspect"
     with pytest.raises(ValueError, match=f"merger is pyramid there and grid_attention in the model; .* {alike}"):
-        ClassificationTask(make_config(init=tmp_path / "mae", model_options=SMALL, linear_probe=True))
+        rotary = SMALL | {"position": "rotary"}
+        ClassificationTask(make_config(init=tmp_path / "mae", model_options=rotary, linear_probe=True))
 
 
 def test_settings_that_no_tensor_tells_of_are_named(plain, tmp_path, capsys):

@@ -81,8 +81,10 @@ class ViTARConfig:
     """Grid attention: only the last so many levels that merge are learned, the ones before them plain means. None: all
     are, as in the paper."""
     full_levels: int | None = None
-    """Pyramid: only the last so many levels that merge give their cells all of what their tokens say, usually as many
-    as the largest training size has; those before them `deep_weight` of it. None: all levels."""
+    """Pyramid: only the last so many levels that merge give their cells all of what their tokens say, those before them
+    `deep_weight` of it; None: all levels. Choose as many as the largest training size merges, since deeper ones are
+    first met at larger images and then say too much: with patches of 16 and a 14x14 grid 0 for 224 pixels, 1 to 448, 2
+    to 896, 3 to 1792. A model of which no training size is known, such as a named one, leaves it at None."""
     deep_weight: float = 0.25
     """Pyramid: how much the levels before `full_levels` count, from 0 (not at all) to 1."""
     tome: float = 0.0

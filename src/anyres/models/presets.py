@@ -15,8 +15,9 @@ _DEIT: dict[str, Any] = {
     "merger": "none", "position": "learned", "interpolation": "bicubic", "prefix_tokens": 1, "pool": "token"
 }  # fmt: skip
 _RESFORMER: dict[str, Any] = {"merger": "none", "position": "global_local", "prefix_tokens": 1, "pool": "token"}
-# Ours: every cell is also seen from afar, and the grid has the shape of the image.
-_ANYRES: dict[str, Any] = {"merger": "pyramid", "grid_shape": "aspect"}
+# Ours: every cell is also seen from afar, the grid has the shape of the image, and positions act where the number of
+# tokens is constant, so that they meet nothing new at other sizes and are learned soon.
+_ANYRES: dict[str, Any] = {"merger": "pyramid", "grid_shape": "aspect", "position": "rotary"}
 
 CLASSIFIERS: dict[str, ViTARConfig] = {
     "anyres_tiny_patch16": ViTARConfig(**_TINY, **_ANYRES),
@@ -59,7 +60,7 @@ AUTOENCODERS: dict[str, MAEConfig] = {
 # With cells of one patch the grid keeps the image's shape; carried back to the patches, it need not.
 _SHAPED: dict[str, Any] = {"cells": "1x1", "drop_path_rate": 0.1}
 # Of ours cells of 2x2: with cells of one patch there is nothing to be seen from afar, and both mergers are the same.
-_OURS_SHAPED: dict[str, Any] = {"merger": "pyramid", "cells": "2x2", "drop_path_rate": 0.1}
+_OURS_SHAPED: dict[str, Any] = {"merger": "pyramid", "position": "rotary", "cells": "2x2", "drop_path_rate": 0.1}
 _OURS: dict[str, Any] = {**_ANYRES, "drop_path_rate": 0.1}
 _UNMERGE: dict[str, Any] = {"decoder": "unmerge", "head_channels": 256}
 SEGMENTERS: dict[str, SegmenterConfig] = {

@@ -94,11 +94,12 @@ def vitar_base(data: Path, out: Path) -> TrainConfig:
 def anyres_small(data: Path, out: Path) -> TrainConfig:
     """Our model as `vitar_small` trains ViTAR-S, and every step at an aspect between 1:2 and 2:1.
 
-    Its merger sees every cell also from afar, and its grid follows the shape of the image, which must have been seen
-    in training. No step at a far size is needed: on our small sets it holds without.
+    Its merger sees every cell also from afar, its positions are rotary in the trunk, and its grid follows the shape of
+    the image, which must have been seen in training. No step at a far size is needed: on our small sets it holds
+    without.
 
     Command: `anyres recipe anyres_small --data DIR --out RUN`. Hardware: one GPU, memory not measured.
-    Time: 3 * (5.17 + 5.79 + 6.66 + 8.20 + 9.97)e9 / 5 MACs * 384.3e6 images / 14.5e12 / 3600 = 158 hours.
+    Time: 3 * (5.17 + 5.78 + 6.64 + 8.17 + 9.92)e9 / 5 MACs * 384.3e6 images / 14.5e12 / 3600 = 158 hours.
     Paper: has no such model. Nor have we one of this size: the evidence (docs/results.md) is from small models.
     """
     return replace(_deit_recipe(data, out, "anyres_small_patch16"), sizes=VITAR_SIZES, aspect=ASPECTS)
@@ -108,7 +109,7 @@ def anyres_base(data: Path, out: Path) -> TrainConfig:
     """Our model as `vitar_base` trains ViTAR-B, and every step at an aspect between 1:2 and 2:1, see `anyres_small`.
 
     Command: `anyres recipe anyres_base --data DIR --out RUN`. Hardware: one GPU, memory not measured.
-    Time: 3 * (19.77 + 21.75 + 24.45 + 29.45 + 35.11)e9 / 5 MACs * 384.3e6 images / 20.6e12 / 3600 = 406 hours.
+    Time: 3 * (19.76 + 21.73 + 24.41 + 29.39 + 35.02)e9 / 5 MACs * 384.3e6 images / 20.6e12 / 3600 = 405 hours.
     Paper: has no such model, nor have we.
     """
     return replace(_deit_recipe(data, out, "anyres_base_patch16"), sizes=VITAR_SIZES, aspect=ASPECTS)

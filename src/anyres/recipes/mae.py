@@ -73,7 +73,7 @@ def mae_anyres_base(data: Path, out: Path) -> PretrainConfig:
 
     Command: `anyres recipe mae_anyres_base --data DIR --out RUN`. Hardware: one GPU, memory not measured. Then:
     `anyres_base_mae`.
-    Time: 3 * (9.75 + 10.23 + 12.14)e9 / 3 MACs * 383.4e6 images / 20.6e12 / 3600 = 166 hours.
+    Time: 3 * (9.74 + 10.21 + 12.08)e9 / 3 MACs * 383.4e6 images / 20.6e12 / 3600 = 166 hours.
     Paper: has no such model, nor have we.
     """
     run = _pretraining(data, out, "mae_anyres_base_patch16", ("224", "448", "896"), epochs=300)
@@ -84,7 +84,7 @@ def anyres_base_mae(data: Path, out: Path, init: Path) -> TrainConfig:
     """Our model fine-tuned from `mae_anyres_base` as `vitar_base_mae`, at an aspect between 1:2 and 2:1.
 
     Command: `anyres recipe anyres_base_mae --init RUN --data DIR --out FINE`. Hardware: one GPU, memory not measured.
-    Time: 3 * (19.77 + 21.75 + 24.45 + 29.45 + 35.11)e9 / 5 MACs * 128.1e6 images / 20.6e12 / 3600 = 135 hours.
+    Time: 3 * (19.76 + 21.73 + 24.41 + 29.39 + 35.02)e9 / 5 MACs * 128.1e6 images / 20.6e12 / 3600 = 135 hours.
     Paper: has no such model, nor have we.
     """
     return replace(_fine_tuning(data, out, init, "anyres_base_patch16", VITAR_SIZES), aspect=ASPECTS)

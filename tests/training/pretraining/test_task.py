@@ -132,6 +132,11 @@ def test_a_step_does_not_depend_on_the_generator_nor_on_recomputing(make):
             "own_aspect": True,
         },
         {
+            "model_options": {**SMALL, "merger": "pyramid", "position": "rotary", "rescale": 2.0},
+            "sizes": ("13", "30"),
+            "own_aspect": True,
+        },
+        {
             "model_options": {**SMALL, "masking": "patches", "large_target": True},
             "sizes": ("13", "30"),
             "aspect": (0.7, 1.4),
