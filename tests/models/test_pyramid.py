@@ -221,7 +221,7 @@ def test_saved_and_loaded_it_is_the_same(tmp_path):
         ({"learned_levels": 1}, "learned_levels=1"),
         ({"scale_query": True}, "scale_query=True"),
         ({"full_levels": -1}, "full_levels is -1"),
-        ({"deep_weight": 0.5}, "deep_weight=0.5 has no effect because full_levels is None"),
+        ({"deep_weight": 0.3}, "deep_weight=0.3 has no effect because full_levels is None"),
         ({"full_levels": 1, "deep_weight": 1.5}, "allowed: 0 to 1"),
         ({"full_levels": 1, "cells": "1x1"}, "full_levels=1 has no effect"),
     ],

@@ -85,7 +85,7 @@ class ViTARConfig:
     `deep_weight` of it; None: all levels. Choose as many as the largest training size merges, since deeper ones are
     first met at larger images and then say too much: with patches of 16 and a 14x14 grid 0 for 224 pixels, 1 to 448, 2
     to 896, 3 to 1792. A model of which no training size is known, such as a named one, leaves it at None."""
-    deep_weight: float = 0.25
+    deep_weight: float = 0.5
     """Pyramid: how much the levels before `full_levels` count, from 0 (not at all) to 1."""
     tome: float = 0.0
     """Without a merger: what every block merges (ToMe), as a share of the tokens below 1, as a number from 1 on."""
