@@ -127,10 +127,10 @@ def region_of_cell(plan, row, col):
 def test_little_is_read_twice(name):
     with torch.device("meta"):
         model = anyres.create_model(name, merger="pyramid").eval()
-    for size in [(4032, 4032), (3001, 4507), (20_000, 30_000)]:
+    for size, most in [((4032, 4032), 1.15), ((3001, 4507), 1.15), ((20_000, 30_000), 1.35)]:
         merging = model.pieces(*size, positions=4000)
         read = sum(height * width for _, _, height, width in map(merging.pixels, merging.pieces))
-        assert read < 1.35 * size[0] * size[1]
+        assert read < most * size[0] * size[1]
 
 
 @settings(max_examples=60)

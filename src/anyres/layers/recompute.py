@@ -3,8 +3,8 @@
 The forward pass runs without a graph. The backward pass goes through the stages from the last to the first and computes
 every piece a second time, this time with its graph, which is gone before the next. So the memory does not grow with
 the image, except for what goes from stage to stage: about a thousandth of the patches, and with the pyramid merger a
-256th, a 64th behind the convolutional stem, as its stages have fewer levels. Positions are jittered as in the forward
-pass, because the offsets are a function of key and place.
+64th or less, a 16th behind the convolutional stem, as its stages have fewer levels. Positions are jittered as in the
+forward pass, because the offsets are a function of key and place.
 """
 
 from collections.abc import Callable, Iterator, Sequence

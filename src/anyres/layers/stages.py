@@ -9,7 +9,9 @@ from typing import Protocol
 from anyres.layers.merge_plan import Boundaries, Grid, MergePlan, compose, even_boundaries
 from anyres.layers.region import Region
 
-_MOST_READ = 1.3  # times its positions that a stage may take of its input with what its pieces need around them
+# times its positions that a stage may take of its input with what its pieces need around them (docs/log.md)
+_MOST_READ = 1.1
+_MOST_READ_OF_WIDE = 1.3  # where what waits for the next stage would be more than a piece
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,11 @@ def _goes_on(plan: MergePlan, first: int, last: int, positions: int, outer: Read
         return False
     if outer is None:
         return True
-    cells, groups = stage_cells(plan, first, last), _groups(plan, first, last, positions)
+    (rows, cols), groups = stage_cells(plan, first, last), _groups(plan, first, last, positions)
     needed = [sum(len(outer(first, last, axis, group)) for group in groups[axis]) for axis in (0, 1)]
-    return needed[0] * needed[1] <= _MOST_READ * cells[0][-1] * cells[1][-1]
+    waiting = len(_groups(plan, first, last - 1, positions)[0][0]) * plan.levels[last - 2].output_grid[1]
+    most = _MOST_READ if waiting <= positions else _MOST_READ_OF_WIDE
+    return needed[0] * needed[1] <= most * rows[-1] * cols[-1]
 
 
 def level_cells(plan: MergePlan, first: int, last: int, axis: int, cells: range) -> list[range]:
