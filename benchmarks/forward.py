@@ -1,12 +1,12 @@
-"""ViTAR-B/16 against timm's ViT-B/16, and both against a measured matrix-product ceiling, in one run.
+"""ViTAR-B/16 with the paper's merger and with the pyramid against timm's ViT-B/16, and the share of a measured ceiling.
 
     python benchmarks/forward.py [--quick] [--threads 2] [--out benchmarks/results/forward.json]
 
-The two models of a size run alternately (A B A B ...), after a warm-up of each. Times are medians with minimum and
-maximum; the ratio is the median over the pairs. The ceiling is a 3136x768x3072 product in the same precision, measured
-before each size; the share of it is the multiply-accumulates of the plain structure (`convention="plain"`) x 2 / time /
-ceiling. Memory is the most bytes of tensors alive at once beyond weights and image. Takes about fifteen minutes on two
-cores.
+The models of a size run in turn (A B C A B C ...) in one process, after a warm-up of each. Times are medians with
+minimum and maximum; ratios are medians over the rounds: timm's time over that of the paper's merger, and the pyramid's
+over it. The ceiling is a 3136x768x3072 product in the same precision, measured before each size; the share of it is the
+multiply-accumulates of the plain structure (`convention="plain"`) x 2 / time / ceiling. Memory is the most bytes of
+tensors alive at once beyond weights and image. Takes about twenty minutes on two cores.
 """
 
 import argparse
@@ -48,39 +48,40 @@ def spread(times: list[float]) -> dict[str, float]:
 
 
 @torch.inference_mode()
-def compare(
-    side: int, batch: int, dtype: torch.dtype, ours: anyres.ViTAR, theirs: torch.nn.Module | None, budget: float
-) -> dict:
+def compare(side: int, batch: int, dtype: torch.dtype, models: dict[str, torch.nn.Module], budget: float) -> dict:
+    """All models on the same images; "vitar" is what the others are compared with."""
     image = torch.randn(batch, 3, side, side, dtype=dtype)
     peak = ceiling(dtype)
-    first = seconds(lambda: ours(image)) + (seconds(lambda: theirs(image)) if theirs is not None else 0)
-    pairs = max(3, min(40, int(budget / first)))
-    mine, others = [], []
-    for _ in range(pairs):
-        mine.append(seconds(lambda: ours(image)))
-        if theirs is not None:
-            others.append(seconds(lambda: theirs(image)))
-    macs = batch * anyres.cost(ours, (side, side), "plain").macs
-    row = {
-        "side": side,
-        "batch": batch,
-        "precision": str(dtype).removeprefix("torch."),
-        "runs": pairs,
-        "vitar": spread(mine),
-    }
-    row |= {"gmacs": macs / 1e9, "ceiling_gflops": peak / 1e9, "share": 2 * macs / statistics.median(mine) / peak}
-    row["megabytes"] = peak_tensor_bytes(lambda: ours(image)) / 1e6
-    if theirs is not None:
-        row["timm"], row["timm_megabytes"] = spread(others), peak_tensor_bytes(lambda: theirs(image)) / 1e6
-        row["ratio"] = spread([other / own for own, other in zip(mine, others, strict=True)])
+    first = sum(seconds(lambda model=model: model(image)) for model in models.values())  # type: ignore[misc]
+    times: dict[str, list[float]] = {name: [] for name in models}
+    for _ in range(max(3, min(40, int(budget / first)))):
+        for name, model in models.items():
+            times[name].append(seconds(lambda model=model: model(image)))  # type: ignore[misc]
+    row: dict = {"side": side, "batch": batch, "precision": str(dtype).removeprefix("torch.")}
+    row |= {"runs": len(times["vitar"]), "ceiling_gflops": peak / 1e9}
+    for name, prefix in (("vitar", ""), ("pyramid", "pyramid_")):
+        macs = batch * anyres.cost(models[name], (side, side), "plain", memory=False).macs
+        row |= {name: spread(times[name]), f"{prefix}gmacs": macs / 1e9}
+        row[f"{prefix}share"] = 2 * macs / statistics.median(times[name]) / peak
+        row[f"{prefix}megabytes"] = peak_tensor_bytes(lambda name=name: models[name](image)) / 1e6  # type: ignore[misc]
+    pairs = list(zip(times["vitar"], times["pyramid"], strict=True))
+    row["pyramid_ratio"] = spread([pyramid / paper for paper, pyramid in pairs])
+    if "timm" in models:
+        row["timm"], row["timm_megabytes"] = (
+            spread(times["timm"]),
+            peak_tensor_bytes(lambda: models["timm"](image)) / 1e6,
+        )
+        row["ratio"] = spread([other / own for own, other in zip(times["vitar"], times["timm"], strict=True)])
     return row
 
 
 def show(row: dict) -> str:
-    own = row["vitar"]
+    own, pyramid = row["vitar"], row["pyramid_ratio"]
     text = f"{row['precision']:>9} {row['batch']} x {row['side']:>4} px"
     text += f"  vitar {own['median']:.3f} s ({own['min']:.3f} to {own['max']:.3f})"
-    text += f"  share of ceiling {row['share']:.2f}"
+    text += f"  share of ceiling {row['share']:.2f}  {row['megabytes']:.0f} MB"
+    text += f"  pyramid/vitar {pyramid['median']:.2f} ({pyramid['min']:.2f} to {pyramid['max']:.2f})"
+    text += f"  share {row['pyramid_share']:.2f}  {row['pyramid_megabytes']:.0f} MB"
     if "timm" in row:
         ratio = row["ratio"]
         text += f"  timm {row['timm']['median']:.3f} s"
@@ -123,13 +124,18 @@ def main() -> None:
     against, alone = (AGAINST_TIMM[:2], ()) if options.quick else (AGAINST_TIMM, ALONE)
     rows = []
     for dtype in (torch.bfloat16, torch.float32):
-        ours = anyres.create_model("vitar_base_patch16").eval().to(dtype)
-        theirs = timm.create_model("vit_base_patch16_224", dynamic_img_size=True).eval().to(dtype)
+        ours = {
+            "vitar": anyres.create_model("vitar_base_patch16"),
+            "pyramid": anyres.create_model("vitar_base_patch16", merger="pyramid"),
+        }
+        all_models = ours | {"timm": timm.create_model("vit_base_patch16_224", dynamic_img_size=True)}
+        for model in all_models.values():
+            model.eval().to(dtype)
         for side in against + alone:
-            rows.append(compare(side, 1, dtype, ours, theirs if side in against else None, options.seconds))
+            rows.append(compare(side, 1, dtype, all_models if side in against else ours, options.seconds))
             print(show(rows[-1]), flush=True)
         for side in BATCHED[:2] if options.quick else BATCHED:
-            rows.append(compare(side, BATCH, dtype, ours, theirs, options.seconds))
+            rows.append(compare(side, BATCH, dtype, all_models, options.seconds))
             print(show(rows[-1]), flush=True)
     machine = {"processor": platform.processor() or platform.machine(), "threads": options.threads}
     machine |= {"torch": torch.__version__, "timm": timm.__version__}

@@ -1,15 +1,16 @@
-"""Pre-training steps of ViTAR as a masked auto-encoder over the sizes of its schedule, against three rivals.
+"""Pre-training steps of ViTAR as a masked auto-encoder over the sizes of its schedule, against four others.
 
     python benchmarks/mae.py [--model base] [--seconds 600] [--batch 4] [--threads 2] [--device cpu] [--out FILE]
 
 A step is the training engine's (`Trainer.update`) on random images that are already in memory, with new masks every
-time, as in `benchmarks/training.py`. The rivals: ViTAR trained with labels, ViTAR that hides random patches instead of
-cells (masking "patches"), and a plain ViT that learns as MAE does (mae_vit_*). In one run all of them take turns at all
-sizes, round by round, after a warm-up of each. The plain ViT is measured only where a step is expected to take less
-than --longest seconds (from its products, at the rate of ViTAR's step at the smallest size) and where its attention
-matrices fit into --gigabytes.
+time, as in `benchmarks/training.py`. The others: the pyramid merger in the place of the paper's, which sees images at
+1, 2, 4 ... times the final grid (at 672 and 1120 pixels thus the same, 896), ViTAR trained with labels, ViTAR that
+hides random patches instead of cells (masking "patches"), and a plain ViT that learns as MAE does (mae_vit_*). In one
+run all of them take turns at all sizes, round by round, after a warm-up of each. The plain ViT is measured only where a
+step is expected to take less than --longest seconds (from its products, at the rate of ViTAR's step at the smallest
+size) and where its attention matrices fit into --gigabytes.
 
-Times are medians with minimum and maximum. A ratio is a rival's images per second over those of ViTAR's pre-training,
+Times are medians with minimum and maximum. A ratio is a model's images per second over those of ViTAR's pre-training,
 the median over the rounds; "predicted" is the ratio that the counted multiply-accumulates give, three times those of
 the forward pass for a step. AdamW's own share of a step depends on the weights alone, not on the images, and is large
 for a few images; so it is measured too, and every ratio is also given without it, as for a large batch. At the end,
@@ -60,9 +61,11 @@ class MaskedBench(Bench):
         self.precision = options.precision or self.precision
         size = options.model
         self.vitar, self.labels = f"mae_vitar_{size}", f"vitar_{size} with labels"
+        self.pyramid = f"mae_anyres_{size}"
         self.patches, self.vit = f"mae_vitar_{size} patches", f"mae_vit_{size}"
         self.configs = {
             self.vitar: AUTOENCODER.get_config(f"mae_vitar_{size}_patch16"),
+            self.pyramid: AUTOENCODER.get_config(f"mae_anyres_{size}_patch16"),
             self.labels: get_config(f"vitar_{size}_patch16"),
             self.patches: AUTOENCODER.get_config(f"mae_vitar_{size}_patch16", masking="patches"),
             self.vit: AUTOENCODER.get_config(f"mae_vit_{size}_patch16"),

@@ -1,7 +1,10 @@
 """Images larger than memory: peak memory, speed and growth of `anyres.stream`, from 2k x 2k to 64k x 64k and beyond.
 
-    python benchmarks/stream.py [--model vitar_base_patch16] [--sides 2048 4096 ...] [--huge HEIGHT WIDTH] [--out FILE]
+    python benchmarks/stream.py [--models vitar_base_patch16 anyres_base_patch16] [--sides 2048 4096 ...] [--runs 1]
+        [--huge HEIGHT WIDTH] [--out FILE]
 
+The models take turns at every size, --runs times; the ratio is that of a model's time to the first one's, the median
+over the runs.
 Every row is a process of its own: it loads the model, warms up, notes its anonymous resident memory, then streams one
 image while a thread samples that memory. Sides up to 16384 come from a tiled, uncompressed TIFF on disk, larger ones
 from a source that computes its pixels. Linux only: the memory is RssAnon of /proc/self/status.
@@ -10,6 +13,7 @@ from a source that computes its pixels. Linux only: the memory is RssAnon of /pr
 import argparse
 import json
 import platform
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -85,7 +89,8 @@ def measure(options: argparse.Namespace) -> dict:
     sampler.join()
     plan = model.plan(height, width)
     return {
-        "height": height, "width": width, "source": "tiled TIFF" if options.tiff else "computed",
+        "model": options.model, "height": height, "width": width,
+        "source": "tiled TIFF" if options.tiff else "computed",
         "seconds": seconds, "megapixels_per_second": height * width / 1e6 / seconds,
         "peak_megabytes": (sampler.peak - before) / 1e6, "model_megabytes": before / 1e6, "plan": str(plan),
         "gmacs": anyres.cost(model, (height, width), "plain").macs / 1e9 if max(height, width) <= 16384 else None,
@@ -93,26 +98,46 @@ def measure(options: argparse.Namespace) -> dict:
     }  # fmt: skip
 
 
-def row(options: argparse.Namespace, height: int, width: int, folder: Path) -> dict:
-    command = [sys.executable, __file__, "--one", str(height), str(width), "--model", options.model]
+def rows_at(options: argparse.Namespace, height: int, width: int, folder: Path) -> list[dict]:
+    """A row of each model, in turn, for each of the runs."""
+    command = [sys.executable, __file__, "--one", str(height), str(width)]
     command += ["--precision", options.precision, "--threads", str(options.threads)]
+    path = folder / f"{height}.tif"
     if height == width and height <= FROM_DISK:
-        path = folder / f"{height}.tif"
         write_tiff(path, height)
         command += ["--tiff", str(path)]
-    found: dict = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
-    (folder / f"{height}.tif").unlink(missing_ok=True)
+    calls = [[*command, "--model", model] for _ in range(options.runs) for model in options.models]
+    found = [json.loads(subprocess.run(call, check=True, stdout=subprocess.PIPE, text=True).stdout) for call in calls]
+    path.unlink(missing_ok=True)
     return found
+
+
+def show(rows: list[dict], models: list[str]) -> str:
+    """The rows of one size, run by run, a line for each model."""
+    lines = []
+    for place, model in enumerate(models):
+        own, first = rows[place :: len(models)], rows[:: len(models)]
+        ratio = statistics.median(row["seconds"] / base["seconds"] for row, base in zip(own, first, strict=True))
+        times = [row["seconds"] for row in own]
+        lines.append(
+            f"{own[0]['height']}x{own[0]['width']} {own[0]['source']} {model}: "
+            f"{max(row['peak_megabytes'] for row in own):.0f} MB above the model, {statistics.median(times):.1f} s "
+            f"({min(times):.1f} to {max(times):.1f}), ratio {ratio:.2f}, "
+            f"{statistics.median(row['megapixels_per_second'] for row in own):.1f} Mpx/s"
+        )
+    return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="vitar_base_patch16")
+    parser.add_argument("--models", nargs="+", default=["vitar_base_patch16", "anyres_base_patch16"])
     parser.add_argument("--precision", default="bfloat16", choices=("bfloat16", "float32"))
     parser.add_argument("--sides", type=int, nargs="+", default=SIDES)
+    parser.add_argument("--runs", type=int, default=1, help="of every model at every size")
     parser.add_argument("--huge", type=int, nargs=2, help="one more image, HEIGHT WIDTH")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "stream.json")
+    parser.add_argument("--model", help=argparse.SUPPRESS)
     parser.add_argument("--one", type=int, nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--tiff", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -121,16 +146,13 @@ def main() -> None:
         return
     sizes = [(side, side) for side in options.sides] + ([tuple(options.huge)] if options.huge else [])
     machine = {"processor": platform.processor() or platform.machine(), "threads": options.threads}
-    machine |= {"torch": torch.__version__, "model": options.model, "precision": options.precision}
+    machine |= {"torch": torch.__version__, "models": options.models, "precision": options.precision}
     rows: list[dict] = []
     with tempfile.TemporaryDirectory() as folder:
         for height, width in sizes:
-            rows.append(row(options, height, width, Path(folder)))
-            print(
-                f"{height}x{width} {rows[-1]['source']}: {rows[-1]['peak_megabytes']:.0f} MB above the model, "
-                f"{rows[-1]['seconds']:.1f} s, {rows[-1]['megapixels_per_second']:.1f} Mpx/s",
-                flush=True,
-            )
+            found = rows_at(options, height, width, Path(folder))
+            rows += found
+            print(show(found, options.models), flush=True)
             options.out.parent.mkdir(parents=True, exist_ok=True)
             options.out.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
     print(options.out)

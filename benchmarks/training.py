@@ -1,4 +1,5 @@
-"""Training steps of ViTAR-S, DeiT-S and ResFormer-S over their papers' sizes, and DeiT-S against timm's, in one run.
+"""Training steps of ViTAR-S with the paper's merger and with the pyramid, DeiT-S and ResFormer-S over their own sizes,
+and DeiT-S against timm's, in one run.
 
     python benchmarks/training.py [--seconds 600] [--batch 4] [--threads 2] [--device cpu] [--out FILE]
 
@@ -7,8 +8,8 @@ autocast (bfloat16 where the processor computes in it), cross-entropy, backward 
 comparisons, each of whose members run in turn (A B C A B C ...) after a warm-up of each:
 
 - timm: our DeiT-S, timm's `deit_small_patch16_224` as it comes, and with our engine's choice of attention, at 224;
-- schedules: ViTAR-S at 224 ... 1120 (one step at each), DeiT-S at 224, ResFormer-S with replicas at 224, 160 and 128;
-- same size: all three at one size. A rival whose attention matrices would not fit into --gigabytes is left out.
+- schedules: both mergers at 224 ... 1120 (one step at each), DeiT-S at 224, ResFormer-S with replicas at 224, 160, 128;
+- same size: all four at one size. A rival whose attention matrices would not fit into --gigabytes is left out.
 
 Times are medians with minimum and maximum. A ratio is a model's images per second over those of the first of its
 comparison, the median over the rounds; "predicted" is the ratio that the counted multiply-accumulates give.
@@ -38,7 +39,8 @@ from anyres.training import TrainConfig
 from anyres.training.classification.task import ClassificationTask, PreparedViews
 from anyres.training.trainer import Trainer
 
-VITAR, DEIT, RESFORMER = "vitar_small_patch16", "deit_small_patch16", "resformer_small_patch16"
+VITAR, PYRAMID = "vitar_small_patch16", "anyres_small_patch16"
+DEIT, RESFORMER = "deit_small_patch16", "resformer_small_patch16"
 SIZES = (224, 448, 672, 896, 1120)
 REPLICAS = (224, 160, 128)
 CLASSES = 1000
@@ -173,25 +175,32 @@ def against_timm(bench: Bench, seconds: float) -> list[dict[str, Any]]:
 
 
 def schedules(bench: Bench, seconds: float) -> list[dict[str, Any]]:
-    """Per image, as each paper trains: ViTAR's rate is that of all its sizes drawn alike."""
+    """Per image, as each paper trains: the rate of a merger is that of all its sizes drawn alike."""
     sides = SIZES[: bench.options.sizes]
-    vitar, resformer = bench.trainer(VITAR), bench.trainer(RESFORMER, consistency=1.0)
-    steps: Steps = {f"vitar {side}": bench.step(vitar, side) for side in sides}
+    vitar, pyramid = bench.trainer(VITAR), bench.trainer(PYRAMID)
+    resformer = bench.trainer(RESFORMER, consistency=1.0)
+    steps: Steps = {}
+    for side in sides:
+        steps |= {f"{VITAR} {side}": bench.step(vitar, side), f"{PYRAMID} {side}": bench.step(pyramid, side)}
     steps |= {DEIT: bench.step(bench.trainer(DEIT), 224)}
     replicas = [size[0] for size in EverySize([(side, side) for side in REPLICAS]).sizes_at(0)]
     steps |= {RESFORMER: bench.step(resformer, *replicas)}
     times = bench.rounds(steps, seconds)
-    mean = [statistics.fmean(found) for found in zip(*(times[f"vitar {side}"] for side in sides), strict=True)]
+    mean, ours = (
+        [statistics.fmean(found) for found in zip(*(times[f"{name} {side}"] for side in sides), strict=True)]
+        for name in (VITAR, PYRAMID)
+    )
     count, cost = bench.options.batch, macs(VITAR, *sides) / len(sides)
     return [
         row("own schedule", VITAR, mean, mean, count, cost, cost),
+        row("own schedule", PYRAMID, ours, mean, count, macs(PYRAMID, *sides) / len(sides), cost),
         row("own schedule", DEIT, times[DEIT], mean, count, macs(DEIT, 224), cost),
         row("own schedule", RESFORMER, times[RESFORMER], mean, count, macs(RESFORMER, *REPLICAS), cost),
     ]
 
 
 def same_size(bench: Bench, side: int, seconds: float) -> list[dict[str, Any]]:
-    names = [VITAR, *(name for name in (DEIT, RESFORMER) if bench.fits(name, side))]
+    names = [VITAR, PYRAMID, *(name for name in (DEIT, RESFORMER) if bench.fits(name, side))]
     times = bench.rounds({name: bench.step(bench.trainer(name), side) for name in names}, seconds)
     count, cost = bench.options.batch, macs(VITAR, side)
     found = [row(f"at {side}", name, times[name], times[VITAR], count, macs(name, side), cost) for name in names]
