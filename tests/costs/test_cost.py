@@ -195,7 +195,9 @@ def test_the_pyramid_merger_costs_three_percent_more_at_1120_pixels():
         assert 1 < pyramid / paper < most
 
 
-@pytest.mark.parametrize("name", ["vitar_tiny_patch16", "deit_tiny_patch16", "resformer_tiny_patch16"])
+@pytest.mark.parametrize(
+    "name", ["anyres_tiny_patch16", "vitar_tiny_patch16", "deit_tiny_patch16", "resformer_tiny_patch16"]
+)
 @pytest.mark.parametrize("size", [(32, 32), (90, 200), (256, 264)])
 def test_activation_bytes_are_those_of_a_real_run(name, size):
     """Up to 1056 trunk tokens, where plain attention would need several times the memory of fused attention."""
