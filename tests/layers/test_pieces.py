@@ -155,6 +155,14 @@ def test_pieces_cover_every_stage_once(rows, cols, positions, kind, grid):
         assert (covered == 1).all() and (given_out == 1).all()
 
 
+def test_what_is_left_is_merged_at_once_where_it_fits_a_piece():
+    """Small pieces of deep levels would read the weights again and again for a few tokens each."""
+    plan = MergePlan.halving((126, 126), (14, 14))  # > 63 > 32 > 16 > 14, and a pass of 1x1 cells
+    for positions, lasts in ((2500, [2, 5]), (4000, [1, 5]), (300, [3, 5]), (126**2, [5])):
+        stages = make_stages(plan, positions)
+        assert [stage.last for stage in stages] == lasts and len(stages[-1].pieces) == 1
+
+
 @pytest.mark.parametrize(
     ("options", "height"), [({}, 8000), ({"merger": "pyramid", "stem": "conv"}, 1600)], ids=["paper", "pyramid"]
 )

@@ -3,6 +3,7 @@
 All levels of a stage are done on one piece of its input, whose output are whole cells of the stage's last level.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -47,8 +48,9 @@ class Reading(Protocol):
 def make_stages(plan: MergePlan, positions: int, outer: Reading | None = None) -> list[Stage]:
     """Divides a plan into stages whose pieces take about `positions` tokens, or one cell if a single level needs more.
 
-    A stage has as many levels as fit: until a single cell is too large for a piece, or what the pieces need around
-    their cells (`outer`) is too much. A pass of 1x1 cells goes with the level before it.
+    A stage has as many levels as fit: until a single cell is too large for a piece, all that is left of the image fits
+    one, or what the pieces need around their cells (`outer`) is too much. A pass of 1x1 cells goes with the level
+    before it.
     """
     stages: list[Stage] = []
     first = 0
@@ -67,6 +69,9 @@ def _goes_on(plan: MergePlan, first: int, last: int, positions: int, outer: Read
         return True
     if _largest(plan, first, last) > positions:
         return False
+    left = math.prod(plan.levels[last - 1].input_grid)
+    if left <= positions < math.prod(_input_grid(plan, first)):  # a piece's few tokens would use the weights badly
+        return False
     if outer is None:
         return True
     (rows, cols), groups = stage_cells(plan, first, last), _groups(plan, first, last, positions)
@@ -74,6 +79,10 @@ def _goes_on(plan: MergePlan, first: int, last: int, positions: int, outer: Read
     waiting = len(_groups(plan, first, last - 1, positions)[0][0]) * plan.levels[last - 2].output_grid[1]
     most = _MOST_READ if waiting <= positions else _MOST_READ_OF_WIDE
     return needed[0] * needed[1] <= most * rows[-1] * cols[-1]
+
+
+def _input_grid(plan: MergePlan, first: int) -> Grid:
+    return plan.levels[first - 1].output_grid if first else plan.size
 
 
 def level_cells(plan: MergePlan, first: int, last: int, axis: int, cells: range) -> list[range]:
@@ -100,8 +109,7 @@ def first_cells(plan: MergePlan, first: int, last: int, axis: int, cells: range)
 
 def stage_cells(plan: MergePlan, first: int, last: int) -> tuple[Boundaries, Boundaries]:
     """Boundaries of the cells that levels `first` to `last` - 1 leave, in positions of the grid before them."""
-    grid = plan.levels[first - 1].output_grid if first else plan.size
-    levels = plan.levels[first:last]
+    grid, levels = _input_grid(plan, first), plan.levels[first:last]
     return compose([level.rows for level in levels], grid[0]), compose([level.cols for level in levels], grid[1])
 
 
@@ -124,6 +132,8 @@ def _bands(plan: MergePlan, first: int, last: int, positions: int) -> tuple[tupl
 def _groups(plan: MergePlan, first: int, last: int, positions: int) -> tuple[list[range], list[range]]:
     """The rows and the columns of cells that make a piece."""
     rows, cols = stage_cells(plan, first, last)
+    if rows[-1] * cols[-1] <= positions:
+        return [range(len(rows) - 1)], [range(len(cols) - 1)]
     height, width = _sides(rows), _sides(cols)
     side = positions**0.5
     # nearly square pieces, which have the smallest halo and read the fewest tiles; longer where the image is narrow
