@@ -7,13 +7,12 @@ read bilinearly between the centres of the source's, as `torch.nn.functional.int
 
 from functools import lru_cache
 
-import numpy as np
 import torch
 from torch import Tensor
 
-Table = tuple[np.ndarray, np.ndarray]
+Table = tuple[list[list[int]], list[list[float]]]
 """Of every target pixel the source pixels that it is made of, and their weights: (most of them, target) numbers each.
-Arrays and not tensors, which would be those of the device and mode that was there first."""
+Numbers and not tensors, which would be those of the device and mode that was there first."""
 
 
 class AxisResize:
@@ -28,7 +27,7 @@ class AxisResize:
         if self.is_mean:
             return start * self.source // self.target, -(-stop * self.source // self.target)
         places, _ = _read_between(self.source, self.target)
-        return int(places[0, start]), int(places[1, stop - 1]) + 1
+        return places[0][start], places[1][stop - 1] + 1
 
     def apply(self, x: Tensor, dim: int, start: int = 0, stop: int | None = None) -> Tensor:
         """Target pixels `start` to `stop` - 1 along axis `dim`, from exactly the source pixels of their `reach`."""
@@ -51,8 +50,8 @@ class AxisResize:
         shape[dim] = stop - start
         total: Tensor | None = None
         for place, weight in zip(places, weights, strict=True):
-            index = torch.from_numpy(place[start:stop] - first).to(x.device)
-            share = torch.from_numpy(weight[start:stop].copy()).to(x.device, x.dtype).view(shape)
+            index = torch.tensor(place[start:stop], device=x.device) - first
+            share = torch.tensor(weight[start:stop], device=x.device, dtype=x.dtype).view(shape)
             found = x.index_select(dim, index)
             total = found * share if total is None else total.addcmul_(found, share)
         assert total is not None
@@ -85,8 +84,7 @@ def _table(found: list[tuple[list[int], list[float]]]) -> Table:
     """Place by place instead of pixel by pixel; what has fewer places repeats its last one, without weight."""
     most = max(len(places) for places, _ in found)
     places = [[places[min(at, len(places) - 1)] for places, _ in found] for at in range(most)]
-    weights = [[weights[at] if at < len(weights) else 0.0 for _, weights in found] for at in range(most)]
-    return np.array(places), np.array(weights)
+    return places, [[weights[at] if at < len(weights) else 0.0 for _, weights in found] for at in range(most)]
 
 
 def resize_to(images: Tensor, height: int, width: int) -> Tensor:
