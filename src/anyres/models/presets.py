@@ -60,8 +60,8 @@ AUTOENCODERS: dict[str, MAEConfig] = {
 # With cells of one patch the grid keeps the image's shape; carried back to the patches, it need not.
 _SHAPED: dict[str, Any] = {"cells": "1x1", "drop_path_rate": 0.1}
 # Of ours cells of 2x2: with cells of one patch there is nothing to be seen from afar, and both mergers are the same.
-_OURS_SHAPED: dict[str, Any] = {"merger": "pyramid", "position": "rotary", "cells": "2x2", "drop_path_rate": 0.1}
 _OURS: dict[str, Any] = {**_ANYRES, "drop_path_rate": 0.1}
+_OURS_SHAPED: dict[str, Any] = {**_OURS, "grid_shape": "fixed", "cells": "2x2"}
 _UNMERGE: dict[str, Any] = {"decoder": "unmerge", "head_channels": 256}
 SEGMENTERS: dict[str, SegmenterConfig] = {
     "upernet_anyres_small_patch16": SegmenterConfig(backbone=ViTARConfig(**_SMALL, **_OURS_SHAPED)),
