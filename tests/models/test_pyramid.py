@@ -66,8 +66,10 @@ def merged_slowly(model, image):
 def weight_of(config, levels):
     """How much a level counts that is the first of these."""
     merging = sum(level.input_grid != level.output_grid for level in levels)
-    is_deep = config.full_levels is not None and merging > config.full_levels
-    return config.deep_weight if is_deep else 1.0
+    weight = 1.0
+    for _ in range(0 if config.full_levels is None else merging - config.full_levels):
+        weight *= config.deep_weight
+    return weight
 
 
 def one_cell(block, base, tokens):

@@ -30,7 +30,7 @@ class PyramidMerger(AdaptiveTokenMerger):
         width, heads, mlp_ratio, start: see `GridAttention`; with start="mean" the untrained merger gives exactly the
             bases, so that the model is an ordinary one on the image resized to its final grid.
         full_levels: a is 1 in the last so many levels that merge and in passes beside them; None: in all.
-        deep_weight: a of the levels before those.
+        deep_weight: a of the level before those; of each further one so many times the a of the level after it.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class PyramidMerger(AdaptiveTokenMerger):
         to_come = sum(not level.is_identity for level in plan.levels[index:])
         if self.full_levels is None or to_come <= self.full_levels or base is None:
             return merged
-        return base + self.deep_weight * (merged - base)
+        return base + self.deep_weight ** (to_come - self.full_levels) * (merged - base)
 
 
 def bases_of(merger: AdaptiveTokenMerger, bases: Sequence[Tensor], plan: MergePlan) -> Sequence[Tensor | None]:

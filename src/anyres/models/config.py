@@ -81,12 +81,13 @@ class ViTARConfig:
     """Grid attention: only the last so many levels that merge are learned, the ones before them plain means. None: all
     are, as in the paper."""
     full_levels: int | None = None
-    """Pyramid: only the last so many levels that merge give their cells all of what their tokens say, those before them
-    `deep_weight` of it; None: all levels. Choose as many as the largest training size merges, since deeper ones are
-    first met at larger images and then say too much: with patches of 16 and a 14x14 grid 0 for 224 pixels, 1 to 448, 2
-    to 896, 3 to 1792. A model of which no training size is known, such as a named one, leaves it at None."""
+    """Pyramid: only the last so many levels that merge give their cells all of what their tokens say, the one before
+    them `deep_weight` of it, the one before that its square, and so on; None: all levels. Choose as many as the largest
+    training size merges, since deeper ones are first met at larger images and then say too much: with patches of 16 and
+    a 14x14 grid 0 for 224 pixels, 1 to 448, 2 to 896, 3 to 1792. A model of which no training size is known, such as a
+    named one, leaves it at None."""
     deep_weight: float = 0.5
-    """Pyramid: how much the levels before `full_levels` count, from 0 (not at all) to 1."""
+    """Pyramid: how much each level before `full_levels` counts against the one after it, from 0 (not at all) to 1."""
     tome: float = 0.0
     """Without a merger: what every block merges (ToMe), as a share of the tokens below 1, as a number from 1 on."""
     window: int = 0
