@@ -91,7 +91,7 @@ def demo_training(config: DemoConfig, kind: Kind) -> TrainConfig:
     steps = 6 if config.short else 1000
     common = TrainConfig(
         data=config.out / "data" / "small-glyphs", out=config.out / "runs" / kind, steps=steps,
-        batch_size=8 if config.short else 64, lr=1.2e-3, min_lr=2.4e-5, warmup_steps=steps // 20, betas=(0.9, 0.99),
+        batch_size=8 if config.short else 64, lr=1.2e-3, min_lr=2.4e-5, warmup_steps=steps // 14, betas=(0.9, 0.99),
         clip_grad=1.0, mixup=0.0, cutmix=0.0, smoothing=0.0, precision=fast_precision(), cache=True, threads=1,
         device="cpu", checkpoint_every=200, validate_limit=200, progress=False,
         augmentation=_MILD,
@@ -100,7 +100,7 @@ def demo_training(config: DemoConfig, kind: Kind) -> TrainConfig:
     shared = replace(common, model=model, model_options={**SMALL_MODEL, "grid": (4, 4), **_OWN.get(kind, {})})
     if kind == "deit":
         return replace(shared, sizes=TRAINING_SIZES[:1])
-    return replace(shared, sizes=TRAINING_SIZES, size_weights=(1, 1, 3))
+    return replace(shared, sizes=TRAINING_SIZES, size_weights=(1, 1, 2))
 
 
 def _sweeping(config: DemoConfig, name: str, runs: Sequence[Path], *, far: bool = False) -> SweepConfig:
