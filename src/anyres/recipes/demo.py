@@ -88,10 +88,10 @@ def _write_data(config: DemoConfig) -> None:
 def demo_training(config: DemoConfig, kind: Kind) -> TrainConfig:
     """The pyramid merger and the paper's recipe on all the training sizes, or an ordinary ViT (DeiT) on the smallest,
     each for equally many images."""
-    steps = 6 if config.short else 1000
+    steps = 6 if config.short else 1300
     common = TrainConfig(
         data=config.out / "data" / "small-glyphs", out=config.out / "runs" / kind, steps=steps,
-        batch_size=8 if config.short else 64, lr=1.2e-3, min_lr=2.4e-5, warmup_steps=steps // 14, betas=(0.9, 0.99),
+        batch_size=8 if config.short else 64, lr=1.2e-3, min_lr=2.4e-5, warmup_steps=steps // 17, betas=(0.9, 0.99),
         clip_grad=1.0, mixup=0.0, cutmix=0.0, smoothing=0.0, precision=fast_precision(), cache=True, threads=1,
         device="cpu", checkpoint_every=200, validate_limit=200, progress=False,
         augmentation=_MILD,
