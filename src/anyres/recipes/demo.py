@@ -33,7 +33,8 @@ STORED_SIDE, FAR_SIDE = 440, 1171  # pixels of a stored short side: evaluations 
 SMALL_MODEL: Mapping[str, Any] = {"width": 96, "heads": 3, "depth": 4, "patch_size": 8, "stem": "conv"}
 
 # All models learn from the set *detail*, with two large glyphs for each of any height, so that they soon leave chance.
-# They are measured on large glyphs, where resizing every image to one size is a good answer, and on its small ones, which only many pixels show.
+# They are measured on large glyphs, where resizing every image to one size is a good answer, and on small ones, which
+# only many pixels show.
 LARGE = (0.5, 0.85)
 MEASURED = ("large-glyphs", "small-glyphs")
 
