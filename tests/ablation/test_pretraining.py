@@ -7,7 +7,7 @@ import pytest
 
 from anyres.ablation import STUDIES, AblateConfig, Study, ablate, runner
 from anyres.ablation.plan import plan_jobs, pretraining_jobs
-from anyres.ablation.studies import Pretraining
+from anyres.ablation.study import Pretraining
 from anyres.models.mae import MaskedAutoencoder
 from anyres.models.weights.files import load
 from anyres.training import PretrainConfig

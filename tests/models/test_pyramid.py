@@ -226,6 +226,7 @@ def test_saved_and_loaded_it_is_the_same(tmp_path):
         ({"deep_weight": 0.3}, "deep_weight=0.3 has no effect because full_levels is None"),
         ({"full_levels": 1, "deep_weight": 1.5}, "allowed: 0 to 1"),
         ({"full_levels": 1, "cells": "1x1"}, "full_levels=1 has no effect"),
+        ({"full_levels": 1, "cells": "2x2"}, "full_levels=1 has no effect"),
     ],
 )
 def test_what_it_cannot_serve_is_refused(options, message):

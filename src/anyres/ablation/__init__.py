@@ -7,13 +7,15 @@ from anyres.lazy import attach
 if TYPE_CHECKING:
     from anyres.ablation.config import AblateConfig as AblateConfig
     from anyres.ablation.runner import ablate as ablate
-    from anyres.ablation.studies import STUDIES as STUDIES, Study as Study, Variant as Variant
+    from anyres.ablation.studies import STUDIES as STUDIES
+    from anyres.ablation.study import Study as Study, Variant as Variant
 else:
     __getattr__, __dir__, __all__ = attach(
         __name__,
         {
             "anyres.ablation.config": ("AblateConfig",),
             "anyres.ablation.runner": ("ablate",),
-            "anyres.ablation.studies": ("STUDIES", "Study", "Variant"),
+            "anyres.ablation.studies": ("STUDIES",),
+            "anyres.ablation.study": ("Study", "Variant"),
         },
     )

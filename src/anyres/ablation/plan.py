@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 from anyres.ablation.budget import CLASSES, equal_cost_steps, largest_side
 from anyres.ablation.config import AblateConfig, SetName
-from anyres.ablation.studies import TRAINING, Study, Variant
+from anyres.ablation.study import TRAINING, Study, Variant
 from anyres.costs.cost import macs_by_part
 from anyres.data.glyph_scenes import DIGITS, LETTERS
 from anyres.data.synthetic import write_detail, write_fine, write_glyphs

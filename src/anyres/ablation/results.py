@@ -9,7 +9,7 @@ from typing import Any
 from anyres.ablation.budget import CLASSES, is_trained, largest_side
 from anyres.ablation.config import AblateConfig
 from anyres.ablation.plan import FAR, FARTHER, NEAR, Job, images_measured, jobs_on_disk, make_jobs
-from anyres.ablation.studies import Study, Variant
+from anyres.ablation.study import Study, Variant
 from anyres.ablation.summary import beyond, held, orderings, summarise
 from anyres.costs.cost import macs_by_part
 from anyres.files import read_json

@@ -21,7 +21,8 @@ from anyres.ablation.plan import (
     write_sets,
 )
 from anyres.ablation.results import RESULT, collect
-from anyres.ablation.studies import STUDIES, Study
+from anyres.ablation.studies import STUDIES
+from anyres.ablation.study import Study
 from anyres.costs.memory import is_out_of_memory
 from anyres.evaluation.sweep import sweep
 from anyres.files import check_folder, write_json

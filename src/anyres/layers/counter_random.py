@@ -18,6 +18,11 @@ def _shift(value: Tensor, bits: int) -> Tensor:
     return (value >> bits) & ((1 << (64 - bits)) - 1)
 
 
+def derived_keys(keys: Tensor, number: int) -> Tensor:
+    """Keys (B,) int64 of something else about the same images, by its number."""
+    return _mix(keys + _mix(torch.full_like(keys, number)))
+
+
 def counter_uniform(keys: Tensor, size: tuple[int, int], *, start: tuple[int, int] = (0, 0)) -> Tensor:
     """Two uniform numbers in [0, 1) for each image and position.
 

@@ -202,13 +202,13 @@ class GridAttention(nn.Module):
         """`merge_cells`, and the shares (n, heads, places) of a cell's tokens in its attention."""
         if base is None:
             base = _mean(tokens, is_absent)
-        query = self.norm1(base)  # equation 1: the mean of a cell is what asks its tokens
+        query = self.norm1(base)  # in equation 1 the mean of a cell is what asks its tokens
         if self.scale is not None and coarseness is not None:
             query = query + self.scale(coarseness[None])  # rows, since quantised layers take no vector
         tokens = self.norm1(tokens)
         attend = self._attend_absorbed if is_absorbed else self._attend_as_written
         attended, shares = attend(self.q(query), tokens, is_absent)
-        x = base + self.proj(attended)  # the residual is the mean, not a token
+        x = base + self.proj(attended)  # the residual is what asked, not a token
         return x + self.mlp(self.norm2(x)), shares
 
     @property

@@ -13,11 +13,12 @@ Every level gets fresh input that looks like what training showed it, detail flo
 nothing drifts with depth. There is no new parameter, and an image of the final grid's own size is computed as ever.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
 from anyres.layers.averaged import resize_to
+from anyres.layers.counter_random import derived_keys
 from anyres.layers.merge_plan import MergePlan
 from anyres.layers.merging import AdaptiveTokenMerger
 from anyres.layers.options import Start
@@ -52,7 +53,7 @@ class PyramidMerger(AdaptiveTokenMerger):
         Args:
             x: (B, rows, cols, D).
             plan: how they are merged.
-            bases: (B, R, C, D) for each level of the plan, see `bases`.
+            bases: (B, R, C, D) for each level of the plan, see `models.bases.make_bases`.
         """
         for index, (level, base) in enumerate(zip(plan.levels, bases_of(self, bases, plan), strict=True)):
             x, _ = self.step(x, plan, index, level, base=base)
@@ -82,20 +83,18 @@ def bases_of(merger: AdaptiveTokenMerger, bases: Sequence[Tensor], plan: MergePl
     return bases
 
 
-def reduced_images(image: Tensor, plan: MergePlan, patch_size: int) -> list[Tensor | None]:
+def reduced_images(image: Tensor, plan: MergePlan, patch_size: int) -> Iterator[Tensor | None]:
     """The image (B, C, h, w) averaged down to the grid of each level of a plan, from level to level; None where a level
     merges nothing and so looks at the image of the level before."""
-    found: list[Tensor | None] = []
     for level in plan.levels:
         if level.is_identity:
-            found.append(None)
+            yield None
             continue
         rows, cols = level.output_grid
         image = resize_to(image, rows * patch_size, cols * patch_size)
-        found.append(image)
-    return found
+        yield image
 
 
 def level_keys(keys: Tensor | None, reductions: int) -> Tensor | None:
     """Jitter keys of an image that has been reduced so often: those of the image itself are kept for its patches."""
-    return None if keys is None else keys ^ (reductions * 0x1E3779B97F4A7C15 & 0x3FFFFFFFFFFFFFFF)
+    return None if keys is None else derived_keys(keys, reductions)

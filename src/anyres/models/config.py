@@ -310,8 +310,8 @@ def idle_fields(values: Mapping[str, Any]) -> dict[str, str]:
         ),
         'merger is not "none"': (values["merger"] != "none", ("tome",)),
         "window is 0": (not values["window"], ("global_blocks",)),
-        "cells are fixed": (values["cells"] in ("1x1", "2x2"), ("last_pass", "grid_shape")),
-        'cells are "1x1"': (values["cells"] == "1x1", ("padding", "learned_levels", "scale_query", "full_levels")),
+        "cells are fixed": (values["cells"] in ("1x1", "2x2"), ("last_pass", "grid_shape", "full_levels")),
+        'cells are "1x1"': (values["cells"] == "1x1", ("padding", "learned_levels", "scale_query")),
         "learned_levels is 0": (values["learned_levels"] == 0, ("padding", "scale_query")),
     }
     return {

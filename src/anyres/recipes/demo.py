@@ -43,7 +43,7 @@ _MILD = TrainAugment(  # digits must be neither mirrored nor cut off
 )
 
 # Up to 96 pixels two levels merge.
-_OWN: Mapping[Kind, Mapping[str, Any]] = {"anyres": {"position": "rotary", "full_levels": 2}}
+_OWN: Mapping[Kind, Mapping[str, Any]] = {"anyres": {"full_levels": 2}}
 
 TITLE = "Any resolution: our merger, the paper's, and an ordinary ViT"
 

@@ -42,6 +42,7 @@ SMALL_RATE, BASE_RATE = 14.5e12, 20.6e12  # MACs per second of one RTX 3090, see
 
 VITAR_SIZES = ("224", "448", "672", "896", "1120")
 ASPECTS = (0.5, 2.0)
+OURS = {"full_levels": 3}  # as many as merge 1120 pixels: 70 > 35 > 18 > 14 patches
 RESFORMER_SIZES = ("224", "160", "128")
 
 
@@ -102,7 +103,7 @@ def anyres_small(data: Path, out: Path) -> TrainConfig:
     Time: 3 * (5.17 + 5.78 + 6.64 + 8.17 + 9.92)e9 / 5 MACs * 384.3e6 images / 14.5e12 / 3600 = 158 hours.
     Paper: has no such model. Nor have we one of this size: the evidence (docs/results.md) is from small models.
     """
-    return replace(_deit_recipe(data, out, "anyres_small_patch16"), sizes=VITAR_SIZES, aspect=ASPECTS)
+    return _ours(data, out, "anyres_small_patch16")
 
 
 def anyres_base(data: Path, out: Path) -> TrainConfig:
@@ -112,7 +113,7 @@ def anyres_base(data: Path, out: Path) -> TrainConfig:
     Time: 3 * (19.76 + 21.73 + 24.41 + 29.39 + 35.02)e9 / 5 MACs * 384.3e6 images / 20.6e12 / 3600 = 405 hours.
     Paper: has no such model, nor have we.
     """
-    return replace(_deit_recipe(data, out, "anyres_base_patch16"), sizes=VITAR_SIZES, aspect=ASPECTS)
+    return _ours(data, out, "anyres_base_patch16")
 
 
 def vitar_small_far(data: Path, out: Path) -> TrainConfig:
@@ -161,6 +162,12 @@ def resformer_base(data: Path, out: Path) -> TrainConfig:
     """
     config = _deit_recipe(data, out, "resformer_base_patch16", epochs=200, warmup_epochs=20, drop_path=0.2)
     return replace(config, sizes=RESFORMER_SIZES, replicas=True, consistency=1.0, lr=1.6e-3, clip_grad=5.0)
+
+
+def _ours(data: Path, out: Path, model: str) -> TrainConfig:
+    recipe = _deit_recipe(data, out, model)
+    options = {**recipe.model_options, **OURS}
+    return replace(recipe, model_options=options, sizes=VITAR_SIZES, aspect=ASPECTS)
 
 
 def _deit_recipe(

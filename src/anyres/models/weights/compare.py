@@ -8,7 +8,8 @@ from anyres.models.config import ViTARConfig
 TABLES = ("fuzzy", "learned")
 """Positions that are a table."""
 
-_MERGING = ("cells", "last_pass", "learned_levels", "padding", "full_levels", "deep_weight")
+_MERGING = ("cells", "last_pass", "learned_levels", "padding")
+_OF_LEVELS = ("grid_shape", "full_levels", "deep_weight")  # where an image decides how many levels there are
 _ONE_BLOCK = {"grid_attention", "pyramid"}  # mergers whose tensors are the same
 _SAME_TENSORS = (
     ("position", {"sincos", "rotary", "none"}),
@@ -32,7 +33,7 @@ def differing_settings(theirs: ViTARConfig, ours: ViTARConfig, resize: bool) -> 
         is_fixed = {theirs.cells, ours.cells} <= {"1x1", "2x2"}
         names += _MERGING if resize or is_fixed else ("grid", *_MERGING)
         if not {theirs.cells, ours.cells} & {"1x1", "2x2"}:
-            names.append("grid_shape")
+            names += _OF_LEVELS
     names += ["window", "global_blocks"] if theirs.window and ours.window else ["window"]
     pairs = {name: (getattr(theirs, name), getattr(ours, name)) for name in names}
     if "cells" in pairs:
