@@ -19,9 +19,11 @@ from torch import Tensor
 import anyres
 from anyres.data.decode import read_image
 from anyres.data.folder import find_images
+from anyres.evaluation.rows import distinct_labels
 from anyres.files import write_json
 from anyres.layers.averaged import resize_to
-from anyres.layers.pyramid_merger import PyramidMerger
+from anyres.layers.merging import AdaptiveTokenMerger
+from anyres.layers.pyramid_merger import PyramidMerger, bases_of
 from anyres.models.bases import fitted, make_bases
 from anyres.models.vitar import ViTAR
 
@@ -39,7 +41,8 @@ def main() -> None:
     files = find_images([options.data / "val"])
     chosen = files[:: max(len(files) // options.images, 1)][: options.images]
     pictures = [read_image(path) for path in chosen]
-    found = {run.name: measure(run, pictures, options.reference) for run in options.runs}
+    labels = distinct_labels([run.name for run in options.runs], [run.parent.name for run in options.runs])
+    found = {label: measure(run, pictures, options.reference) for label, run in zip(labels, options.runs, strict=True)}
     write_json(options.out, {"images": len(pictures), "reference": options.reference, "runs": found})
     for name, rows in found.items():
         for row in rows:
@@ -78,13 +81,10 @@ def _levels(model: ViTAR, image: Tensor) -> list[Tensor]:
     """The patch tokens and those after each level of a plan, (1, rows, cols, D)."""
     plan, image = model.plan(*image.shape[-2:]), fitted(model, image)
     found = [model.position(model.stem(image))]
-    bases: list[Any] = [None] * len(plan.levels)
-    if isinstance(model.merger, PyramidMerger):
-        bases = make_bases(model, image, found[0], plan, None)
-    assert model.merger is not None
-    for index, (level, base) in enumerate(zip(plan.levels, bases, strict=True)):
-        given = {} if base is None else {"base": base}
-        found.append(model.merger.step(found[-1], plan, index, level, **given)[0])
+    assert isinstance(model.merger, AdaptiveTokenMerger)
+    own = make_bases(model, image, found[0], plan, None) if isinstance(model.merger, PyramidMerger) else []
+    for index, base in enumerate(bases_of(model.merger, own, plan)):
+        found.append(model.merger.step(found[-1], plan, index, plan.levels[index], base=base)[0])
     return found
 
 
