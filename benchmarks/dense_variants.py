@@ -43,6 +43,14 @@ def _backbones(task: Task) -> tuple[Variant, ...]:
             task=task, name="vitar-2x2", text="ViTAR, cells of 2x2 patches: a quarter of the tokens", cells=2,
             options={"cells": "2x2"},
         ),
+        Variant(
+            task=task, name="rotary-2x2", text="the same with rotary positions in the trunk, not fuzzy ones", cells=2,
+            options={"cells": "2x2", "position": "rotary"},
+        ),
+        Variant(
+            task=task, name="anyres-2x2", text="and every cell also seen from afar (merger pyramid)", cells=2,
+            options={"cells": "2x2", "position": "rotary", "merger": "pyramid"},
+        ),
         Variant(task=task, name="vit", text="an ordinary ViT, learned positions, global attention", options=_PLAIN),
         Variant(
             task=task, name="vitdet", text="the same, attention in windows of 6 tokens but for two blocks of six",
@@ -63,6 +71,10 @@ def _light(side: int) -> tuple[Variant, ...]:
     return (
         made("unmerge", "its cell's output back to each patch, and a skip", decoder="unmerge"),
         made("unmerge-near", "the same, and the 3x3 nearest grid tokens", decoder="unmerge", neighbours=True),
+        made(
+            "anyres", "with the skip, every cell also seen from afar (merger pyramid), rotary positions",
+            decoder="unmerge", merger="pyramid", position="rotary",
+        ),
         made("unmerge-alone", "without the skip", decoder="unmerge", skip=False),
         made("bilinear", "bilinear upsampling of the grid, and a skip", decoder="bilinear"),
         made("bilinear-alone", "without the skip", decoder="bilinear", skip=False),

@@ -90,7 +90,7 @@ def test_the_study_of_table_6(tmp_path):
     assert {job.training.steps for job in first} == {6000}
     by_name = {job.variant: job for job in jobs}
     for percent, steps in ((1, 300), (10, 600), (100, 1500)):
-        for name in ("vitar-mae", "vitar-sincos-mae", "vit-mae", "vitar", "vit"):
+        for name in ("vitar-mae", "vitar-sincos-mae", "vit-mae", "anyres-mae", "vitar", "anyres", "vit"):
             job = by_name[f"{name}-{percent}"]
             assert (job.training.label_share, job.training.steps) == (percent / 100, steps)
             assert (job.start is not None) == ("mae" in name) == (job.training.init is not None)

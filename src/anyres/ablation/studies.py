@@ -229,12 +229,13 @@ EXTRAPOLATION = Study(
 )  # fmt: skip
 
 _SINCOS = {"position": "sincos"}
+_ONE_LEVEL = {"full_levels": 1}  # on a grid of 6x6 the largest training size, of 12x12 patches, merges once
 _MAE_VIT = {**_SINCOS, "pool": "mean"}
 _ONE_SIZE_48 = {"sizes": ("48",), "size_weights": None}
 
 
 def _fine_tuned(percent: int, step_share: float) -> tuple[Variant, ...]:
-    """The five ways to a classifier with that many of the labels."""
+    """The seven ways to a classifier with that many of the labels."""
     labels: dict[str, Any] = {"label_share": percent / 100}
     panel = f"{percent} % of the labels"
     shared: dict[str, Any] = {"panel": panel, "step_share": step_share}
@@ -255,7 +256,15 @@ def _fine_tuned(percent: int, step_share: float) -> tuple[Variant, ...]:
             start="vit", model=DEIT, options=_MAE_VIT, training={**labels, **_ONE_SIZE_48}, paper=paper["vit"],
             **shared,
         ),
+        Variant(
+            name=f"anyres-mae-{percent}", text=f"the pyramid merger with rotary positions, pre-trained, {panel}",
+            start="anyres", model="anyres_tiny_patch16", options=_ONE_LEVEL, training=labels, **shared,
+        ),
         Variant(name=f"vitar-{percent}", text=f"ViTAR from random weights, {panel}", training=labels, **shared),
+        Variant(
+            name=f"anyres-{percent}", text=f"the pyramid merger from random weights, {panel}",
+            model="anyres_tiny_patch16", options=_ONE_LEVEL, training=labels, **shared,
+        ),
         Variant(
             name=f"vit-{percent}", text=f"an ordinary ViT at 48 pixels from random weights, {panel}", model=DEIT,
             options=_MAE_VIT, training={**labels, **_ONE_SIZE_48}, **shared,
@@ -275,6 +284,7 @@ MAE = Study(
     pretrainings={
         "vitar": Pretraining(model="mae_vitar_tiny_patch16"),
         "vitar-sincos": Pretraining(model="mae_vitar_tiny_patch16", options=_SINCOS),
+        "anyres": Pretraining(model="mae_anyres_tiny_patch16", options=_ONE_LEVEL),
         "vitar-patches": Pretraining(model="mae_vitar_tiny_patch16", options={"masking": "patches"}),
         "vit": Pretraining(model="mae_vit_tiny_patch16", training=_ONE_SIZE_48),
     },
