@@ -132,7 +132,8 @@ def test_rivals_are_trained_on_vitars_sizes_too(tmp_path):
 
 def config(**changes):
     options = {"patch_size": 8, "grid": (2, 3), "width": 24, "depth": 1, "heads": 2}
-    given = {"data": "data", "out": "out", "model_options": options, "sizes": ("16", "40x56"), "steps": 100}
+    given = {"data": "data", "out": "out", "model": "vitar_tiny_patch16", "model_options": options}
+    given |= {"sizes": ("16", "40x56"), "steps": 100}
     return TrainConfig(**(given | {"warmup_steps": 5, "batch_size": 4} | changes))
 
 

@@ -19,14 +19,16 @@ from anyres.training import PretrainConfig, TrainConfig
 
 def config(**changes):
     options = {"patch_size": 8, "grid": (2, 3), "width": 24, "depth": 1, "heads": 2}
-    given = {"data": "data", "out": "out", "model_options": options, "sizes": ("16", "40x56"), "steps": 100}
+    given = {"data": "data", "out": "out", "model": "vitar_tiny_patch16", "model_options": options}
+    given |= {"sizes": ("16", "40x56"), "steps": 100}
     return TrainConfig(**(given | {"warmup_steps": 5, "batch_size": 4} | changes))
 
 
 def pretraining(changed=None, **changes):
     options = {"patch_size": 8, "grid": (2, 2), "width": 24, "depth": 1, "heads": 2}
     options |= {"decoder_width": 16, "decoder_heads": 2, **(changed or {})}
-    given = {"data": "data", "out": "out", "model_options": options, "sizes": ("16", "40x56"), "steps": 100}
+    given = {"data": "data", "out": "out", "model": "mae_vitar_tiny_patch16", "model_options": options}
+    given |= {"sizes": ("16", "40x56"), "steps": 100}
     return PretrainConfig(**(given | {"warmup_steps": 5, "batch_size": 4} | changes))
 
 

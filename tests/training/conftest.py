@@ -47,6 +47,7 @@ def make_config(data: Path, tmp_path: Path) -> Callable[..., TrainConfig]:
         settings: dict[str, Any] = {
             "data": data,
             "out": tmp_path / "run",
+            "model": "vitar_tiny_patch16",
             "model_options": {**MODEL_OPTIONS, "drop_path_rate": 0.2, "extra_passes": 1},
             "sizes": ("13", "16x23"),
             "steps": 6,

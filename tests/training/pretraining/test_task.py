@@ -34,7 +34,8 @@ def make(data, tmp_path):
 
     def made(**changes):
         settings = {
-            "data": data, "out": tmp_path / "run", "model_options": SMALL | RANDOM, "sizes": ("13", "16x23"),
+            "data": data, "out": tmp_path / "run", "model": "mae_vitar_tiny_patch16",
+            "model_options": SMALL | RANDOM, "sizes": ("13", "16x23"),
             "steps": 5, "batch_size": 4, "warmup_steps": 1, "ema": 0.9, "checkpoint_every": 2, "draw_images": 2,
             "threads": 1, "device": "cpu", "tensorboard": False, "progress": False,
         }  # fmt: skip
@@ -203,7 +204,8 @@ def test_a_run_learns_and_what_it_learned_is_on_disk(make, capsys):
     assert f"step 60: loss at 13x13 {row['loss']:.3f}" in capsys.readouterr().err
     tuned = train(
         TrainConfig(
-            data=config.data, out=config.out.with_name("tuned"), init=config.out, model_options=VITAR,
+            data=config.data, out=config.out.with_name("tuned"), init=config.out, model="vitar_tiny_patch16",
+            model_options=VITAR,
             sizes=("13",), steps=2, warmup_steps=1, batch_size=4, tensorboard=False, progress=False,
         )
     )  # fmt: skip
@@ -351,7 +353,7 @@ def test_other_settings_and_other_data_are_another_run(make, unlabelled, write_d
         train(make(own_aspect=True, sizes=("13",), model_options=SMALL))
     with pytest.raises(ValueError, match="task.training files"):
         train(make(data=unlabelled))
-    with pytest.raises(ValueError, match="model: 'mae_vitar_tiny_patch16' there, 'vitar_tiny_patch16' here"):
+    with pytest.raises(ValueError, match="model: 'mae_vitar_tiny_patch16' there, 'anyres_tiny_patch16' here"):
         train(TrainConfig(data=make().data, out=make().out, steps=9, warmup_steps=1, tensorboard=False))
     assert train(make(data=write_data(tmp_path / "moved"), draw_images=1)).finished
 

@@ -49,7 +49,7 @@ class TrainConfig(BackboneRunConfig):
     """Leave everything of init as it is and train a head on its features."""
     label_share: float = 1.0
     """Share of the training images to use, the same one of every class and at least one image of each."""
-    model: str = "vitar_tiny_patch16"
+    model: str = "anyres_tiny_patch16"
     """Name of the model; `anyres models` lists them."""
     replicas: bool = False
     """Every step shows each image at all the sizes, with a crop and augmentation for each (ResFormer), not at one."""

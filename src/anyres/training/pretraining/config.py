@@ -33,7 +33,7 @@ class PretrainConfig(ImageRunConfig):
 
     data: Operational[Path]
     """Folder of images at any depth; or one that holds such a folder train/ and, optionally, val/."""
-    model: str = "mae_vitar_tiny_patch16"
+    model: str = "mae_anyres_tiny_patch16"
     """Name of the model; `anyres models "mae_*"` lists them."""
     min_lr: float = 0.0
     """Learning rate that the cosine ends at."""
