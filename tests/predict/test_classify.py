@@ -84,6 +84,18 @@ def test_sizes_that_are_asked_for(run, images, size, seen, monkeypatch):
     assert shapes == [(1, 3, *seen)] and (result["height"], result["width"]) == SIZES[0]
 
 
+def test_small_images_are_enlarged_and_others_stay(run, images, monkeypatch):
+    got = [(13, 43), (17, 17), (40, 23), (17, 17), (13, 13), (166, 13)]
+    real, shapes = ViTAR.forward, []
+    monkeypatch.setattr(
+        ViTAR, "forward", lambda self, batch: shapes.append(tuple(batch.shape[-2:])) or real(self, batch)
+    )
+    results, _ = call(run, [images], least_side=13, batch_size=1)
+    assert sorted(shapes) == sorted(got) and [(result["height"], result["width"]) for result in results] == SIZES
+    one, _ = call(run, [images / "0[x].png"], short_side=13)
+    assert results[0]["top"] == one[0]["top"]
+
+
 def test_large_images_do_not_share_a_batch(run, images, monkeypatch):
     monkeypatch.setattr("anyres.predict.plan._GROUP_PIXELS", 600)
     counts = []
@@ -134,6 +146,7 @@ def test_a_long_table_is_cut_where_a_file_has_the_rest(run, images, monkeypatch)
     "options",
     [
         {"inputs": ()}, {"top_k": 0}, {"batch_size": 0}, {"size": "big"}, {"short_side": 0}, {"out": "x.xlsx"},
+        {"least_side": 0}, {"least_side": 9, "size": "8"}, {"least_side": 9, "short_side": 8},
         {"size": "8", "short_side": 8}, {"device": "tpu"}, {"device": "cuda:99"}, {"out": "nowhere/x.csv"},
         {"max_pixels": 0},
     ],

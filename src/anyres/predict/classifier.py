@@ -42,7 +42,7 @@ class Classifier(Looker):
                 "name for every output"
             )
         self.model, self.classes, self.options, self.progress = model, info.classes, options, progress
-        self.prepare_image = preparation(model.config, options.size, options.short_side)
+        self.prepare_image = preparation(model.config, options.size, options.short_side, options.least_side)
         self.channels = model.config.in_channels
         self.budget = self._budget()
         is_resized = options.size is not None or options.short_side is not None

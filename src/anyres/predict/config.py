@@ -60,6 +60,9 @@ class ClassOptions(LookOptions):
     """Unset: every image at its own size; "224": a square of 224x224 pixels; "224x320": height x width."""
     short_side: int | None = None
     """Instead of a size: pixels of the shorter side, the aspect being kept."""
+    least_side: int = 1
+    """Images whose shorter side has fewer pixels are enlarged to them, the aspect being kept. Our models read
+    small images best at the largest training size (docs/results.md), at its cost."""
     top_k: int = 5
     """Classes per image, at most those that the model has."""
     batch_size: int = BATCH_SIZE
@@ -79,6 +82,10 @@ class ClassOptions(LookOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_size(self.size, self.short_side)
+        if self.least_side < 1:
+            raise ValueError(f"least_side is {self.least_side}; allowed: 1 pixel and more")
+        if self.least_side > 1 and (self.size, self.short_side) != (None, None):
+            raise ValueError(f"least_side is {self.least_side} but has no effect with size or short_side; allowed: 1")
         if self.top_k < 1:
             raise ValueError(f"top_k is {self.top_k}; allowed: 1 and more")
         if self.limits is None and self.over_budget is not None:  # `limits` itself refuses impossible ones

@@ -39,6 +39,7 @@ class Predictor:
         device: where the model of a run is to be: "auto" (cuda if there is one), "cpu", "cuda", "cuda:N" or "mps".
         size: classes: what images are resized to, 224 or "224x320" (height x width); without it they keep their size.
         short_side: classes, label maps: pixels of the shorter side that they are resized to, the aspect being kept.
+        least_side: classes: the same for smaller images alone, which are enlarged.
         batch_size: most images, or windows of one, in one call of the model.
         max_pixels: larger images are not decoded as a whole but read by region.
         window: label maps, objects: "auto", "none", or pixels of the windows that all images are looked at by.
@@ -64,6 +65,7 @@ class Predictor:
         device: str | None = None,
         size: str | int | Size | None = None,
         short_side: int | None = None,
+        least_side: int | None = None,
         batch_size: int | None = None,
         max_pixels: int | None = None,
         window: str | int | Size | None = None,
@@ -82,6 +84,7 @@ class Predictor:
             "device": device,
             "size": None if size is None else size_text(parse_size(size)),
             "short_side": short_side,
+            "least_side": least_side,
             "batch_size": batch_size,
             "max_pixels": max_pixels,
             "window": window if window is None or isinstance(window, str) else size_text(parse_size(window)),

@@ -25,21 +25,29 @@ class Preparation:
     """Every image is made exactly this high and wide; None: it keeps its aspect."""
     short_side: int | None = None
     """Pixels of the shorter side; None: every image at its own size."""
+    least_side: int = 1
+    """Images whose shorter side has fewer pixels are enlarged to them."""
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Normalised, (C, H, W)."""
         mean, std = self.model.mean, self.model.std
         if self.size is not None:
             return eval_transform(self.size, mean, std, squash=True)(image)
-        if self.short_side is not None:
-            return eval_transform((self.short_side, self.short_side), mean, std, keep_aspect=True)(image)
+        side = self._side((image.height, image.width))
+        if side is not None:
+            return eval_transform((side, side), mean, std, keep_aspect=True)(image)
         return to_tensor(image, mean, std)
 
     def seen_size(self, size: Size) -> Size:
         """(height, width) that an image of (height, width) is given to the model at."""
         if self.size is not None:
             return self.size
-        return size if self.short_side is None else aspect_size(size, self.short_side)
+        side = self._side(size)
+        return size if side is None else aspect_size(size, side)
+
+    def _side(self, size: Size) -> int | None:
+        """Pixels that the shorter side is brought to, None if it stays."""
+        return self.least_side if self.short_side is None and min(size) < self.least_side else self.short_side
 
     def from_source(self, source: OpenSource) -> Tensor:
         """The same for all of a source, with the values that `stream` gives the model; SourceError as it says."""
@@ -50,11 +58,12 @@ class Preparation:
         return (image if seen == source.size else F.interpolate(image, seen, mode="bicubic", antialias=True))[0]
 
 
-def preparation(model: ViTARConfig, size: str | None, short_side: int | None) -> Preparation:
+def preparation(model: ViTARConfig, size: str | None, short_side: int | None, least_side: int = 1) -> Preparation:
     """For options as they are written. ValueError unless the model takes images in files."""
     if model.in_channels not in (1, 3):
         raise ValueError(f"the model takes {model.in_channels} channels: images have 1 or 3")
-    return Preparation(model=model, size=None if size is None else parse_size(size), short_side=short_side)
+    exactly = None if size is None else parse_size(size)
+    return Preparation(model=model, size=exactly, short_side=short_side, least_side=least_side)
 
 
 def as_images(images: Sequence[Tensor]) -> Images:
