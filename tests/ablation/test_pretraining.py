@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from anyres.ablation import STUDIES, AblateConfig, Study, ablate, runner
-from anyres.ablation.plan import plan_jobs, pretraining_jobs
+from anyres.ablation.plan import plan_jobs, starting_jobs
 from anyres.ablation.study import Pretraining
 from anyres.models.mae import MaskedAutoencoder
 from anyres.models.weights.files import load
@@ -85,7 +85,7 @@ def test_an_impossible_pretraining_is_refused_before_any_work(study, settings, t
 def test_the_study_of_table_6(tmp_path):
     config = AblateConfig(study="mae", out=tmp_path, quick=True)
     jobs = plan_jobs(config, STUDIES["mae"])
-    first = pretraining_jobs(jobs)
+    first = starting_jobs(jobs)
     assert {job.variant for job in first} == {f"pretraining-{name}" for name in STUDIES["mae"].pretrainings}
     assert {job.training.steps for job in first} == {6000}
     by_name = {job.variant: job for job in jobs}
@@ -99,3 +99,19 @@ def test_the_study_of_table_6(tmp_path):
         AblateConfig(study="mae", out=tmp_path, stem="conv")
     sizes = {job.training.sizes for job in jobs if "vitar" in job.variant}
     assert sizes == {("48", "64", "96")} and by_name["vit-mae-1"].training.sizes == ("48",)
+
+
+def test_a_set_begins_with_the_weights_of_the_run_on_another(study, settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "write_page", lambda result, folder: result)
+    begins = replace(study, variants=study.variants[:1], begins_on={"detail": "ordinary"})
+    ablate(settings(tmp_path, sets=("detail",)), begins)
+    first, later = (tmp_path / "mergers" / "runs" / name / "tuned" / "seed0" for name in ("ordinary", "detail"))
+    assert [json.loads((run / "train.json").read_text())["init"] for run in (first, later)] == [None, str(first)]
+    data = json.loads((tmp_path / "mergers" / "ablation.json").read_text())
+    assert {row["set"] for row in data["rows"]} == {"ordinary", "detail"}
+    assert data["settings"]["runs on detail"] == "begin with the weights of those on ordinary"
+    written = [(run / "model.safetensors").stat().st_mtime_ns for run in (first, later)]
+    ablate(settings(tmp_path, sets=("detail", "ordinary")), begins)
+    assert [(run / "model.safetensors").stat().st_mtime_ns for run in (first, later)] == written
+    with pytest.raises(ValueError, match="another configuration .*it has begun with the weights of another"):
+        ablate(settings(tmp_path, sets=("detail",)), replace(begins, begins_on={}))

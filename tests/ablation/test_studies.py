@@ -20,7 +20,8 @@ ALL = [(study.name, variant.name) for study in STUDIES.values() for variant in s
 def job_of(study, variant, folder, **changes):
     config = AblateConfig(study=study, out=folder, quick=True, only=(variant,), **changes)
     [job, *others] = plan_jobs(config, STUDIES[study])
-    assert all(replace(job.training, data=o.training.data, out=o.training.out) == o.training for o in others)
+    own = [{"data": o.training.data, "out": o.training.out, "init": o.training.init} for o in others]
+    assert all(replace(job.training, **o) == other.training for o, other in zip(own, others, strict=True))
     return job
 
 

@@ -74,7 +74,7 @@ class Job:
     sweeps: tuple[SweepConfig, ...]
     """Near sizes, and those further away on the same scenes drawn larger; none for a pre-training."""
     start: Job | None = None
-    """The pre-training that it starts from."""
+    """The pre-training, or the run on another set, that it starts from."""
 
     @property
     def label(self) -> str:
@@ -127,22 +127,25 @@ def make_jobs(config: AblateConfig, study: Study, which: Iterable[tuple[SetName,
     base = _base_training(config, study)
     trainings = {v.name: variant_training(base, config, study, v) for v in study.variants}
     sizes = study_sizes(study, list(trainings.values()))
-    jobs = []
-    for set_name, name, seed in which:
+
+    def make(set_name: SetName, name: str, seed: int) -> Job:
         run = config.folder / "runs" / set_name / name / f"seed{seed}"
         training = replace(trainings[name], data=data_folder(config, set_name), out=run, seed=seed)
-        start = study.variant(name).start
         sweeps = _sweeps(config, study, study.variant(name), training, sizes, set_name)
-        before = None if start is None else _pretraining(config, study, base, start, set_name, seed)
-        # a fine-tuned run starts from the pre-training of its own seed and set
+        before, start = None, study.variant(name).start
+        if start is not None:  # the pre-training of its own seed and set
+            before = _pretraining(config, study, base, start, set_name, seed)
+        elif set_name in study.begins_on:
+            before = make(study.begins_on[set_name], name, seed)
         if before is not None:
             training = replace(training, init=before.training.out)
-        jobs.append(Job(set=set_name, variant=name, seed=seed, training=training, sweeps=sweeps, start=before))
-    return jobs
+        return Job(set=set_name, variant=name, seed=seed, training=training, sweeps=sweeps, start=before)
+
+    return [make(*each) for each in which]
 
 
-def pretraining_jobs(jobs: Sequence[Job]) -> list[Job]:
-    """The pre-trainings that runs start from, each once."""
+def starting_jobs(jobs: Sequence[Job]) -> list[Job]:
+    """The runs that others start from, each once."""
     return list({job.start.training.out: job.start for job in jobs if job.start is not None}.values())
 
 
@@ -266,6 +269,9 @@ def refuse_other_study(config: AblateConfig, jobs: Iterable[Job]) -> None:
         if (run / SETTINGS).exists() and any((run / name).exists() for name in (NAME, WEIGHTS)):
             found = read_json(run / SETTINGS, "the settings of a run", keys=("sizes",), remedy=_REMEDY)
             changed += changed_settings(found, job.training)
+            started = found.get("init") is not None  # where the weights lie is no setting, whether there are any is
+            if started != (job.start is not None):
+                changed.append(f"it {'has' if started else 'has not'} begun with the weights of another")
         if job.failure.exists():
             found = read_json(job.failure, "the record of a failed run", keys=("error", "training"), remedy=_REMEDY)
             changed += changed_settings(found["training"], job.training)

@@ -45,6 +45,8 @@ def collect(config: AblateConfig, study: Study) -> dict[str, Any]:
         "settings": {
             "stem": config.stem_of_models, "training images": config.train_images,
             "images measured": _images_measured(config, study, done),
+            **{f"runs on {late}": f"begin with the weights of those on {early}"
+               for late, early in study.begins_on.items()},
             "batch size": done[0].training.batch_size, "learning rate": done[0].training.lr,
             "training precision": done[0].training.precision, "preparation": first["protocol"]["preparation"],
         },

@@ -16,8 +16,8 @@ from anyres.ablation.plan import (
     jobs_on_disk,
     numbers_of_images,
     plan_jobs,
-    pretraining_jobs,
     refuse_other_study,
+    starting_jobs,
     write_sets,
 )
 from anyres.ablation.results import RESULT, collect
@@ -57,14 +57,14 @@ def ablate(config: AblateConfig, study: Study | None = None) -> Path:
     study = study or STUDIES[config.study]
     jobs = plan_jobs(config, study)
     known = [*jobs, *jobs_on_disk(config, study)]
-    refuse_other_study(config, [*known, *pretraining_jobs(known)])
-    write_sets(config, jobs)
+    refuse_other_study(config, [*known, *starting_jobs(known)])
+    first = starting_jobs([job for job in jobs if not job.is_finished()])
+    write_sets(config, [*first, *jobs])
     config.folder.mkdir(parents=True, exist_ok=True)
     write_json(config.folder / IMAGES, numbers_of_images(config))
-    todo = [job for job in jobs if not job.is_finished()]
-    first = [job for job in pretraining_jobs(todo) if not job.is_finished()]
-    for stage in (first, todo):
-        run_jobs(stage, min(config.workers, len(stage)), config.progress)
+    for stage in (first, jobs):
+        todo = [job for job in stage if not job.is_finished()]
+        run_jobs(todo, min(config.workers, len(todo)), config.progress)
     found = collect(config, study)
     write_json(config.folder / RESULT, found)
     return write_page(config.folder / RESULT, config.folder)

@@ -86,6 +86,8 @@ class Study:
     """The sets of the full form, and how many seeds on each."""
     quick_sets: tuple[SetName, ...] = ("ordinary",)
     """Those of the quick form, with one seed each."""
+    begins_on: Mapping[SetName, SetName] = field(default_factory=dict)
+    """Sets on which a variant begins with the weights of its run with the same seed on another set."""
     steps: int = 3000
     """Of the full form, for the first variant."""
     far_images: int | None = None
