@@ -164,6 +164,7 @@ def markdown(data: Mapping[str, Any]) -> str:
     """The tables for a page of documentation, with seeds, steps and the command."""
     parts = [f"## {data['title']}", data["question"], f"`{data['command']}`"]
     parts.append(f"Images that every size is measured on: {data['settings']['images measured']}.")
+    parts += _bullets(f"{key} {value}" for key, value in data["settings"].items() if key.startswith("runs on "))
     for name in sets(data["summary"]):
         parts += [f"### {data['title']}: {name}", _accuracy_table(data, name), *_bullets(order_sentences(data, name))]
         parts += ["Resized before it reaches the model:", _accuracy_table(data, name, "resized to")]
