@@ -46,7 +46,7 @@ def collect(config: AblateConfig, study: Study) -> dict[str, Any]:
             "stem": config.stem_of_models, "training images": config.train_images,
             "images measured": _images_measured(config, study, done),
             **{f"runs on {late}": f"begin with the weights of those on {early}"
-               for late, early in study.begins_on.items()},
+               for late, early in study.begins_on.items() if any(job.set == late for job in done)},
             "batch size": done[0].training.batch_size, "learning rate": done[0].training.lr,
             "training precision": done[0].training.precision, "preparation": first["protocol"]["preparation"],
         },
