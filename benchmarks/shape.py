@@ -7,7 +7,7 @@ Small models learn large glyphs in scenes drawn at 1:4, 1:2, 1:1, 2:1 and 4:1, o
 of 32, 64 or 96 pixels) a step, and are measured on other scenes of each shape at sizes of equal area. Nothing is
 squashed. (`anyres train --aspect` squashes what it shows; models trained so on squares read 16 to 36 % at 1:4 and 4:1.)
 The loop is here, since a run of the engine has one folder of images for all shapes. A run that is finished is not made
-again. Five minutes a run.
+again. Some runs never leave chance: then more seeds or steps are needed.
 """
 
 import argparse

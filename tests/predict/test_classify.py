@@ -96,6 +96,15 @@ def test_small_images_are_enlarged_and_others_stay(run, images, monkeypatch):
     assert results[0]["top"] == one[0]["top"]
 
 
+@pytest.mark.parametrize("option", ["least_side", "short_side"])
+def test_strips_are_not_enlarged_beyond_the_limit(run, images, option, monkeypatch):
+    monkeypatch.setattr("anyres.predict.loop.MAX_PIXELS", 1000)
+    Image.new("RGB", (900, 1)).save(images / "strip.png")
+    results, _ = call(run, [images / "strip.png", images / "1[x].png"], max_pixels=1000, **{option: 2})
+    reason = "1x900 pixels would be enlarged to 2x1800; allowed: 1000 pixels"
+    assert reason in results[0]["reason"] and "top" in results[1]
+
+
 def test_large_images_do_not_share_a_batch(run, images, monkeypatch):
     monkeypatch.setattr("anyres.predict.plan._GROUP_PIXELS", 600)
     counts = []

@@ -30,8 +30,8 @@ class AblateConfig:
     out: Path = Path("ablation")
     """Folder for the images of all studies and, in OUT/STUDY, runs and results. What is finished is not done again."""
     quick: bool = False
-    """One seed, the ordinary set (in `held` all three with digits), 1500 steps: an hour on two cores at most. Else
-    three seeds, both sets, 3000 steps; in `held` 1500, and one seed for letters and for the rivals."""
+    """One seed, the ordinary set (in `held` all three with digits), 1500 steps: about an hour on two cores, `mae` more.
+    Else three seeds, both sets, 3000 steps; in `held` 1500, and one seed for letters and for the rivals."""
     seeds: int | None = None
     """Runs of every variant on every set, with seeds 0, 1, ...; more may be added later."""
     sets: tuple[SetName, ...] | None = None

@@ -62,7 +62,8 @@ class ClassOptions(LookOptions):
     """Instead of a size: pixels of the shorter side, the aspect being kept."""
     least_side: int = 1
     """Images whose shorter side has fewer pixels are enlarged to them, the aspect being kept. Our models read
-    small images best at the largest training size (docs/results.md), at its cost."""
+    small images best at the largest training size (docs/results.md), at its cost. Images that are read piece by
+    piece stay as they are."""
     top_k: int = 5
     """Classes per image, at most those that the model has."""
     batch_size: int = BATCH_SIZE

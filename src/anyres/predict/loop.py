@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from anyres.data.ahead import read_ahead
+from anyres.data.decode import MAX_PIXELS
 from anyres.errors import Unreadable, UnreadableImageError
 from anyres.free_memory import give_back_free_memory
 from anyres.predict.inputs import Failure, Input
@@ -23,7 +24,7 @@ from anyres.predict.memory_budget import Needs
 from anyres.predict.overview import overview
 from anyres.predict.plan import Item, Rules, item_source, plan, planned_groups, window_starts
 from anyres.predict.results import Result
-from anyres.sizes import Size
+from anyres.sizes import Size, size_text
 from anyres.streaming.sources import OpenSource
 
 _AHEAD = 2  # groups that are read while one is looked at
@@ -152,6 +153,10 @@ class Loop:
         return [self._load_one(item) for item in group]
 
     def _load_one(self, item: Item) -> Loaded | UnreadableImageError:
+        seen, most = self.looker.seen_size(item.size), max(self.looker.rules.max_pixels, MAX_PIXELS)
+        if math.prod(seen) > most:  # a strip of a few rows, brought to more
+            text = f"{size_text(item.size)} pixels would be enlarged to {size_text(seen)}; allowed: {most} pixels"
+            return UnreadableImageError(item.input.name, text)
         try:
             image = item.input.read(max_pixels=self.looker.rules.max_pixels, channels=self.looker.channels)
         except UnreadableImageError as error:
