@@ -103,6 +103,17 @@ def test_training_images_have_the_size(size, image_size, augment):
             assert found.shape == (channels, *size) and found.dtype == torch.float32 and found.isfinite().all()
 
 
+@pytest.mark.parametrize("size", [(12, 48), (48, 12), (31, 17), (24, 24)])
+def test_crops_have_the_shape_of_their_step(size):
+    columns, rows = np.meshgrid(np.arange(200), np.arange(120))
+    slopes = Image.fromarray(np.stack([columns, rows, 0 * rows], 2).astype("uint8"))
+    augment = TrainAugment(scale=(0.05, 0.2), ratio=(1, 1), hflip=0, auto_augment=None, erasing=0)
+    with seeded(0):
+        down, across = 255 * train_transform(size, augment, (0.0,) * 3, (1.0,) * 3)(slopes)[:2].flip(0)
+    steps = down[2:-2].diff(dim=0).mean(), across[:, 2:-2].diff(dim=1).mean()  # pixels of the image to one of the crop
+    assert steps[0] == pytest.approx(steps[1].item(), rel=0.1) and steps[0] > 0.2
+
+
 def test_augmentation_without_chance_is_plain_normalisation():
     plain = TrainAugment(scale=(1, 1), ratio=(1, 1), hflip=0, auto_augment=None, erasing=0)
     image = noise(20, 20)

@@ -1,7 +1,7 @@
 """Images at their own width / height: the area of a training step's size, in whole patches, nothing squeezed."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from PIL import Image
 from torch import Tensor
@@ -13,10 +13,7 @@ from anyres.sizes import Size, whole_patch_size
 
 @dataclass(frozen=True, kw_only=True)
 class OwnAspectCrop:
-    """Random crop of a Pillow image to (C, H_i, W_i) float32 of `whole_patch_size`, for training.
-
-    The crop has the shape of the result times the augmentation's `ratio`, and else is that of `train_transform`.
-    """
+    """Random crop of a Pillow image to (C, H_i, W_i) float32 of `whole_patch_size`, for training."""
 
     size: Size
     mean: Sequence[float]
@@ -26,8 +23,7 @@ class OwnAspectCrop:
 
     def __call__(self, image: Image.Image) -> Tensor:
         size = whole_patch_size(self.size, (image.height, image.width), self.patch_size)
-        low, high = (factor * size[1] / size[0] for factor in self.augment.ratio)
-        return train_transform(size, replace(self.augment, ratio=(low, high)), self.mean, self.std)(image)
+        return train_transform(size, self.augment, self.mean, self.std)(image)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,8 @@ _MODES = {1: "L", 3: "RGB"}
 def train_transform(size: Size, augment: TrainAugment, mean: Sequence[float], std: Sequence[float]) -> Transform:
     """Random crop of a Pillow image to (C, H, W) float32 at `size`, C = len(mean).
 
+    The augmentation's `ratio` is that of a crop to `size`: at 1 nothing is squashed, whatever the shape of `size`.
+    Where no such crop was found in ten tries, the largest one in the middle is taken.
     Draws from the generators of `random`, `numpy` and `torch`: whoever wants it repeatable seeds all three.
     """
     return _train_transform(parse_size(size), augment, tuple(mean), tuple(std))
@@ -34,8 +36,9 @@ def _train_transform(size: Size, augment: TrainAugment, mean: tuple[float, ...],
     jitter: Any = (
         augment.color_jitter or None
     )  # timm takes None for no such step, though its annotation does not say so
+    low, high = (factor * size[1] / size[0] for factor in augment.ratio)
     transform = create_transform(
-        input_size=(len(mean), *size), is_training=True, scale=augment.scale, ratio=augment.ratio,
+        input_size=(len(mean), *size), is_training=True, scale=augment.scale, ratio=(low, high),
         hflip=augment.hflip, vflip=augment.vflip, color_jitter=jitter,
         auto_augment=augment.auto_augment, re_prob=augment.erasing, re_mode="pixel",
         interpolation=augment.interpolation, mean=mean, std=std,

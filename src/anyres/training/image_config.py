@@ -49,7 +49,7 @@ class ImageRunConfig(RunConfig, ImagesAndModel):
     """How often each size is drawn, relative to the others; all alike if not given."""
     aspect: tuple[float, float] = (1.0, 1.0)
     """Factor on each step's width / height, log-uniform in this interval; the area stays that of the size drawn, and
-    crops are squashed to it."""
+    crops have that shape."""
     repeats: int = 1
     """How often in a row an image is shown, augmented anew each time (DeiT: 3); an epoch stays as long as without."""
     grad_checkpointing: bool = False
