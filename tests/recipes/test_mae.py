@@ -60,8 +60,8 @@ def test_pretraining_is_maes(tmp_path):
     assert AUTOENCODER.get_config(vitar.model).mask_ratio == AUTOENCODER.get_config(vit.model).mask_ratio == 0.75
     assert vit == replace(vitar, model="mae_vit_base_patch16", sizes=("224",), steps=800 * 312)
     ours = runs(tmp_path)["mae_anyres_base"]
-    assert ours.model_options == {"full_levels": 3} and ours.aspect == (0.5, 2.0)
-    assert replace(ours, model=vitar.model, model_options={}, sizes=vitar.sizes, aspect=(1, 1)) == vitar
+    assert ours.model_settings().backbone.full_levels == 2 and ours.aspect == (0.5, 2.0)
+    assert replace(ours, model=vitar.model, sizes=vitar.sizes, aspect=(1, 1)) == vitar
     seen = AUTOENCODER.get_config(ours.model).seen
     assert ours.parsed_sizes() == [seen(side, side) for side in (224, 448, 896)] and seen(672, 672) == (896, 896)
 

@@ -11,6 +11,7 @@ import tyro
 
 from anyres.cli.model_options import REGISTRY
 from anyres.data.augment import TrainAugment
+from anyres.models.architectures import get_config
 from anyres.settings import differences
 from anyres.training.classification.config import TrainConfig
 from anyres.training.config import RunConfig, changed_settings, operational
@@ -91,3 +92,22 @@ def test_every_field_is_explained_on_the_command_line(kind, capsys):
         assert re.search(rf'^    {field.name}: [^\n]+\n    """', source, re.M), f"{field.name} has no docstring"
         if field.name != "augmentation":
             assert f"--{field.name.replace('_', '-')}" in text
+
+
+@pytest.mark.parametrize(
+    ("sizes", "levels"),
+    [(("224",), 1), (("224", "448"), 1), (("449",), 2), (("96", "896x300"), 2), (("224-1120",), 3), (("4032",), 5)],
+)
+def test_a_pyramid_counts_fully_the_levels_of_its_training_sizes(sizes, levels, tmp_path):
+    shared = {"data": tmp_path, "out": tmp_path / "run", "sizes": sizes}
+    settings = TrainConfig(model="anyres_tiny_patch16", **shared).model_settings()
+    assert settings == get_config("anyres_tiny_patch16", full_levels=levels)
+    restored = PretrainConfig(model="mae_anyres_tiny_patch16", **shared).model_settings().backbone
+    assert restored.full_levels is not None and 0 <= levels - restored.full_levels <= 1  # brought to 14 * 2^k first
+    for told in (None, 7):
+        told_so = TrainConfig(model="anyres_tiny_patch16", model_options={"full_levels": told}, **shared)
+        assert told_so.model_settings().full_levels == told
+    probe = TrainConfig(model="anyres_tiny_patch16", linear_probe=True, init=tmp_path, **shared)
+    assert probe.model_settings().full_levels is None
+    for others in ({"model": "vitar_tiny_patch16"}, {"model_options": {"cells": "2x2", "grid_shape": "fixed"}}):
+        assert TrainConfig(**others, **shared).model_settings().full_levels is None

@@ -42,9 +42,6 @@ _MILD = TrainAugment(  # digits must be neither mirrored nor cut off
     scale=(0.8, 1.0), ratio=(0.9, 1.1), hflip=0.0, auto_augment=None, erasing=0.0, interpolation="bilinear"
 )
 
-# Up to 96 pixels two levels merge.
-_OWN: Mapping[Kind, Mapping[str, Any]] = {"anyres": {"full_levels": 2}}
-
 TITLE = "Any resolution: our merger, the paper's, and an ordinary ViT"
 
 _REMEDY = "The same command goes on where it was"
@@ -98,7 +95,7 @@ def demo_training(config: DemoConfig, kind: Kind) -> TrainConfig:
         augmentation=_MILD,
     )  # fmt: skip
     model = {"anyres": "anyres_tiny_patch16", "vitar": "vitar_tiny_patch16", "deit": "deit_tiny_patch16"}[kind]
-    shared = replace(common, model=model, model_options={**SMALL_MODEL, "grid": (4, 4), **_OWN.get(kind, {})})
+    shared = replace(common, model=model, model_options={**SMALL_MODEL, "grid": (4, 4)})
     if kind == "deit":
         return replace(shared, sizes=TRAINING_SIZES[:1])
     return replace(shared, sizes=TRAINING_SIZES, size_weights=(1, 1, 2))

@@ -42,7 +42,6 @@ SMALL_RATE, BASE_RATE = 14.5e12, 20.6e12  # MACs per second of one RTX 3090, see
 
 VITAR_SIZES = ("224", "448", "672", "896", "1120")
 ASPECTS = (0.5, 2.0)
-OURS = {"full_levels": 3}  # as many as merge 1120 pixels: 70 > 35 > 18 > 14 patches
 RESFORMER_SIZES = ("224", "160", "128")
 
 
@@ -165,9 +164,7 @@ def resformer_base(data: Path, out: Path) -> TrainConfig:
 
 
 def _ours(data: Path, out: Path, model: str) -> TrainConfig:
-    recipe = _deit_recipe(data, out, model)
-    options = {**recipe.model_options, **OURS}
-    return replace(recipe, model_options=options, sizes=VITAR_SIZES, aspect=ASPECTS)
+    return replace(_deit_recipe(data, out, model), sizes=VITAR_SIZES, aspect=ASPECTS)
 
 
 def _deit_recipe(

@@ -33,7 +33,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from anyres.recipes.imagenet import ASPECTS, OURS, STEPS_PER_EPOCH, VITAR_SIZES
+from anyres.recipes.imagenet import ASPECTS, STEPS_PER_EPOCH, VITAR_SIZES
 from anyres.training.classification.config import TrainConfig
 from anyres.training.pretraining.config import PretrainConfig
 
@@ -77,7 +77,7 @@ def mae_anyres_base(data: Path, out: Path) -> PretrainConfig:
     Paper: has no such model, nor have we.
     """
     run = _pretraining(data, out, "mae_anyres_base_patch16", ("224", "448", "896"), epochs=300)
-    return replace(run, model_options=OURS, aspect=ASPECTS)
+    return replace(run, aspect=ASPECTS)
 
 
 def anyres_base_mae(data: Path, out: Path, init: Path) -> TrainConfig:
@@ -87,7 +87,7 @@ def anyres_base_mae(data: Path, out: Path, init: Path) -> TrainConfig:
     Time: 3 * (19.76 + 21.73 + 24.41 + 29.39 + 35.02)e9 / 5 MACs * 128.1e6 images / 20.6e12 / 3600 = 135 hours.
     Paper: has no such model, nor have we.
     """
-    return replace(_fine_tuning(data, out, init, "anyres_base_patch16", VITAR_SIZES, **OURS), aspect=ASPECTS)
+    return replace(_fine_tuning(data, out, init, "anyres_base_patch16", VITAR_SIZES), aspect=ASPECTS)
 
 
 def mae_vit_base(data: Path, out: Path) -> PretrainConfig:

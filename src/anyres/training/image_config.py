@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anyres.data.cache import DEFAULT_BYTES
 from anyres.data.decode import MAX_PIXELS
 from anyres.data.schedule import EverySize, ResolutionSchedule
+from anyres.layers.merge_plan import token_grid
 from anyres.settings import plain
 from anyres.sizes import SideRange, Size, parse_entry, size_text
 from anyres.training.config import Operational, RunConfig
@@ -102,6 +103,13 @@ class ImageRunConfig(RunConfig, ImagesAndModel):
             "cache_bytes": None if self.cache else "there is no cache",
             "size_weights": "there is one size" if len(self.sizes) == 1 else None,
         }
+
+    def with_levels_of_training(self, backbone: ViTARConfig, sizes: Iterable[Size]) -> ViTARConfig:
+        """A pyramid counts fully as many levels as the largest of the training sizes merges, unless told how many."""
+        if backbone.merger != "pyramid" or backbone.keeps_shape or "full_levels" in self.model_options:
+            return backbone
+        plans = [backbone.plan(token_grid(*size, backbone.patch_size)) for size in sizes]
+        return replace(backbone, full_levels=max([1, *(len(plan.chain) - 1 for plan in plans)]))
 
     def save_memory(self, model: nn.Module) -> None:
         if self.grad_checkpointing:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,7 +54,9 @@ class PretrainConfig(ImageRunConfig):
 
     def model_settings(self, classes: int | None = None) -> MAEConfig:
         """The configuration of the model, which has no classes."""
-        return AUTOENCODER.get_config(self.model, **self.model_options)
+        settings = AUTOENCODER.get_config(self.model, **self.model_options)
+        seen = [settings.seen(*size) for size in self.parsed_sizes()]
+        return replace(settings, backbone=self.with_levels_of_training(settings.backbone, seen))
 
     def schedule(self) -> ResolutionSchedule | EverySize:
         if self.own_aspect:
