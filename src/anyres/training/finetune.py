@@ -84,9 +84,12 @@ def _described(init: Path, found: Initial, starting: str, above: str) -> str:
     text = f"{starting} from {init}{place}: {', '.join(found.taken)}. Fresh: {', '.join((*found.fresh, above))}."
     if found.left_out:
         text += f" Left out: {', '.join(found.left_out)}."
-    if found.differing:
-        alike = {name: pair for name, pair in found.differing.items() if name != "cells" or not _keeps_shape(pair)}
-        text += f" Not as there: {told(found.differing)}" + (f"; alike with {options(alike)}." if alike else ".")
+    differing = {
+        name: pair for name, pair in found.differing.items() if name != "full_levels"
+    }  # follows training sizes
+    if differing:
+        alike = {name: pair for name, pair in differing.items() if name != "cells" or not _keeps_shape(pair)}
+        text += f" Not as there: {told(differing)}" + (f"; alike with {options(alike)}." if alike else ".")
     return text
 
 
