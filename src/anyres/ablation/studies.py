@@ -346,10 +346,6 @@ HELD = Study(
         ),
         Variant(name="paper", text="the paper's recipe", paper="ViTAR-S"),
         Variant(
-            name="pyramid-beyond", text="the pyramid, one step in twenty at any size from 96 to 256 pixels",
-            placement="in the trunk, on a constant grid", options={**_PYRAMID, "full_levels": 3}, training=_HEAVY_RANGE,
-        ),
-        Variant(
             name="beyond", text="our best recipe with the paper's merger: one step in twenty at any size from 96 to "
             "256 pixels, positions by PEG in the trunk", placement="in the trunk, on a constant grid",
             options=_CONDITIONAL, training=_HEAVY_RANGE, seeds=_ONE_SEED,

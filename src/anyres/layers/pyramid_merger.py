@@ -42,7 +42,7 @@ class PyramidMerger(AdaptiveTokenMerger):
         *,
         start: Start = "random",
         full_levels: int | None = None,
-        deep_weight: float = 0.5,
+        deep_weight: float = 0.25,
     ) -> None:
         super().__init__(width, heads, mlp_ratio, start=start)
         self.full_levels, self.deep_weight = full_levels, deep_weight

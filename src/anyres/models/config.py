@@ -86,7 +86,7 @@ class ViTARConfig:
     training size merges, since deeper ones are first met at larger images and then say too much: with patches of 16 and
     a 14x14 grid 0 for 224 pixels, 1 to 448, 2 to 896, 3 to 1792. A model of which no training size is known, such as a
     named one, leaves it at None."""
-    deep_weight: float = 0.5
+    deep_weight: float = 0.25
     """Pyramid: how much each level before `full_levels` counts against the one after it, from 0 (not at all) to 1."""
     tome: float = 0.0
     """Without a merger: what every block merges (ToMe), as a share of the tokens below 1, as a number from 1 on."""

@@ -35,6 +35,9 @@ def written_before(folder, architecture):
     record = json.loads((folder / CONFIG).read_text())
     if architecture == "MaskedAutoencoder":
         record["config"]["encoder"] = record["config"].pop("backbone")
+    for settings in (record["config"], record["config"].get("encoder"), record["config"].get("backbone")):
+        if settings and "deep_weight" in settings:
+            settings["deep_weight"] = 0.5  # a default of then, without effect where there are no deep levels
     (folder / CONFIG).write_text(json.dumps(record))
     return weights
 

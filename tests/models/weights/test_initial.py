@@ -354,8 +354,8 @@ def test_sincos_positions_that_are_not_as_in_mae_are_explained(tmp_path, part, c
         ("mae_vitar_tiny_patch16", {"merger": "pyramid"}, {}, {"merger": ("pyramid", "grid_attention")}),
         ("mae_vitar_tiny_patch16", {"padding": "masked"}, {"merger": "pyramid", "cells": "2x2"},
          {"merger": ("grid_attention", "pyramid"), "cells": ("halving", "2x2")}),
-        ("mae_vitar_tiny_patch16", {"merger": "pyramid"}, {"merger": "pyramid", "full_levels": 1, "deep_weight": 0.25},
-         {"full_levels": (None, 1), "deep_weight": (0.5, 0.25)}),
+        ("mae_vitar_tiny_patch16", {"merger": "pyramid"}, {"merger": "pyramid", "full_levels": 1, "deep_weight": 0.5},
+         {"full_levels": (None, 1), "deep_weight": (0.25, 0.5)}),
         ("mae_vitar_tiny_patch16", {"merger": "pyramid"}, {"merger": "pyramid"}, {}),
         ("mae_vitar_tiny_patch16", {}, {"interpolation": "timm"}, {"interpolation": ("bilinear", "timm")}),
         ("mae_vitar_tiny_patch16", {"cells": "balanced", "last_pass": False}, {"merger": "none"}, {}),  # is left out

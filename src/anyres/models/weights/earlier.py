@@ -17,10 +17,15 @@ _OF_THE_TRUNK = re.compile(r"(blocks|norm|prefix|rotary)(\.|$)")  # parts of a V
 
 
 def settings_as_now(architecture: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a saved configuration: the ViTAR of an auto-encoder was its `encoder` before it was `backbone`."""
-    if architecture != "MaskedAutoencoder":
-        return dict(settings)
-    return {"backbone" if name == "encoder" else name: value for name, value in settings.items()}
+    """The fields of a saved configuration: the ViTAR of an auto-encoder was its `encoder` before it was `backbone`, and
+    `deep_weight` had another default, which is written even where it has no effect."""
+    found = dict(settings)
+    if architecture == "MaskedAutoencoder" and "encoder" in found:
+        found["backbone"] = found.pop("encoder")
+    for each in (found, found.get("backbone")):
+        if isinstance(each, dict) and each.get("full_levels") is None:
+            each.pop("deep_weight", None)
+    return found
 
 
 def weights_as_now(architecture: str, weights: Mapping[str, Value]) -> dict[str, Value]:
