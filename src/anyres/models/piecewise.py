@@ -28,7 +28,7 @@ def is_merged_in_pieces(model: "ViTAR", images: Tensor, grid: Grid) -> bool:
         return True
     if model.training or torch.is_grad_enabled() or torch.compiler.is_compiling():  # pieces would have to be kept
         return False
-    fits = piece_positions(model.config.width, model.trunk.norm.weight)
+    fits = piece_positions(model.config.width, model.stem.proj.weight)
     return images.device.type in ("cpu", "cuda") and exceeds_a_piece(model.config, len(images), grid, fits)
 
 
@@ -59,7 +59,7 @@ def make_pieces(
             f'merger is "none", so nothing makes {height}x{width} pixels fit; allowed: a model with a merger.'
         )
     if positions is None:
-        positions = max(piece_positions(model.config.width, model.trunk.norm.weight) // batch, 1)
+        positions = max(piece_positions(model.config.width, model.stem.proj.weight) // batch, 1)
     if positions < 1:
         raise ValueError(f"a piece of {positions} patches was asked for; allowed: 1 and more, or None.")
     plan = model.training_plan(height, width)

@@ -185,11 +185,11 @@ class ViTAR(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.trunk.norm.weight.device
+        return self.stem.proj.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.trunk.norm.weight.dtype
+        return self.stem.proj.weight.dtype
 
     def forward_intermediates(
         self,
