@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from anyres.models.features import Features as Features
     from anyres.models.mae import MaskedAutoencoder as MaskedAutoencoder
     from anyres.models.mae_config import MAEConfig as MAEConfig
+    from anyres.models.upgrade import upgrade as upgrade
     from anyres.models.vitar import ViTAR as ViTAR
     from anyres.models.weights.files import load as load, save as save
     from anyres.predict.predictor import Predictor as Predictor
@@ -27,6 +28,7 @@ else:
             "anyres.models.architectures": ("create_model", "list_models"),
             "anyres.models.config": ("ViTARConfig",),
             "anyres.models.features": ("Features",),
+            "anyres.models.upgrade": ("upgrade",),
             "anyres.models.vitar": ("ViTAR",),
             "anyres.models.weights.files": ("load", "save"),
             "anyres.predict.predictor": ("Predictor",),

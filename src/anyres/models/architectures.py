@@ -24,6 +24,7 @@ from anyres.models.presets import (
     SegmenterName,
 )
 from anyres.models.segmenter_config import SegmenterConfig
+from anyres.models.upgraded_config import UpgradedConfig
 
 if TYPE_CHECKING:
     from torch import nn
@@ -91,6 +92,17 @@ VITAR = Architecture(
     noun="model",
     advice="it is a classifier",
 )
+UPGRADED = Architecture(
+    name="UpgradedViT",
+    module="anyres.models.upgraded",
+    config=UpgradedConfig,
+    presets={},
+    backbone="",
+    above="head",
+    fixed_work=True,
+    noun="upgraded model",
+    advice="it is a classifier that anyres.upgrade made",
+)
 AUTOENCODER = Architecture(
     name="MaskedAutoencoder",
     module="anyres.models.mae",
@@ -125,7 +137,10 @@ DETECTOR = Architecture(
     advice="it finds objects: anyres predict, anyres evaluate",
 )
 
-ARCHITECTURES: dict[str, Architecture[Any]] = {each.name: each for each in (VITAR, AUTOENCODER, SEGMENTER, DETECTOR)}
+# an upgraded model is a ViTAR too, so it comes first
+ARCHITECTURES: dict[str, Architecture[Any]] = {
+    each.name: each for each in (UPGRADED, VITAR, AUTOENCODER, SEGMENTER, DETECTOR)
+}
 
 
 def architecture_of(thing: object) -> Architecture[Any]:

@@ -29,7 +29,7 @@ def forward_list(model: "ViTAR", images: Sequence[Tensor], keys: Tensor | None) 
     else:
         found = run_by_group(grids, lambda members: _alike(model.trunk, tokens, keys, members))
     prefix = torch.stack([each for _, each in found])  # (B, P, D)
-    return Features.of([grid for grid, _ in found], prefix, plans, model.config.pool)
+    return model.features_of([grid for grid, _ in found], prefix, plans)
 
 
 def merge_list(

@@ -53,10 +53,13 @@ class ViTAR(nn.Module):
         self.stem = make_stem(config)
         self.position: PositionBefore = make_position(config)  # before the merger; what acts in the trunk is there
         self.merger: TokenMerger | None = make_merger(config)
-        self.trunk = Trunk(config)
+        self.trunk = self.make_trunk()
         self.head = nn.Linear(config.width, config.num_classes) if config.num_classes else nn.Identity()
-        if not self.trunk.norm.weight.is_meta:
+        if not self.stem.proj.weight.is_meta:
             self.init_weights()
+
+    def make_trunk(self) -> Trunk:
+        return Trunk(self.config)
 
     @torch.no_grad()
     def init_weights(self) -> None:
@@ -125,7 +128,11 @@ class ViTAR(nn.Module):
     def forward_merged(self, tokens: Tensor, plan: MergePlan, jitter_keys: Tensor | None = None) -> Features:
         """Trunk and final norm of merged tokens (B, rows, cols, D), such as those of `grid_tokens` or `pieces`."""
         grid, prefix = self.trunk(tokens, jitter_keys)
-        return Features.of(grid, prefix, plan, self.config.pool)
+        return self.features_of(grid, prefix, plan)
+
+    def features_of(self, tokens: Any, prefix: Tensor, plan: MergePlan | Sequence[MergePlan]) -> Features:
+        """Of what leaves the trunk: grid tokens (B, rows, cols, D), or a list of them with their plans."""
+        return Features.of(tokens, prefix, plan, self.config.pool)
 
     def forward_head(self, features: Features, pre_logits: bool = False) -> Tensor:
         """Logits (B, num_classes) of pooled features, or the pooled features themselves."""
@@ -223,7 +230,7 @@ class ViTAR(nn.Module):
         found: list[Any] = [(as_output(grid, output_fmt), prefix) for grid, prefix in pairs]
         if not (return_prefix_tokens and self.num_prefix_tokens):
             found = [grid for grid, _ in found]
-        return found if intermediates_only else (Features.of(*final, plan, self.config.pool), found)
+        return found if intermediates_only else (self.features_of(*final, plan), found)
 
     def reset_classifier(self, num_classes: int, global_pool: Literal["mean", "avg", "token"] | None = None) -> None:
         """A fresh head for `num_classes` classes (0: none), and optionally another pooling; "avg" is timm's "mean"."""
