@@ -71,7 +71,7 @@ def test_every_kind_of_model_is_made_from_the_table(name):
 
 
 def test_what_is_no_model_of_ours_is_refused():
-    with pytest.raises(ValueError, match="Linear is no model of anyres; allowed: UpgradedViT, ViTAR, MaskedAutoencoder"):
+    with pytest.raises(ValueError, match="Linear is no model of anyres; allowed: UpgradedViT, ViTAR, Masked"):
         backbone_of(nn.Linear(1, 1))
 
 

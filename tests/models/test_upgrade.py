@@ -186,3 +186,44 @@ def test_what_cannot_be_upgraded_is_refused():
         anyres.upgrade(own)
     with pytest.raises(ValueError, match="unknown start 'now'. Allowed: resized, merged."):
         anyres.upgrade(VisionTransformer(**small), start="now")
+
+
+THEIRS = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 24, "patch_size": 8}
+OF_TRANSFORMERS = {
+    "ViT": {"intermediate_size": 40, "hidden_act": "gelu"},
+    "Dinov2": {"mlp_ratio": 2, "layerscale_value": 0.5},
+    "Dinov2 gated": {"use_swiglu_ffn": True},
+    "Dinov2WithRegisters": {"num_register_tokens": 3},
+    "CLIPVision": {"intermediate_size": 40},
+    "SiglipVision": {"intermediate_size": 40},
+}
+
+
+@pytest.mark.parametrize("name", OF_TRANSFORMERS)
+def test_models_of_transformers(name):
+    transformers = pytest.importorskip("transformers")
+    kind, _, _ = name.partition(" ")
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{kind}Config")(**THEIRS, **OF_TRANSFORMERS[name])
+    theirs = noisy(getattr(transformers, f"{kind}Model")(config)).eval()
+    model = anyres.upgrade(theirs)
+    with torch.inference_mode():
+        for size in ((24, 24), (61, 40), (48, 100)):
+            batch = noise(*size)
+            expected = theirs(resized(batch, (24, 24), 8))
+            answer = expected.last_hidden_state[:, 0] if kind == "ViT" else expected.pooler_output
+            torch.testing.assert_close(model(batch), answer, atol=1e-5, rtol=1e-5)
+    assert model.config.source["architecture"] == f"{kind}Model"
+
+
+def test_a_classifier_of_transformers_keeps_its_head():
+    transformers = pytest.importorskip("transformers")
+    theirs = noisy(transformers.ViTForImageClassification(transformers.ViTConfig(**THEIRS, num_labels=3))).eval()
+    with torch.inference_mode():
+        batch = noise(24, 24)
+        torch.testing.assert_close(anyres.upgrade(theirs)(batch), theirs(batch).logits, atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="BeitModel cannot be upgraded; allowed of transformers: ViTModel, "):
+        anyres.upgrade(transformers.BeitModel(transformers.BeitConfig(**THEIRS, intermediate_size=40)))
+    odd = transformers.ViTModel(transformers.ViTConfig(**THEIRS, hidden_act="gelu_new"))
+    with pytest.raises(ValueError, match="its activation is gelu_new; allowed: gelu, quick_gelu"):
+        anyres.upgrade(odd)

@@ -9,6 +9,7 @@ from timm.models import vision_transformer as timm_vit
 from torch import Tensor, nn
 
 from anyres.errors import check_choice
+from anyres.models.from_transformers import as_timm, is_of_transformers
 from anyres.models.upgraded import UpgradedViT
 from anyres.models.upgraded_config import UpgradedConfig
 
@@ -22,7 +23,10 @@ def upgrade(vit: nn.Module | str, start: UpgradeStart = "resized", **options: An
 
     Args:
         vit: timm's `VisionTransformer` (DeiT, DeiT-III, AugReg, MAE, DINOv2, CLIP and SigLIP towers, ...), or the name
-            of one, whose published weights timm then downloads. It is left as it is.
+            of one, whose published weights timm then downloads; or transformers' `ViTModel`,
+            `ViTForImageClassification`, `Dinov2Model`, `Dinov2WithRegistersModel`, `CLIPVisionModel` or
+            `SiglipVisionModel`, whose answer is then `pooler_output` (of a `ViTModel` the class token itself). It is
+            left as it is.
         start: "resized": at *every* size the answers are those of the old model on the image resized to its own size,
             and training the merger can only add detail. "merged": the old embedding at full resolution, and a merger
             that begins as the mean of a cell; the answers are the old ones at the model's own size.
@@ -39,6 +43,8 @@ def upgrade(vit: nn.Module | str, start: UpgradeStart = "resized", **options: An
     check_choice("start", start, get_args(UpgradeStart))
     if isinstance(vit, str):
         vit = timm.create_model(vit, pretrained=True)
+    if is_of_transformers(vit):
+        vit = as_timm(vit)
     config = describe(vit, merger=_MERGERS[start], **options)
     assert isinstance(vit, timm_vit.VisionTransformer)
     model = UpgradedViT(config)
