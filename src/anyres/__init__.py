@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from anyres.models.mae_config import MAEConfig as MAEConfig
     from anyres.models.upgrade import upgrade as upgrade
     from anyres.models.vitar import ViTAR as ViTAR
+    from anyres.models.weights.adapter import load_adapter as load_adapter, save_adapter as save_adapter
     from anyres.models.weights.files import load as load, save as save
     from anyres.predict.predictor import Predictor as Predictor
     from anyres.streaming.stream import bright_background as bright_background, stream as stream
@@ -30,6 +31,7 @@ else:
             "anyres.models.features": ("Features",),
             "anyres.models.upgrade": ("upgrade",),
             "anyres.models.vitar": ("ViTAR",),
+            "anyres.models.weights.adapter": ("load_adapter", "save_adapter"),
             "anyres.models.weights.files": ("load", "save"),
             "anyres.predict.predictor": ("Predictor",),
             "anyres.streaming.stream": ("bright_background", "stream"),

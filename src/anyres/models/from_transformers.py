@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from timm.layers import GELUTanh, Mlp, QuickGELU, SwiGLU
@@ -19,7 +19,7 @@ class _Kind:
 
     statistics: tuple[tuple[float, ...], tuple[float, ...]]
     """Mean and deviation of its published image processors."""
-    pool: str = "token"
+    pool: Literal["token", "map"] = "token"
     has_norm_before: bool = False
 
 
@@ -100,7 +100,6 @@ def as_timm(model: Any) -> VisionTransformer:
     vit.load_state_dict(weights)
     mean, std = kind.statistics if config.num_channels == 3 else ((), ())
     vit.pretrained_cfg = {  # type: ignore[assignment]
-       
         "architecture": name, "input_size": (config.num_channels, *vit.patch_embed.img_size), "mean": mean, "std": std
     }  # fmt: skip
     return vit.train(model.training)

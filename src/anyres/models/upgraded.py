@@ -32,6 +32,7 @@ class UpgradedViT(ViTAR):
 
     config: UpgradedConfig
     pooling: "Pooling"
+    is_vit_frozen = False
 
     def make_trunk(self) -> Trunk:
         vit = make_vit(self.config)
@@ -44,6 +45,23 @@ class UpgradedViT(ViTAR):
         grid = tokens if isinstance(tokens, Tensor) else torch.stack(list(tokens))
         pooled = self.pooling(torch.cat([prefix, grid.flatten(1, 2)], dim=1))
         return Features(found.tokens, pooled, found.prefix, found.plan)
+
+    def freeze_vit(self, enable: bool = True) -> None:
+        """Leaves merger and head alone to be learned: the old ViT gets no gradient and stays in evaluation."""
+        self.is_vit_frozen = enable
+        for part in self._vit_parts():
+            part.requires_grad_(not enable)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "UpgradedViT":
+        super().train(mode)
+        if self.is_vit_frozen:
+            for part in self._vit_parts():
+                part.eval()
+        return self
+
+    def _vit_parts(self) -> list[nn.Module]:
+        return [self.stem, self.position, self.trunk, self.pooling]
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """A fresh head for `num_classes` classes (0: none). ValueError for another pooling than the ViT's own."""
