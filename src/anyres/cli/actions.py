@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from anyres.ablation.config import AblateConfig
-    from anyres.cli.configs import CostOf, Models, PlanImage, Report, Synthesize
+    from anyres.cli.configs import CostOf, Models, PlanImage, Report, Synthesize, Upgrade
     from anyres.costs.largest_config import LargestSizeConfig
     from anyres.evaluation.evaluate_config import EvaluateConfig
     from anyres.evaluation.sweep_config import SweepConfig
@@ -178,4 +178,17 @@ def demo(options: DemoConfig) -> int:
     from anyres.recipes.demo import demo
 
     print(demo(options).resolve())
+    return 0
+
+
+def upgrade(options: Upgrade) -> int:
+    from anyres.models.upgrade import upgrade
+    from anyres.models.weights.files import save
+    from anyres.models.weights.timm_model import class_names, timm_model
+
+    vit = timm_model(options.source, options.architecture)
+    model = upgrade(vit, options.start)
+    save(options.out, model, name=None, classes=class_names(vit), training_sizes=[model.config.own_size])
+    height, width = model.config.own_size
+    print(f"{options.out}: {model.config.source['architecture']} for any size; its own is {height}x{width} pixels")
     return 0

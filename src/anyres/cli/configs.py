@@ -84,3 +84,19 @@ class Synthesize:
     def __post_init__(self) -> None:
         if self.kind == "dense" and self.classes is not None:
             raise ValueError("classes is given but has no effect on dense, which has classes of its own; leave it out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upgrade:
+    """Make a plain ViT of timm a model for any size, with the answers that it had."""
+
+    source: Positional[Annotated[str, arg(metavar="NAME_OR_FILE")]]
+    """Name of a ViT of timm, such as deit3_small_patch16_224, whose weights timm downloads; or a file of weights
+    (.safetensors, .pth), or a folder with model.safetensors and timm's config.json."""
+    out: Annotated[Path, arg(aliases=["-o"])]
+    """Folder for the model."""
+    architecture: str | None = None
+    """timm's name of the model that a file is of; read from config.json beside it if not given."""
+    start: Literal["resized", "merged"] = "resized"
+    """"resized": at every size the answers on the image resized to the model's own size, until the merger is trained;
+    "merged": a merger that begins as the mean, with the old answers at the model's own size."""

@@ -61,6 +61,7 @@ HEAD_ON_RECORDS = Command(
 
 PREDICT = {
     "ViTAR": Command("Classify images of any mix of sizes.", "anyres.predict.config:ClassifyConfig", "classify"),
+    "UpgradedViT": Command("Classify images of any mix of sizes.", "anyres.predict.config:ClassifyConfig", "classify"),
     "Segmenter": Command("Label every pixel of images.", "anyres.predict.config:SegmentConfig", "segment"),
     "Detector": Command("Find objects in images.", "anyres.predict.config:DetectConfig", "detect"),
 }
@@ -98,6 +99,11 @@ COMMANDS = {
         "Write the features of images of any size, huge ones too, to disk.",
         "anyres.predict.encode_config:EncodeConfig",
         "encode",
+    ),
+    "upgrade": Command(
+        "Make a plain ViT of timm a model for any size, with the answers that it had.",
+        "anyres.cli.configs:Upgrade",
+        "upgrade",
     ),
     "models": Command("List the named models.", "anyres.cli.configs:Models", "models"),
     "cost": Command("Say what one image costs.", "anyres.cli.configs:CostOf", "cost"),

@@ -137,6 +137,7 @@ class Predictor:
 
 _KINDS: dict[str, tuple[type[LookOptions], Callable[..., Looker]]] = {
     "ViTAR": (ClassOptions, Classifier),
+    "UpgradedViT": (ClassOptions, Classifier),
     "Segmenter": (LabelOptions, Labeller),
     "Detector": (ObjectOptions, Finder),
 }

@@ -68,7 +68,7 @@ def load(folder: Path | str, kind: type[nn.Module] | None = None) -> tuple[Any, 
     """
     folder = Path(folder)
     architecture, settings, info = read_record(folder)
-    if kind is not None and architecture.name != kind.__name__:
+    if kind is not None and not issubclass(architecture.model, kind):
         needed = f"needed is a {kind.__name__}; {architecture.advice}"
         raise ValueError(f"{folder} holds a {architecture.name}, {needed}.")
     with torch.device("meta"):
