@@ -1,0 +1,165 @@
+"""transformers: Auto classes, native sizes through the image processor, the stock pipeline, and the Trainer."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from timm.models.vision_transformer import VisionTransformer
+
+import anyres
+
+transformers = pytest.importorskip("transformers")
+ours = pytest.importorskip("anyres.integrations.transformers")
+
+SMALL = {"width": 24, "depth": 2, "heads": 2, "patch_size": 8, "grid": (3, 3)}
+SIZES = [(37, 53), (24, 24), (90, 11), (37, 53), (64, 80)]
+NAMES = ["anyres_tiny_patch16", "vitar_tiny_patch16", "deit_tiny_patch16"]
+
+
+@torch.no_grad()
+def noisy(model):
+    for parameter in model.parameters():
+        parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def make(name="anyres_tiny_patch16"):
+    torch.manual_seed(0)
+    config = ours.AnyresConfig.from_name(name, num_labels=3, **SMALL)
+    return noisy(ours.AnyresForImageClassification(config))
+
+
+def pictures():
+    draw = np.random.default_rng(0)
+    return [Image.fromarray(draw.integers(0, 256, (*size, 3), np.uint8)) for size in SIZES]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    model = make()
+    model.save_pretrained(tmp_path)
+    ours.AnyresImageProcessor.of_model(model.config).save_pretrained(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_mixed_batch_is_one_by_one(name):
+    model = make(name)
+    processor = ours.AnyresImageProcessor.of_model(model.config)
+    batch = processor(pictures(), return_tensors="pt")
+    assert batch["pixel_values"].shape == (5, 3, 90, 80) and batch["image_sizes"].tolist() == [list(s) for s in SIZES]
+    with torch.inference_mode():
+        together = model(**batch).logits
+        alone = torch.cat([model(**processor(each, return_tensors="pt")).logits for each in pictures()])
+        listed = model(**processor(pictures(), do_pad=False)).logits
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(listed, together, atol=1e-5, rtol=1e-5)
+
+
+def test_auto_classes_round_trip(folder):
+    model = make()
+    loaded = transformers.AutoModelForImageClassification.from_pretrained(folder)
+    processor = transformers.AutoImageProcessor.from_pretrained(folder)
+    assert type(loaded) is ours.AnyresForImageClassification and type(processor) is ours.AnyresImageProcessor
+    assert loaded.state_dict().keys() == model.state_dict().keys()
+    assert all(torch.equal(value, loaded.state_dict()[key]) for key, value in model.state_dict().items())
+    base = transformers.AutoModel.from_pretrained(folder)
+    batch = processor(pictures()[:2], return_tensors="pt")
+    with torch.inference_mode():
+        assert torch.equal(loaded(**batch).logits, model(**batch).logits)
+        torch.testing.assert_close(base(**batch).pooler_output, model.anyres(**batch).pooler_output)
+    other = transformers.AutoModelForImageClassification.from_pretrained(
+        folder, num_labels=5, ignore_mismatched_sizes=True
+    )
+    assert other.classifier.weight.shape == (5, 24) and 0 < other.classifier.weight.std() < 0.05
+    merger, kept = (each.anyres.vit.merger.state_dict() for each in (model, other))
+    assert all(torch.equal(value, kept[key]) for key, value in merger.items())
+
+
+def test_our_initialisation_survives():
+    config = ours.AnyresConfig.from_name("anyres_tiny_patch16", start="mean", **SMALL)
+    model = ours.AnyresForImageClassification(config)
+    zeros = [name for name, value in model.anyres.vit.merger.named_parameters() if not value.any()]
+    assert {"block.proj.weight", "block.mlp.fc2.weight"} <= set(zeros)
+
+
+def test_models_of_ours_become_theirs(tmp_path):
+    model = noisy(anyres.create_model("vitar_tiny_patch16", num_classes=3, **SMALL))
+    made = ours.from_anyres(model, ["cat", "dog", "owl"])
+    upgraded = noisy(anyres.upgrade(VisionTransformer(img_size=24, patch_size=8, embed_dim=32, depth=2, num_heads=2)))
+    for mine, theirs in ((model, made), (upgraded, ours.from_anyres(upgraded))):
+        theirs.save_pretrained(tmp_path)
+        loaded = transformers.AutoModelForImageClassification.from_pretrained(tmp_path)
+        batch = torch.randn(2, 3, 50, 41)
+        with torch.inference_mode():
+            assert torch.equal(loaded(batch).logits, mine(batch))
+    assert made.config.id2label == {0: "cat", 1: "dog", 2: "owl"}
+    with pytest.raises(ValueError, match="has 3 outputs and 2 names; allowed: a name for each"):
+        ours.from_anyres(model, ["cat", "dog"])
+
+
+@pytest.mark.parametrize("options", [{}, {"batch_size": 4}])
+def test_the_stock_pipeline_takes_native_sizes(folder, options):
+    processor = transformers.AutoImageProcessor.from_pretrained(folder, do_pad=False)
+    model = transformers.AutoModelForImageClassification.from_pretrained(folder)
+    classify = transformers.pipeline("image-classification", model=model, image_processor=processor, **options)
+    found = classify(pictures(), top_k=3)
+    with torch.inference_mode():
+        expected = [model(**processor(each)).logits.softmax(1)[0] for each in pictures()]
+    for answers, probabilities in zip(found, expected, strict=True):
+        scores = {answer["label"]: answer["score"] for answer in answers}
+        for index, value in enumerate(probabilities.tolist()):
+            assert scores[model.config.id2label[index]] == pytest.approx(value, abs=1e-5)
+
+
+class Folder(torch.utils.data.Dataset):
+    """Pictures of two colours at native sizes, as a data set of `Trainer`."""
+
+    def __init__(self, processor):
+        draw = np.random.default_rng(1)
+        self.processor, self.labels = processor, [index % 2 for index in range(12)]
+        self.images = [
+            Image.fromarray((100 * label + draw.integers(0, 100, (*size, 3))).astype("uint8"))
+            for label, size in zip(self.labels, SIZES * 3, strict=False)
+        ]
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, index):
+        return {"image": self.images[index], "labels": self.labels[index]}
+
+
+def test_the_trainer_learns_as_one_by_one(tmp_path):
+    def trained(batch_size, accumulated):
+        torch.manual_seed(0)
+        model = make()
+        processor = ours.AnyresImageProcessor.of_model(model.config)
+        arguments = transformers.TrainingArguments(
+            output_dir=tmp_path, max_steps=3, per_device_train_batch_size=batch_size, learning_rate=1e-3, report_to=[],
+            gradient_accumulation_steps=accumulated, remove_unused_columns=False, save_strategy="no", use_cpu=True,
+            seed=3, disable_tqdm=True, logging_steps=1,
+        )  # fmt: skip
+        trainer = transformers.Trainer(
+            model, arguments, train_dataset=Folder(processor), processing_class=processor,
+            data_collator=ours.collate(processor),
+        )  # fmt: skip
+        trainer.train()
+        return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry], model.state_dict()
+
+    (losses, together), (others, alone) = trained(4, 1), trained(1, 4)
+    assert losses == pytest.approx(others, abs=1e-4) and len(losses) == 3 and losses[-1] != losses[0]
+    for key, value in together.items():
+        torch.testing.assert_close(value, alone[key], atol=2e-4, rtol=1e-3)
+
+
+def test_what_does_not_fit_is_refused():
+    model, processor = make(), ours.AnyresImageProcessor()
+    batch = torch.randn(2, 3, 20, 30)
+    for sizes in ([[20, 31], [20, 30]], [[20, 30]], [[0, 30], [20, 30]]):
+        with pytest.raises(ValueError, match="at most 20x30"):
+            model(batch, image_sizes=torch.tensor(sizes))
+    with pytest.raises(ValueError, match="image 1 is 0x5 pixels"):
+        processor([torch.zeros(3, 4, 4, dtype=torch.uint8), torch.zeros(3, 0, 5, dtype=torch.uint8)])
+    with pytest.raises(ValueError, match="architecture is 'Detector'; allowed: ViTAR, UpgradedViT"):
+        ours.AnyresConfig(architecture="Detector")
