@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import cast
 
 from tqdm import tqdm
 
+from anyres.models.architectures import UPGRADED
+from anyres.models.upgraded_config import UpgradedConfig
 from anyres.models.vitar import ViTAR
 from anyres.models.weights.compare import options, told
-from anyres.models.weights.initial import Initial, initial_digest, read_initial
+from anyres.models.weights.initial import Initial, initial_digest, read_initial, read_settings
+from anyres.models.weights.record import CONFIG, make_config, read_record
 from anyres.training import checkpoint
 from anyres.training.backbone_config import BackboneRunConfig
 
@@ -45,6 +49,26 @@ def start_from(config: BackboneRunConfig, model: ViTAR, *, is_backbone: bool = F
     model.load_state_dict(found.weights, strict=False)  # what starts fresh is not among them
     starting, above = ("Backbone starting", "heads") if is_backbone else ("Starting", "head")
     tqdm.write(_described(init, found, starting, above), file=sys.stderr)
+
+
+def upgraded_settings(config: BackboneRunConfig) -> UpgradedConfig | None:
+    """The configuration of the upgraded ViT that a run starts from; None if it starts from anything else.
+
+    ValueError for options of a model, which then is that of init.
+    """
+    init = config.init
+    if init is None or read_settings(init / CONFIG).get("architecture") != UPGRADED.name:
+        return None
+    if config.model_options:
+        raise ValueError(
+            f"model_options are {dict(config.model_options)} but have no effect, because the model is that of {init}; "
+            "leave them out"
+        )
+    architecture, settings, _ = read_record(init)
+    found: UpgradedConfig = make_config(architecture, settings, init)
+    if found.full_levels is not None:
+        return found
+    return cast(UpgradedConfig, config.with_levels_of_training(found, config.parsed_sizes()))
 
 
 def _refuse_probe(init: Path, found: Initial) -> None:

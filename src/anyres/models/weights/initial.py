@@ -20,7 +20,6 @@ from anyres.layers.region import Region
 from anyres.layers.sincos import SinCosPosition
 from anyres.models.architectures import ARCHITECTURES, architecture_of, backbone_of
 from anyres.models.config import ViTARConfig
-from anyres.models.vitar import ViTAR
 from anyres.models.weights.compare import TABLES, Differing, differing_settings, options, told, unequal
 from anyres.models.weights.files import load, model_digest
 from anyres.models.weights.foreign import WeightSource, convert
@@ -96,7 +95,8 @@ def read_initial(
     given = found.weights | position
     spare_table = [] if position or config.position == "sincos" or found.table is None else ["position"]
     with torch.device("meta"):
-        wanted = {k: v.shape for k, v in ViTAR(replace(config, num_classes=0)).state_dict().items()}
+        model = architecture_of(config).model(replace(config, num_classes=0))
+    wanted = {k: v.shape for k, v in model.state_dict().items()}
     weights = {name: value for name, value in given.items() if name in wanted}
     for name, value in weights.items():
         if value.shape != wanted[name]:
@@ -131,7 +131,7 @@ def _file_of(source: Path) -> Path:
 
 def _read(source: Path, config: ViTARConfig, key: str | None, *, is_chosen: bool) -> WeightSource:
     file = _file_of(source)
-    record = _settings(source / CONFIG) if source.is_dir() else {}
+    record = read_settings(source / CONFIG) if source.is_dir() else {}
     if record.get("architecture") in ARCHITECTURES:
         if key is not None:
             raise ValueError(
@@ -141,7 +141,7 @@ def _read(source: Path, config: ViTARConfig, key: str | None, *, is_chosen: bool
     tensors = read_tensors(file, key)
     if any(re.match(r"((backbone|encoder)\.)*stem\.", name) for name in tensors.by_name):
         raise ValueError(f"{source} is the weights of a run without their {CONFIG}; give the folder that holds both")
-    beside = record if source.is_dir() else _settings(source.parent / CONFIG)
+    beside = record if source.is_dir() else read_settings(source.parent / CONFIG)
     notes = notes_of(beside | metadata_of(file), config.grid, is_chosen=is_chosen)
     facts = {"heads": record["num_attention_heads"]} if "num_attention_heads" in record else {}
     found = convert(tensors.by_name, source, notes, facts)
@@ -149,7 +149,7 @@ def _read(source: Path, config: ViTARConfig, key: str | None, *, is_chosen: bool
     return replace(found, left_out=left_out, place=tensors.place)
 
 
-def _settings(path: Path) -> dict[str, Any]:
+def read_settings(path: Path) -> dict[str, Any]:
     """What a config.json says, ours or another library's; nothing if there is none."""
     if not path.is_file():
         return {}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from anyres.data.augment import TrainAugment
 from anyres.data.schedule import EverySize, ResolutionSchedule
+from anyres.errors import check_choice
 from anyres.models.architectures import VITAR
 from anyres.models.config import ViTARConfig
 from anyres.models.presets import AUTOENCODERS, CLASSIFIERS
@@ -45,6 +46,8 @@ class TrainConfig(BackboneRunConfig):
     init: Operational[Path | None] = None
     """Start from these weights instead of random ones, with a fresh head: folder of a run of `anyres pretrain` or
     `anyres train`, or a ViT or MAE of timm or transformers (.safetensors, .pth)."""
+    train: Literal["all", "adapter"] = "all"
+    """"adapter": where init is what `anyres upgrade` wrote, merger and head alone; the old ViT stays as it is."""
     linear_probe: bool = False
     """Leave everything of init as it is and train a head on its features."""
     label_share: float = 1.0
@@ -100,6 +103,12 @@ class TrainConfig(BackboneRunConfig):
     def check(self) -> None:
         super().check()
         check_numbers(self, _NUMBERS)
+        check_choice("train", self.train, ("all", "adapter"))
+        if self.train == "adapter" and (self.init is None or self.linear_probe):
+            raise ValueError(
+                'train is "adapter", which is what `anyres upgrade` put before an old ViT; allowed: init, the folder '
+                "that it wrote, and no linear_probe"
+            )
         if self.is_mixing() and self.batch_size % 2:
             raise ValueError(
                 f"batch_size is {self.batch_size}, but mixup and cutmix mix pairs and need an even number; "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +17,14 @@ from anyres.data.folder import ImageFolder
 from anyres.data.transforms import eval_transform
 from anyres.models.features import Features
 from anyres.models.modes import evaluating
+from anyres.models.upgraded import UpgradedViT
 from anyres.models.vitar import ViTAR
 from anyres.models.weights.files import save
 from anyres.seeds import key, seeded
 from anyres.sizes import Size
 from anyres.training.classification.consistency import replica_loss
 from anyres.training.classification.mixing import make_mixup
-from anyres.training.finetune import identity_of_init, start_from
+from anyres.training.finetune import identity_of_init, start_from, upgraded_settings
 from anyres.training.image_task import training_stream, validation_batches
 from anyres.training.run_checks import refuse_validation
 
@@ -66,13 +67,25 @@ class ClassificationTask:
                 f"{self.folder.root} has the one class {self.folder.classes[0]!r}; at least 2 class folders are needed"
             )
         with seeded(key(config.seed, _INIT)):
-            self.model = ViTAR(config.model_settings(len(self.folder.classes)))
+            self.model = self._make_model()
         start_from(config, self.model, is_probe=config.linear_probe)
         if config.linear_probe:
             self.model.freeze_features()
         self.mix = make_mixup(config, len(self.folder.classes))
         self.criterion = SoftTargetCrossEntropy()
         self.stream = training_stream(config, self.folder, self.model.config)
+
+    def _make_model(self) -> ViTAR:
+        """The model of the name, or that of init where it is an upgraded ViT."""
+        config, classes = self.config, len(self.folder.classes)
+        upgraded = upgraded_settings(config)
+        if upgraded is None:
+            if config.train == "adapter":
+                raise ValueError(f'train is "adapter", but {config.init} is nothing that `anyres upgrade` wrote')
+            return ViTAR(config.model_settings(classes))
+        model = UpgradedViT(replace(upgraded, num_classes=classes))
+        model.freeze_vit(config.train == "adapter")
+        return model
 
     def identity(self) -> dict[str, Any]:
         """Classes and digests of the training files' names and of the weights that it starts from, if any: others under
@@ -148,7 +161,7 @@ class ClassificationTask:
         save(
             folder,
             model,
-            name=self.config.model,
+            name=None if isinstance(model, UpgradedViT) else self.config.model,
             classes=self.folder.classes,
             training_sizes=self.config.parsed_sizes(),
             extra=extra,
