@@ -163,3 +163,55 @@ def test_what_does_not_fit_is_refused():
         processor([torch.zeros(3, 4, 4, dtype=torch.uint8), torch.zeros(3, 0, 5, dtype=torch.uint8)])
     with pytest.raises(ValueError, match="architecture is 'Detector'; allowed: ViTAR, UpgradedViT"):
         ours.AnyresConfig(architecture="Detector")
+
+
+DENSE = {**SMALL, "cells": "2x2", "depth": 3}
+
+
+@pytest.mark.parametrize("name", ["anyres_tiny_patch16", "vitar_tiny_patch16"])
+def test_a_backbone_gives_the_maps_of_ours(name):
+    config = ours.AnyresConfig.from_name(name, out_indices=[0, 1, 3], **DENSE)
+    backbone = noisy(transformers.AutoBackbone.from_config(config))
+    mine = anyres.create_model(name, num_classes=0, **DENSE).eval()
+    mine.load_state_dict(backbone.anyres.vit.state_dict())
+    assert backbone.channels == [24] * 3 and backbone.out_features == ["stem", "stage1", "stage3"]
+    batch = torch.randn(2, 3, 61, 80)
+    with torch.inference_mode():
+        maps = backbone(batch).feature_maps
+        expected = mine.forward_intermediates(batch, [0, 2], intermediates_only=True)
+        assert torch.equal(maps[0], mine.grid_tokens(batch).permute(0, 3, 1, 2))
+        assert all(map(torch.equal, maps[1:], expected)) and maps[1].shape == (2, 24, 4, 5)
+    with pytest.raises(ValueError, match='allowed in a backbone: cells="1x1" or "2x2"'):
+        ours.AnyresBackbone(ours.AnyresConfig.from_name(name, **SMALL))
+
+
+def test_a_segmenter_of_transformers_takes_our_backbone():
+    backbone = ours.AnyresConfig.from_name("anyres_tiny_patch16", out_indices=[1, 2, 3], **DENSE)
+    config = transformers.UperNetConfig(
+        backbone_config=backbone, num_labels=4, hidden_size=16, pool_scales=[1, 2], use_auxiliary_head=False
+    )
+    model = transformers.UperNetForSemanticSegmentation(config)
+    batch = {"pixel_values": torch.randn(2, 3, 64, 96), "labels": torch.randint(4, (2, 64, 96))}
+    loss = model.train()(**batch).loss
+    loss.backward()
+    assert loss.isfinite() and model.backbone.anyres.vit.merger.block.q.weight.grad.any()
+    with torch.inference_mode():
+        for size in ((64, 96), (80, 48)):
+            assert model.eval()(torch.randn(1, 3, *size)).logits.shape == (1, 4, *size)
+
+
+def test_a_detector_of_transformers_takes_our_backbone():
+    backbone = ours.AnyresConfig.from_name("vitar_tiny_patch16", out_indices=[3], **DENSE)
+    config = transformers.DetrConfig(
+        backbone_config=backbone, use_timm_backbone=False, num_labels=3, d_model=16, encoder_layers=1, decoder_layers=1,
+        encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, num_queries=5,
+    )  # fmt: skip
+    model = transformers.DetrForObjectDetection(config)
+    target = {"class_labels": torch.tensor([1]), "boxes": torch.tensor([[0.5, 0.5, 0.2, 0.3]])}
+    batch = torch.randn(2, 3, 64, 96)
+    loss = model.train()(pixel_values=batch, pixel_mask=torch.ones(2, 64, 96), labels=[target, target]).loss
+    loss.backward()
+    assert loss.isfinite()
+    with torch.inference_mode():
+        for size in ((64, 96), (80, 48)):
+            assert model.eval()(torch.randn(1, 3, *size)).pred_boxes.shape == (1, 5, 4)

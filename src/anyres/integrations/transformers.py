@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import (
+    AutoBackbone,
     AutoConfig,
     AutoImageProcessor,
     AutoModel,
@@ -32,8 +33,9 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
+from transformers.backbone_utils import BackboneConfigMixin, BackboneMixin
 from transformers.image_processing_backends import TorchvisionBackend
-from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
+from transformers.modeling_outputs import BackboneOutput, BaseModelOutputWithPooling, ImageClassifierOutput
 
 from anyres.models.architectures import ARCHITECTURES, architecture_of, get_config
 from anyres.models.config import ViTARConfig
@@ -43,29 +45,44 @@ from anyres.models.weights.record import make_config
 Pixels = Tensor | Sequence[Any]
 
 
-class AnyresConfig(PreTrainedConfig):
-    """Configuration of a classifier of ours.
+class AnyresConfig(BackboneConfigMixin, PreTrainedConfig):
+    """Configuration of a model of ours.
 
     Args:
         settings: fields of its `ViTARConfig` (or `UpgradedConfig`); None for those of a default model.
         architecture: "ViTAR", or "UpgradedViT" for what `anyres.upgrade` made.
+        out_features, out_indices: of a backbone: which of the stages "stem" (merged tokens), "stage1", ... (blocks).
     """
 
     model_type = "anyres"
 
-    def __init__(self, settings: Mapping[str, Any] | None = None, architecture: str = "ViTAR", **options: Any) -> None:
+    def __init__(
+        self,
+        settings: Mapping[str, Any] | None = None,
+        architecture: str = "ViTAR",
+        out_features: Sequence[str] | None = None,
+        out_indices: Sequence[int] | None = None,
+        **options: Any,
+    ) -> None:
         given = asdict(get_config("anyres_small_patch16")) if settings is None else dict(settings)
         self.settings, self.architecture = {**given, "num_classes": 0}, architecture
         backbone = self.model_config()
         self.hidden_size, self.num_hidden_layers = backbone.width, backbone.depth
         self.num_attention_heads, self.patch_size = backbone.heads, backbone.patch_size
         self.num_channels = backbone.in_channels
+        self.stage_names = ["stem", *(f"stage{number}" for number in range(1, backbone.depth + 1))]
+        self.set_output_features_output_indices(
+            out_features=None if out_features is None else list(out_features),
+            out_indices=None if out_indices is None else list(out_indices),
+        )
         super().__init__(**options)
 
     @classmethod
-    def from_name(cls, name: str, num_labels: int = 2, **overrides: Any) -> "AnyresConfig":
+    def from_name(
+        cls, name: str, num_labels: int = 2, out_indices: Sequence[int] | None = None, **overrides: Any
+    ) -> "AnyresConfig":
         """That of a named model, with fields of `ViTARConfig` replaced."""
-        return cls(asdict(get_config(name, **overrides)), num_labels=num_labels)
+        return cls(asdict(get_config(name, **overrides)), num_labels=num_labels, out_indices=out_indices)
 
     def model_config(self) -> ViTARConfig:
         """Of the model without a classifier."""
@@ -139,6 +156,36 @@ class AnyresForImageClassification(_AnyresModel):
         logits = self.classifier(self.anyres(pixel_values, image_sizes).pooler_output)
         loss = None if labels is None else F.cross_entropy(logits, labels)
         return ImageClassifierOutput(loss=loss, logits=logits)
+
+
+class AnyresBackbone(BackboneMixin, _AnyresModel):
+    """Feature maps (B, D, rows, cols) of some blocks, for detectors and segmenters of transformers.
+
+    ValueError unless the final grid has the image's shape: cells of 1x1 or 2x2 patches, or no merger.
+    """
+
+    has_attentions = False
+
+    def __init__(self, config: AnyresConfig) -> None:
+        super().__init__(config)
+        settings = config.model_config()
+        if not settings.keeps_shape:
+            raise ValueError(
+                f"cells are {settings.cells!r}, so that maps would have no constant stride; allowed in a backbone: "
+                'cells="1x1" or "2x2".'
+            )
+        self.anyres = AnyresModel(config)
+        self.num_features = [config.hidden_size] * len(config.stage_names)
+        self.post_init()
+
+    def forward(self, pixel_values: Tensor, **_: Any) -> BackboneOutput:  # type: ignore[override]
+        """`feature_maps`, one for each of the config's `out_features`."""
+        vit = self.anyres.vit
+        tokens, _plan = vit.merge(pixel_values)
+        blocks = [index - 1 for index in self.out_indices if index]
+        pairs = vit.trunk.forward_intermediates(tokens, blocks, max(blocks, default=-1))[1]
+        maps = [tokens] * (0 in self.out_indices) + [grid for grid, _ in pairs]
+        return BackboneOutput(feature_maps=tuple(each.permute(0, 3, 1, 2).contiguous() for each in maps))
 
 
 def from_anyres(model: ViTAR, classes: Sequence[str] = ()) -> AnyresForImageClassification:
@@ -244,5 +291,6 @@ def collate(processor: AnyresImageProcessor) -> Callable[[Sequence[Mapping[str, 
 
 AutoConfig.register("anyres", AnyresConfig, exist_ok=True)
 AutoModel.register(AnyresConfig, AnyresModel, exist_ok=True)
+AutoBackbone.register(AnyresConfig, AnyresBackbone, exist_ok=True)
 AutoModelForImageClassification.register(AnyresConfig, AnyresForImageClassification, exist_ok=True)
 AutoImageProcessor.register(AnyresConfig, image_processor_classes={"torchvision": AnyresImageProcessor}, exist_ok=True)
