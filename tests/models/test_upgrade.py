@@ -227,3 +227,29 @@ def test_a_classifier_of_transformers_keeps_its_head():
     odd = transformers.ViTModel(transformers.ViTConfig(**THEIRS, hidden_act="gelu_new"))
     with pytest.raises(ValueError, match="its activation is gelu_new; allowed: gelu, quick_gelu"):
         anyres.upgrade(odd)
+
+
+@pytest.mark.parametrize("size", [(24, 24), (20, 23), (9, 9), (95, 61), (130, 24)])
+def test_the_filter_of_the_old_preprocessing(size):
+    vit = make("clip")
+    model = anyres.upgrade(vit, base_filter="bicubic")
+    batch = noise(*size)
+    with torch.inference_mode():
+        own = F.interpolate(batch, (24, 24), mode="bicubic", antialias=True)
+        torch.testing.assert_close(model(batch), vit(own), atol=1e-5, rtol=1e-5)
+        trained = noisy(model)
+        assert torch.equal(trained([batch[0], batch[1]]), trained(batch))
+        if size == (95, 61):  # detail comes from the image itself
+            assert not torch.allclose(trained(batch), trained(own), atol=1e-3)
+
+
+def test_a_filter_of_the_whole_image_has_no_pieces():
+    model = anyres.upgrade(make("deit"), base_filter="bicubic")
+    with pytest.raises(ValueError, match='base_filter is "bicubic", .*; allowed for streams and pieces: "area"'):
+        anyres.stream(model, np.zeros((64, 64, 3), np.uint8), progress=False)
+    with torch.inference_mode():
+        assert model(torch.zeros(1, 3, 700, 900)).shape == (1, 5)
+    with pytest.raises(ValueError, match="base_filter='bicubic' has no effect because there is no base"):
+        anyres.upgrade(make("deit"), start="merged", base_filter="bicubic")
+    with pytest.raises(ValueError, match="unknown base_filter 'box'. Allowed: area, bicubic"):
+        anyres.upgrade(make("deit"), base_filter="box")

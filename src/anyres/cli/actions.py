@@ -187,7 +187,7 @@ def upgrade(options: Upgrade) -> int:
     from anyres.models.weights.timm_model import class_names, timm_model
 
     vit = timm_model(options.source, options.architecture)
-    model = upgrade(vit, options.start)
+    model = upgrade(vit, options.start, base_filter=options.base_filter)
     save(options.out, model, name=None, classes=class_names(vit), training_sizes=[model.config.own_size])
     height, width = model.config.own_size
     print(f"{options.out}: {model.config.source['architecture']} for any size; its own is {height}x{width} pixels")

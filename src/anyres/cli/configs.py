@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from anyres.costs.convention import Convention
+from anyres.models.upgraded_config import BaseFilter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,3 +101,6 @@ class Upgrade:
     start: Literal["resized", "merged"] = "resized"
     """"resized": at every size the answers on the image resized to the model's own size, until the merger is trained;
     "merged": a merger that begins as the mean, with the old answers at the model's own size."""
+    base_filter: BaseFilter = "area"
+    """How images are resized to the model's own size. "area": means; "bicubic": as most ViTs had theirs, but images are
+    not merged in pieces then, so that huge ones need memory."""

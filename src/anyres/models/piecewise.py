@@ -24,6 +24,8 @@ def exceeds_a_piece(config: ViTARConfig, batch: int, grid: Grid, positions: int)
 
 def is_merged_in_pieces(model: "ViTAR", images: Tensor, grid: Grid) -> bool:
     """Whether images (B, C, H, W) of this grid of patches go through a model piece by piece."""
+    if not model.has_pieces:
+        return False
     if _recomputes(model):
         return True
     if model.training or torch.is_grad_enabled() or torch.compiler.is_compiling():  # pieces would have to be kept
@@ -57,6 +59,10 @@ def make_pieces(
     if model.merger is None:
         raise ValueError(
             f'merger is "none", so nothing makes {height}x{width} pixels fit; allowed: a model with a merger.'
+        )
+    if not model.has_pieces:
+        raise ValueError(
+            'base_filter is "bicubic", which looks at the whole image; allowed for streams and pieces: "area".'
         )
     if positions is None:
         positions = max(piece_positions(model.config.width, model.stem.proj.weight) // batch, 1)

@@ -30,7 +30,8 @@ def upgrade(vit: nn.Module | str, start: UpgradeStart = "resized", **options: An
         start: "resized": at *every* size the answers are those of the old model on the image resized to its own size,
             and training the merger can only add detail. "merged": the old embedding at full resolution, and a merger
             that begins as the mean of a cell; the answers are the old ones at the model's own size.
-        options: fields of `ViTARConfig`, such as full_levels=2, or drop_path_rate, which is 0 whatever it was.
+        options: base_filter="bicubic" (see `UpgradedConfig`), and fields of `ViTARConfig`, such as full_levels=2, or
+            drop_path_rate, which is 0 whatever it was.
 
     Returns:
         A model in evaluation mode, on the CPU. Its own size is the old grid times the patch (`config.own_size`); where

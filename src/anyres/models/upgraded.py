@@ -13,11 +13,13 @@ from typing import Any
 
 import timm.layers
 import torch
+import torch.nn.functional as F
 from timm.models import checkpoint, vision_transformer as timm_vit
 from torch import Tensor, nn
 
 from anyres.layers.merge_plan import MergePlan
 from anyres.layers.places import Places
+from anyres.models.bases import embed
 from anyres.models.features import Features
 from anyres.models.trunk import Trunk
 from anyres.models.upgraded_config import UpgradedConfig
@@ -38,6 +40,20 @@ class UpgradedViT(ViTAR):
         vit = make_vit(self.config)
         self.pooling = Pooling(vit)
         return UpgradedTrunk(vit)
+
+    @property
+    def has_pieces(self) -> bool:
+        return self.config.base_filter == "area"
+
+    def _patches(self, images: Tensor, jitter_keys: Tensor | None) -> tuple[Tensor, MergePlan, list[Tensor]]:
+        tokens, plan, bases = super()._patches(images, jitter_keys)
+        if self.config.base_filter == "bicubic":
+            own = F.interpolate(images, self.config.own_size, mode="bicubic", antialias=True)
+            base = embed(self, own, jitter_keys)
+            bases = [
+                base if level.output_grid == plan.grid else each for level, each in zip(plan.levels, bases, strict=True)
+            ]
+        return tokens, plan, bases
 
     def features_of(self, tokens: Any, prefix: Tensor, plan: MergePlan | Sequence[MergePlan]) -> Features:
         """The same for one batch of grid tokens or a list of them, whose grids are all alike."""

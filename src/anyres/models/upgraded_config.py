@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
+from anyres.errors import check_choice
 from anyres.models.config import ViTARConfig
+
+BaseFilter = Literal["area", "bicubic"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,6 +18,19 @@ class UpgradedConfig(ViTARConfig):
     """Arguments of timm's `VisionTransformer` beyond the fields of a `ViTARConfig`; classes by their names."""
     source: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """Where it comes from, as far as timm knows: architecture, and input size, interpolation and crop of its data."""
+
+    base_filter: BaseFilter = "area"
+    """How the image is resized to the ViT's own size for the base of the final cells. "area": means, as everywhere in
+    the pyramid. "bicubic": bicubic with antialiasing, as most ViTs had their images; then nothing merges in pieces."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("base_filter", self.base_filter, get_args(BaseFilter))
+        if self.base_filter != "area" and self.merger != "pyramid":
+            raise ValueError(
+                f"base_filter={self.base_filter!r} has no effect because there is no base; leave it out, or give "
+                'start="resized".'
+            )
 
     @property
     def own_size(self) -> tuple[int, int]:

@@ -151,6 +151,11 @@ class ViTAR(nn.Module):
         """
         return covered(self.config, height, width)
 
+    @property
+    def has_pieces(self) -> bool:
+        """Whether images can be embedded and merged piece by piece."""
+        return self.merger is not None
+
     def training_plan(self, height: int, width: int) -> MergePlan:
         """`plan`, in training with random extra passes if the model is to have them."""
         plan, most = self.plan(height, width), self.config.extra_passes
