@@ -2,7 +2,6 @@
 
 from typing import Any, Literal, get_args
 
-import timm
 import torch
 from timm import layers as timm_layers
 from timm.models import vision_transformer as timm_vit
@@ -12,6 +11,7 @@ from anyres.errors import check_choice
 from anyres.models.from_transformers import as_timm, is_of_transformers
 from anyres.models.upgraded import UpgradedViT
 from anyres.models.upgraded_config import UpgradedConfig
+from anyres.models.weights.timm_model import timm_model
 
 UpgradeStart = Literal["resized", "merged"]
 _MERGERS = {"resized": "pyramid", "merged": "grid_attention"}
@@ -38,12 +38,12 @@ def upgrade(vit: nn.Module | str, start: UpgradeStart = "resized", **options: An
         the old input size is no multiple of the patch, as SigLIP's 384 with patches of 14, what is left over is cut.
 
     Raises:
-        ValueError: what is no plain ViT, with the reason; an upgrade that would not answer as the old model does.
-        RuntimeError: a name without published weights, or without a network to get them.
+        ValueError: what is no plain ViT, with the reason; a name whose weights cannot be fetched; an upgrade that would
+            not answer as the old model does.
     """
     check_choice("start", start, get_args(UpgradeStart))
     if isinstance(vit, str):
-        vit = timm.create_model(vit, pretrained=True)
+        vit = timm_model(vit)
     if is_of_transformers(vit):
         vit = as_timm(vit)
     config = describe(vit, merger=_MERGERS[start], **options)
