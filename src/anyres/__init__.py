@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from anyres.models.vitar import ViTAR as ViTAR
     from anyres.models.weights.adapter import load_adapter as load_adapter, save_adapter as save_adapter
     from anyres.models.weights.files import load as load, save as save
+    from anyres.models.weights.load_timm import load_timm as load_timm
     from anyres.predict.predictor import Predictor as Predictor
     from anyres.streaming.stream import bright_background as bright_background, stream as stream
 else:
@@ -33,6 +34,7 @@ else:
             "anyres.models.vitar": ("ViTAR",),
             "anyres.models.weights.adapter": ("load_adapter", "save_adapter"),
             "anyres.models.weights.files": ("load", "save"),
+            "anyres.models.weights.load_timm": ("load_timm",),
             "anyres.predict.predictor": ("Predictor",),
             "anyres.streaming.stream": ("bright_background", "stream"),
         },

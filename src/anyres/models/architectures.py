@@ -191,15 +191,18 @@ def get_config(name: str, **overrides: Any) -> Any:
 
 
 @overload
-def create_model(name: AutoencoderName, **overrides: Any) -> "MaskedAutoencoder": ...
+def create_model(name: AutoencoderName, *, weights: None = None, **overrides: Any) -> "MaskedAutoencoder": ...
 @overload
-def create_model(name: SegmenterName, **overrides: Any) -> "Segmenter": ...
+def create_model(name: SegmenterName, *, weights: None = None, **overrides: Any) -> "Segmenter": ...
 @overload
-def create_model(name: DetectorName, **overrides: Any) -> "Detector": ...
+def create_model(name: DetectorName, *, weights: None = None, **overrides: Any) -> "Detector": ...
 @overload
-def create_model(name: str, **overrides: Any) -> "ViTAR": ...
-def create_model(name: str, **overrides: Any) -> Any:
+def create_model(name: str, *, weights: Any = None, **overrides: Any) -> "ViTAR": ...
+def create_model(name: str, *, weights: Any = None, **overrides: Any) -> Any:
     """A freshly initialised model by name, of which "_patch16" may be left out.
+
+    With `weights`, a ViT of timm, its state dict or a file of it, a classifier starts from what it shares with that:
+    a DeiT from all of it (see `anyres.load_timm`).
 
     Overrides are fields of `ViTARConfig`, and for `mae_*`, `upernet_*`, `unmerge_*` and `mask_rcnn_*` those of
     `MAEConfig`, `SegmenterConfig` and `DetectorConfig` too.
@@ -213,7 +216,14 @@ def create_model(name: str, **overrides: Any) -> Any:
     names = list_models()
     name = next((each for each in (name, f"{name}_patch16") if each in names), name)
     architecture = _architecture_named(name)
-    return architecture.model(architecture.get_config(name, **overrides))
+    if weights is not None and architecture is not VITAR:
+        raise ValueError(f"weights are for classifiers, and {name} is none; use anyres train or pretrain with init.")
+    model = architecture.model(architecture.get_config(name, **overrides))
+    if weights is not None:
+        from anyres.models.weights.load_timm import load_timm
+
+        load_timm(model, weights)
+    return model
 
 
 def _architecture_named(name: str) -> Architecture[Any]:
