@@ -153,6 +153,27 @@ def test_the_trainer_learns_as_one_by_one(tmp_path):
         torch.testing.assert_close(value, alone[key], atol=2e-4, rtol=1e-3)
 
 
+def test_a_resizing_processor_and_a_grey_model():
+    processor = ours.AnyresImageProcessor(do_resize=True, size={"height": 30, "width": 20})
+    assert processor(pictures(), return_tensors="pt")["pixel_values"].shape == (5, 3, 30, 20)
+    model = ours.AnyresForImageClassification(ours.AnyresConfig.from_name("vitar_tiny_patch16", in_channels=1, **SMALL))
+    processor = ours.AnyresImageProcessor.of_model(model.config)
+    assert model(**processor(pictures()[0].convert("L"), return_tensors="pt")).logits.shape == (1, 2)
+
+
+def test_checkpointing_changes_nothing():
+    model, batch = make(), {"pixel_values": torch.randn(2, 3, 50, 41), "labels": torch.tensor([0, 2])}
+    gradients = []
+    for enable in (model.gradient_checkpointing_disable, model.gradient_checkpointing_enable):
+        enable()
+        model.zero_grad()
+        model(**batch).loss.backward()
+        gradients.append([value.grad.clone() for value in model.parameters()])
+    assert model.anyres.vit.trunk.grad_checkpointing
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_what_does_not_fit_is_refused():
     model, processor = make(), ours.AnyresImageProcessor()
     batch = torch.randn(2, 3, 20, 30)
@@ -161,6 +182,11 @@ def test_what_does_not_fit_is_refused():
             model(batch, image_sizes=torch.tensor(sizes))
     with pytest.raises(ValueError, match="image 1 is 0x5 pixels"):
         processor([torch.zeros(3, 4, 4, dtype=torch.uint8), torch.zeros(3, 0, 5, dtype=torch.uint8)])
+    with pytest.raises(ValueError, match="there are no images"):
+        processor([])
+    model.config.problem_type = "multi_label_classification"
+    with pytest.raises(ValueError, match="allowed: single_label_classification"):
+        model(batch, labels=torch.tensor([0, 1]))
     with pytest.raises(ValueError, match="architecture is 'Detector'; allowed: ViTAR, UpgradedViT"):
         ours.AnyresConfig(architecture="Detector")
 
@@ -174,6 +200,8 @@ def test_a_backbone_gives_the_maps_of_ours(name):
     backbone = noisy(transformers.AutoBackbone.from_config(config))
     mine = anyres.create_model(name, num_classes=0, **DENSE).eval()
     mine.load_state_dict(backbone.anyres.vit.state_dict())
+    last = ours.AnyresBackbone(ours.AnyresConfig.from_name(name, out_indices=[0, -1], **DENSE))
+    assert [each.shape[1:] for each in last(torch.randn(1, 3, 32, 48)).feature_maps] == [(24, 2, 3)] * 2
     assert backbone.channels == [24] * 3 and backbone.out_features == ["stem", "stage1", "stage3"]
     batch = torch.randn(2, 3, 61, 80)
     with torch.inference_mode():

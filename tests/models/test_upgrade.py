@@ -1,6 +1,7 @@
 """`anyres.upgrade`: the old model's answers at every size, through lists, pieces, streams and disk."""
 
 import copy
+import json
 from functools import partial
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from timm.layers import GluMlp, QuickGELU, SwiGLU
 from timm.models.vision_transformer import ParallelScalingBlock, VisionTransformer
+from timm.optim import param_groups_layer_decay
 from torch import nn
 
 import anyres
@@ -32,6 +34,7 @@ VITS = {
     "no positions": {"pos_embed": "none"},
     "no classes": {"num_classes": 0},
     "no biases": {"qkv_bias": False, "proj_bias": False},
+    "approximate": {"act_layer": partial(nn.GELU, approximate="tanh")},
 }  # fmt: skip
 SIZES = [(24, 24), (23, 31), (8, 8), (1, 90), (97, 13), (48, 48), (49, 47), (71, 130), (200, 24), (111, 111)]
 
@@ -125,6 +128,12 @@ def test_trained_it_is_the_same_in_lists_and_on_disk(name, tmp_path):
     assert type(loaded) is UpgradedViT and loaded.config == model.config
     with torch.inference_mode():
         assert torch.equal(loaded(batch), alone)
+    record = json.loads((tmp_path / "config.json").read_text())
+    for change in ({"norm": "os"}, {"mlp": "nowhere"}, {"more": 1}):
+        other = {**record, "config": {**record["config"], "vit": {**record["config"]["vit"], **change}}}
+        (tmp_path / "config.json").write_text(json.dumps(other))
+        with pytest.raises(ValueError, match="is no layer of timm or torch|needed are act, "):
+            anyres.load(tmp_path)
 
 
 def test_streaming_is_the_whole():
@@ -148,6 +157,34 @@ def test_everything_can_be_trained(name):
     assert model(noise(30, 50)).shape == (2, 3)
     with pytest.raises(ValueError, match="global_pool is 'max'; allowed: None"):
         model.reset_classifier(3, "max")
+
+
+def test_sources_of_other_precision_and_mode_are_left_as_they_are():
+    vit = make("clip").train()
+    vit.blocks[0].eval()
+    expected = anyres.upgrade(vit)
+    assert vit.training and not vit.blocks[0].training
+    for other in (copy.deepcopy(vit).half(), copy.deepcopy(vit).bfloat16(), copy.deepcopy(vit).double()):
+        model = anyres.upgrade(other)
+        assert model.dtype == torch.float32 and next(other.parameters()).dtype != torch.float32
+        torch.testing.assert_close(model.stem.proj.weight, expected.stem.proj.weight, atol=1e-2, rtol=1e-2)
+    vit.head = nn.Linear(32, 3)  # as many do, without telling num_classes
+    assert anyres.upgrade(vit).num_classes == 3
+
+
+def test_statistics_of_other_channels():
+    grey = timm.create_model("vit_base_patch16_clip_224", depth=1, embed_dim=48, num_heads=3, in_chans=1)
+    mean = anyres.upgrade(grey).config.mean
+    assert mean == pytest.approx([sum((0.48145466, 0.4578275, 0.40821073)) / 3])
+    assert anyres.upgrade(grey, mean=(0.2,), std=(0.1,)).config.std == (0.1,)
+
+
+def test_layers_of_rates():
+    model = anyres.upgrade(make("clip"))
+    groups = param_groups_layer_decay(model, 0.05, model.no_weight_decay(), layer_decay=0.5)
+    scale = {id(value): group["lr_scale"] for group in groups for value in group["params"]}
+    norm, first, last = (scale[id(each.weight)] for each in (model.trunk.norm_pre, model.stem.proj, model.trunk.norm))
+    assert norm == first < last
 
 
 def test_source_and_statistics_are_known():
@@ -184,6 +221,13 @@ def test_what_cannot_be_upgraded_is_refused():
     own.blocks[1].mlp.more = nn.Linear(2, 2)
     with pytest.raises(ValueError, match=r"with parts of its own: trunk.blocks.1.mlp.more"):
         anyres.upgrade(own)
+    for options in ({"cells": "1x1"}, {"num_classes": 5}, {"merger": "average"}, {"foo": 1}):
+        with pytest.raises(ValueError, match=f"unknown option of upgrade '{next(iter(options))}'"):
+            anyres.upgrade(VisionTransformer(**small), **options)
+    with pytest.raises(ValueError, match="its head is a Sequential"):
+        other = VisionTransformer(**small)
+        other.head = nn.Sequential(nn.Linear(32, 3))
+        anyres.upgrade(other)
     with pytest.raises(ValueError, match="unknown start 'now'. Allowed: resized, merged."):
         anyres.upgrade(VisionTransformer(**small), start="now")
 
@@ -224,6 +268,9 @@ def test_a_classifier_of_transformers_keeps_its_head():
         torch.testing.assert_close(anyres.upgrade(theirs)(batch), theirs(batch).logits, atol=1e-5, rtol=1e-5)
     with pytest.raises(ValueError, match="BeitModel cannot be upgraded; allowed of transformers: ViTModel, "):
         anyres.upgrade(transformers.BeitModel(transformers.BeitConfig(**THEIRS, intermediate_size=40)))
+    headless = transformers.SiglipVisionConfig(**THEIRS, intermediate_size=40, vision_use_head=False)
+    with pytest.raises(ValueError, match="SiglipVisionModel cannot be upgraded: .*attn_pool"):
+        anyres.upgrade(transformers.SiglipVisionModel(headless))
     odd = transformers.ViTModel(transformers.ViTConfig(**THEIRS, hidden_act="gelu_new"))
     with pytest.raises(ValueError, match="its activation is gelu_new; allowed: gelu, quick_gelu"):
         anyres.upgrade(odd)

@@ -11,6 +11,7 @@ They have the parameters, names and answers of `anyres.create_model`, so that we
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
@@ -54,6 +55,8 @@ class TimmViTAR(ViTAR):
         """Logits (B, num_classes) of (B, C, H, W), or of a list of (C, H_i, W_i)."""
         if isinstance(images, Tensor):
             return self.forward_head(self.forward_features(images, jitter_keys))
+        if not self.is_pooled:
+            raise ValueError('global_pool is "", but tokens of a list of sizes are no tensor; give one (B, C, H, W).')
         return self.head(self.head_drop(ViTAR.forward_features(self, images, jitter_keys).pooled))
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:  # type: ignore[override]
@@ -76,6 +79,7 @@ class TimmViTAR(ViTAR):
         """Removes blocks behind the last one of `indices`, and norm and head if told to. Gives the indices from 0."""
         taken, last = self.trunk.choose(indices, stop_early=True)
         self.trunk.blocks = self.trunk.blocks[: last + 1]
+        self.config = replace(self.config, depth=last + 1)
         if prune_norm:
             self.trunk.norm = nn.Identity()  # type: ignore[assignment]
         if prune_head:

@@ -35,6 +35,7 @@ from transformers import (
 )
 from transformers.backbone_utils import BackboneConfigMixin, BackboneMixin
 from transformers.image_processing_backends import TorchvisionBackend
+from transformers.image_utils import PILImageResampling
 from transformers.modeling_outputs import BackboneOutput, BaseModelOutputWithPooling, ImageClassifierOutput
 
 from anyres.models.architectures import ARCHITECTURES, architecture_of, get_config
@@ -98,7 +99,20 @@ class _AnyresModel(PreTrainedModel):
     main_input_name = "pixel_values"
     accepts_loss_kwargs = False  # so that the Trainer divides the loss by the batches that it accumulates
     _supports_sdpa = True
-    _no_split_modules = ["TrunkBlock"]
+    _no_split_modules = ["TrunkBlock", "Block"]
+    supports_gradient_checkpointing = True
+
+    def gradient_checkpointing_enable(self, *_: Any, **__: Any) -> None:
+        """Recomputes merger passes and blocks in the backward pass instead of keeping their activations."""
+        self._set_checkpointing(True)
+
+    def gradient_checkpointing_disable(self) -> None:
+        self._set_checkpointing(False)
+
+    def _set_checkpointing(self, enable: bool) -> None:
+        for module in self.modules():
+            if isinstance(module, ViTAR):
+                module.set_grad_checkpointing(enable)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -154,6 +168,8 @@ class AnyresForImageClassification(_AnyresModel):
     ) -> ImageClassifierOutput:
         """Logits (B, num_labels), and with `labels` (B,) their cross-entropy. See `AnyresModel.forward`."""
         logits = self.classifier(self.anyres(pixel_values, image_sizes).pooler_output)
+        if self.config.problem_type not in (None, "single_label_classification"):
+            raise ValueError(f"problem_type is {self.config.problem_type!r}; allowed: single_label_classification.")
         loss = None if labels is None else F.cross_entropy(logits, labels)
         return ImageClassifierOutput(loss=loss, logits=logits)
 
@@ -182,9 +198,10 @@ class AnyresBackbone(BackboneMixin, _AnyresModel):
         """`feature_maps`, one for each of the config's `out_features`."""
         vit = self.anyres.vit
         tokens, _plan = vit.merge(pixel_values)
-        blocks = [index - 1 for index in self.out_indices if index]
+        indices = [self.stage_names.index(name) for name in self.out_features]
+        blocks = [index - 1 for index in indices if index]
         pairs = vit.trunk.forward_intermediates(tokens, blocks, max(blocks, default=-1))[1]
-        maps = [tokens] * (0 in self.out_indices) + [grid for grid, _ in pairs]
+        maps = [tokens] * (0 in indices) + [grid for grid, _ in pairs]
         return BackboneOutput(feature_maps=tuple(each.permute(0, 3, 1, 2).contiguous() for each in maps))
 
 
@@ -225,8 +242,9 @@ def unpadded(pixel_values: Pixels, image_sizes: Tensor | None = None) -> Tensor 
     if image_sizes is None:
         return pixel_values
     height, width = pixel_values.shape[-2:]
-    sizes = image_sizes.tolist()
-    if image_sizes.shape != (len(pixel_values), 2) or any(not (0 < h <= height and 0 < w <= width) for h, w in sizes):
+    given = torch.as_tensor(image_sizes)
+    sizes = given.tolist()
+    if given.shape != (len(pixel_values), 2) or any(not (0 < h <= height and 0 < w <= width) for h, w in sizes):
         raise ValueError(
             f"image_sizes are {sizes} for pixel_values of {tuple(pixel_values.shape)}; allowed: (height, width) for "
             f"each image, at most {height}x{width}."
@@ -242,6 +260,7 @@ class AnyresImageProcessor(TorchvisionBackend):
     `do_pad=False` gives a list of (C, H_i, W_i) instead. `do_resize=True` with `size` brings all to one size first.
     """
 
+    resample = PILImageResampling.BICUBIC
     do_resize = False
     do_rescale = True
     do_normalize = True
@@ -256,9 +275,12 @@ class AnyresImageProcessor(TorchvisionBackend):
     def of_model(cls, config: AnyresConfig, **options: Any) -> "AnyresImageProcessor":
         """The one that a model needs: its mean and deviation."""
         settings = config.model_config()
-        return cls(image_mean=list(settings.mean), image_std=list(settings.std), **options)
+        own = {"image_mean": list(settings.mean), "image_std": list(settings.std)}
+        return cls(**{**own, "do_convert_rgb": settings.in_channels == 3, **options})
 
     def _preprocess(self, images: list[Tensor], **options: Any) -> BatchFeature:  # type: ignore[override]
+        if not images:
+            raise ValueError("there are no images; give one or more.")
         for index, image in enumerate(images):
             if 0 in image.shape:
                 raise ValueError(

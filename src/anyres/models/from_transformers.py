@@ -18,7 +18,7 @@ class _Kind:
     """What a class of transformers leaves unsaid."""
 
     statistics: tuple[tuple[float, ...], tuple[float, ...]]
-    """Mean and deviation of its published image processors."""
+    """Mean and deviation that its best-known checkpoints have; a model does not tell its own."""
     pool: Literal["token", "map"] = "token"
     has_norm_before: bool = False
 
@@ -97,8 +97,11 @@ def as_timm(model: Any) -> VisionTransformer:
         act_layer=nn.SiLU if gated is not None else _ACTIVATIONS[config.hidden_act],
         mlp_layer=Mlp if gated is None else SwiGLU, weight_init="skip",
     )  # fmt: skip
-    vit.load_state_dict(weights)
-    mean, std = kind.statistics if config.num_channels == 3 else ((), ())
+    try:
+        vit.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"{name} cannot be upgraded: {str(error).splitlines()[-1].strip()}") from error
+    mean, std = kind.statistics
     vit.pretrained_cfg = {  # type: ignore[assignment]
         "architecture": name, "input_size": (config.num_channels, *vit.patch_embed.img_size), "mean": mean, "std": std
     }  # fmt: skip

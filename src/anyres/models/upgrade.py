@@ -1,5 +1,7 @@
 """`anyres.upgrade`: from a plain ViT of timm to a model for any size."""
 
+import copy
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -7,19 +9,26 @@ from timm import layers as timm_layers
 from timm.models import vision_transformer as timm_vit
 from torch import Tensor, nn
 
-from anyres.errors import check_choice
+from anyres.errors import check_choice, unknown
 from anyres.models.from_transformers import as_timm, is_of_transformers
 from anyres.models.upgraded import UpgradedViT
 from anyres.models.upgraded_config import UpgradedConfig
 from anyres.models.weights.timm_model import timm_model
+from anyres.sizes import Size
 
 UpgradeStart = Literal["resized", "merged"]
+_OPTIONS = (
+    "base_filter", "full_levels", "deep_weight", "last_pass", "extra_passes", "drop_path_rate", "mean", "std"
+)  # fmt: skip
 _MERGERS = {"resized": "pyramid", "merged": "grid_attention"}
 _TOLERANCE = 1e-4
 
 
 def upgrade(vit: nn.Module | str, start: UpgradeStart = "resized", **options: Any) -> UpgradedViT:
     """A plain ViT as a model for images of any size, with exactly the answers that it had.
+
+    Before it is given, the model is compared with its source on an image of noise. "Resized" means as the pyramid does
+    it: area means level by level of the plan, which for other ratios than powers of two is not quite one area mean.
 
     Args:
         vit: timm's `VisionTransformer` (DeiT, DeiT-III, AugReg, MAE, DINOv2, CLIP and SigLIP towers, ...), or the name
@@ -30,8 +39,10 @@ def upgrade(vit: nn.Module | str, start: UpgradeStart = "resized", **options: An
         start: "resized": at *every* size the answers are those of the old model on the image resized to its own size,
             and training the merger can only add detail. "merged": the old embedding at full resolution, and a merger
             that begins as the mean of a cell; the answers are the old ones at the model's own size.
-        options: base_filter="bicubic" (see `UpgradedConfig`), and fields of `ViTARConfig`, such as full_levels=2, or
-            drop_path_rate, which is 0 whatever it was.
+        options: base_filter="bicubic" (see `UpgradedConfig`); of `ViTARConfig` full_levels, deep_weight, last_pass,
+            extra_passes, and drop_path_rate, which is 0 whatever it was, as is all other dropout; and `mean` and `std`
+            of the old preprocessing, which models of transformers do not tell: taken are those of the best-known
+            checkpoints (0.5 for a `ViTModel`, ImageNet's for DINOv2, CLIP's own), so give your processor's.
 
     Returns:
         A model in evaluation mode, on the CPU. Its own size is the old grid times the patch (`config.own_size`); where
@@ -42,8 +53,10 @@ def upgrade(vit: nn.Module | str, start: UpgradeStart = "resized", **options: An
             not answer as the old model does.
     """
     check_choice("start", start, get_args(UpgradeStart))
-    if isinstance(vit, str):
-        vit = timm_model(vit)
+    for name in options:
+        if name not in _OPTIONS:
+            raise unknown("option of upgrade", name, _OPTIONS)
+    source = vit = timm_model(vit) if isinstance(vit, str) else vit
     if is_of_transformers(vit):
         vit = as_timm(vit)
     config = describe(vit, merger=_MERGERS[start], **options)
@@ -56,7 +69,7 @@ def upgrade(vit: nn.Module | str, start: UpgradeStart = "resized", **options: An
         raise ValueError(_UNLIKE.format(f"parts of its own: {', '.join((*spare, *missing)[:5])}"))
     model.load_state_dict(weights, strict=False)
     model.eval()
-    _check_answers(vit, model)
+    _check_answers(source, vit.patch_embed.img_size, model)
     return model
 
 
@@ -64,15 +77,16 @@ _UNLIKE = "this VisionTransformer cannot be upgraded: it is not what timm's argu
 
 
 @torch.inference_mode()
-def _check_answers(vit: timm_vit.VisionTransformer, model: UpgradedViT) -> None:
-    """ValueError unless both answer alike at the model's own size, on noise."""
-    like = model.stem.proj.weight
-    size, (height, width) = vit.patch_embed.img_size, model.config.own_size
+def _check_answers(source: nn.Module, size: Size, model: UpgradedViT) -> None:
+    """ValueError unless both answer alike at the model's own size, on noise: on the CPU, in float32."""
+    height, width = model.config.own_size
     noise = torch.randn(1, model.config.in_channels, *size, generator=torch.Generator().manual_seed(0))
-    was_training = vit.training
-    expected = vit.eval()(noise.to(next(vit.parameters()))).to(like)
-    vit.train(was_training)
-    found = model(noise[:, :, :height, :width].to(like))
+    answer = copy.deepcopy(source).cpu().float().eval()(noise)
+    if not isinstance(answer, Tensor):  # of transformers
+        kind = type(source).__name__
+        answer = answer.last_hidden_state[:, 0] if kind == "ViTModel" else answer.get("logits", answer[-1])
+    expected = answer.detach()
+    found = model(noise[:, :, :height, :width])
     error = (found - expected).abs().max() / expected.abs().max().clamp(min=1e-6)
     if not error <= _TOLERANCE:
         raise ValueError(_UNLIKE.format(f"answers that differ by {error:.1e} of the largest"))
@@ -90,14 +104,17 @@ def describe(vit: nn.Module, *, merger: str, **own: Any) -> UpgradedConfig:
         (embed.patch_size[0] != embed.patch_size[1], f"its patches are {embed.patch_size}; allowed: square ones"),
         (type(block) is not timm_vit.Block, f"its blocks are {type(block).__name__}; allowed: Block"),
         (vit.global_pool == "", "it has no pooling"),
+        (not isinstance(vit.head, nn.Identity | nn.Linear), f"its head is a {type(vit.head).__name__}"),
     ):
         if has:
             raise ValueError(f"{type(vit).__name__} cannot be upgraded: {what}.")
+    if not hasattr(block.norm1, "eps"):
+        raise ValueError(f"{type(vit).__name__} cannot be upgraded: {type(block.norm1).__name__} is no layer norm.")
     known = getattr(vit, "pretrained_cfg", None) or {}
     mlp, attention = block.mlp, block.attn
     hidden = (mlp.fc1_g if hasattr(mlp, "fc1_g") else mlp.fc1).out_features
     described: dict[str, Any] = {
-        "block": type(block).__name__, "mlp": type(mlp).__name__, "mlp_ratio": (hidden + 0.5) / vit.embed_dim,
+        "mlp": type(mlp).__name__, "mlp_ratio": (hidden + 0.5) / vit.embed_dim,
         "act": type(mlp.act).__name__, "norm": type(block.norm1).__name__, "norm_eps": block.norm1.eps,
         "qkv_bias": attention.qkv.bias is not None, "proj_bias": attention.proj.bias is not None,
         "qk_norm": not isinstance(attention.q_norm, nn.Identity),
@@ -110,21 +127,29 @@ def describe(vit: nn.Module, *, merger: str, **own: Any) -> UpgradedConfig:
         "fc_norm": not isinstance(vit.fc_norm, nn.Identity), "global_pool": vit.global_pool,
         "pool_include_prefix": vit.pool_include_prefix,
     }  # fmt: skip
+    if getattr(mlp.act, "approximate", "none") != "none":
+        described["act_options"] = {"approximate": mlp.act.approximate}
     if hasattr(mlp, "gate_last"):
         described["mlp_options"] = {"gate_last": mlp.gate_last}
     out = (mlp.w3 if hasattr(mlp, "w3") else mlp.fc2).in_features
     into = 2 * hidden if hasattr(mlp, "fc1_g") else hidden
+    classes = 0 if isinstance(vit.head, nn.Identity) else vit.head.out_features  # also of a head that was replaced
     source = {key: known.get(key) for key in ("architecture", "tag", "input_size", "interpolation", "crop_pct")}
     fields: dict[str, Any] = {
         "grid": tuple(embed.grid_size), "patch_size": embed.patch_size[0], "in_channels": embed.proj.in_channels,
         "width": vit.embed_dim, "depth": len(vit.blocks), "heads": attention.num_heads,
-        "mlp_ratio": (into + out) / (2 * vit.embed_dim), "num_classes": vit.num_classes,
+        "mlp_ratio": (into + out) / (2 * vit.embed_dim), "num_classes": classes,
         "prefix_tokens": vit.num_prefix_tokens, "pool": "token" if vit.global_pool == "token" else "mean",
         "position": "none" if vit.pos_embed is None else "learned", "merger": merger, "start": "mean",
         **({} if vit.pos_embed is None else {"interpolation": "bicubic"}),
-        **{name: tuple(known[name]) for name in ("mean", "std") if known.get(name)},
+        **{name: _of_channels(known[name], embed.proj.in_channels) for name in ("mean", "std") if known.get(name)},
     }  # fmt: skip
     return UpgradedConfig(**{**fields, **own}, vit=described, source={k: v for k, v in source.items() if v is not None})
+
+
+def _of_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
+    """Statistics of a model for other channels than those of its `pretrained_cfg`: the mean of those."""
+    return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels
 
 
 _REASONS = {
@@ -144,7 +169,7 @@ def _refusal(model: nn.Module) -> str:
 
 def converted(vit: timm_vit.VisionTransformer) -> dict[str, Tensor]:
     """The weights of a timm ViT under the names of an `UpgradedViT`: all but the merger's."""
-    theirs = vit.state_dict()
+    theirs = {name: value.float() for name, value in vit.state_dict().items()}
     projection, table = theirs.pop("patch_embed.proj.weight"), theirs.pop("pos_embed", None)
     bias = theirs.pop("patch_embed.proj.bias", None)
     found = {

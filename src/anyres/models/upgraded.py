@@ -8,6 +8,7 @@ completed by repeating the edge, then area means from level to level of the plan
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from anyres.layers.merge_plan import MergePlan
 from anyres.layers.places import Places
+from anyres.layers.pyramid_merger import PyramidMerger
 from anyres.models.bases import embed
 from anyres.models.features import Features
 from anyres.models.trunk import Trunk
@@ -48,8 +50,8 @@ class UpgradedViT(ViTAR):
     def _patches(self, images: Tensor, jitter_keys: Tensor | None) -> tuple[Tensor, MergePlan, list[Tensor]]:
         tokens, plan, bases = super()._patches(images, jitter_keys)
         if self.config.base_filter == "bicubic":
-            own = F.interpolate(images, self.config.own_size, mode="bicubic", antialias=True)
-            base = embed(self, own, jitter_keys)
+            own = F.interpolate(images.float(), self.config.own_size, mode="bicubic", antialias=True)
+            base = embed(self, own.to(images.dtype), jitter_keys)
             bases = [
                 base if level.output_grid == plan.grid else each for level, each in zip(plan.levels, bases, strict=True)
             ]
@@ -61,6 +63,12 @@ class UpgradedViT(ViTAR):
         grid = tokens if isinstance(tokens, Tensor) else torch.stack(list(tokens))
         pooled = self.pooling(torch.cat([prefix, grid.flatten(1, 2)], dim=1))
         return Features(found.tokens, pooled, found.prefix, found.plan)
+
+    def set_levels(self, full_levels: int | None, deep_weight: float) -> None:
+        """How much deep levels of a pyramid count, see `ViTARConfig`."""
+        self.config = replace(self.config, full_levels=full_levels, deep_weight=deep_weight)
+        if isinstance(self.merger, PyramidMerger):
+            self.merger.full_levels, self.merger.deep_weight = full_levels, deep_weight
 
     def freeze_vit(self, enable: bool = True) -> None:
         """Leaves merger and head alone to be learned: the old ViT gets no gradient and stays in evaluation."""
@@ -134,20 +142,19 @@ def make_vit(config: UpgradedConfig) -> timm_vit.VisionTransformer:
     """timm's model of a configuration, without weights and without a classifier."""
     given = dict(config.vit)
     norm = partial(_named(given.pop("norm")), eps=given.pop("norm_eps"))
-    act = _named(given.pop("act"))
-    mlp = _named(given.pop("mlp"))
-    if "mlp_options" in given:
-        mlp = partial(mlp, **given.pop("mlp_options"))
+    act = partial(_named(given.pop("act")), **given.pop("act_options", {}))
+    mlp: Any = partial(_named(given.pop("mlp")), **given.pop("mlp_options", {}))
     return timm_vit.VisionTransformer(
         img_size=config.own_size, patch_size=config.patch_size, in_chans=config.in_channels, num_classes=0,
         embed_dim=config.width, depth=config.depth, num_heads=config.heads, norm_layer=norm, act_layer=act,
-        mlp_layer=mlp, block_fn=getattr(timm_vit, given.pop("block")), drop_path_rate=config.drop_path_rate, **given,
+        mlp_layer=mlp, drop_path_rate=config.drop_path_rate, **given,
     )  # fmt: skip
 
 
 def _named(name: str) -> Any:
     """A layer of timm or torch by its name. ValueError for what is none."""
-    for place in (timm.layers, nn):
-        if hasattr(place, name):
-            return getattr(place, name)
+    for place in (nn, timm.layers):
+        found = getattr(place, str(name), None)
+        if isinstance(found, type) and issubclass(found, nn.Module):
+            return found
     raise ValueError(f"{name!r} is no layer of timm or torch.")

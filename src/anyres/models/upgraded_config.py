@@ -7,6 +7,13 @@ from typing import Any, Literal, get_args
 from anyres.errors import check_choice
 from anyres.models.config import ViTARConfig
 
+# what `vit` holds
+REQUIRED = {
+    "mlp", "mlp_ratio", "act", "norm", "norm_eps", "qkv_bias", "proj_bias", "qk_norm", "scale_attn_norm",
+    "scale_mlp_norm", "init_values", "class_token", "reg_tokens", "pre_norm", "final_norm", "fc_norm", "global_pool",
+    "pool_include_prefix",
+}  # fmt: skip
+OPTIONAL = {"act_options", "mlp_options"}
 BaseFilter = Literal["area", "bicubic"]
 
 
@@ -25,6 +32,11 @@ class UpgradedConfig(ViTARConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not isinstance(self.vit, Mapping) or set(self.vit) - OPTIONAL != REQUIRED:
+            raise ValueError(f"vit is {self.vit!r:.200}; needed are {', '.join(sorted(REQUIRED))}.")
+        for name in ("vit", "source"):  # lists of JSON
+            plain = {key: tuple(v) if isinstance(v, list) else v for key, v in getattr(self, name).items()}
+            object.__setattr__(self, name, plain)
         check_choice("base_filter", self.base_filter, get_args(BaseFilter))
         if self.base_filter != "area" and self.merger != "pyramid":
             raise ValueError(

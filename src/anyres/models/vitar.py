@@ -258,8 +258,8 @@ class ViTAR(nn.Module):
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Layers for layer-wise learning rates: the merger has a slot between embedding and first block."""
         return {
-            "stem": r"^stem|^position|^trunk\.prefix",
-            "blocks": [(r"^merger", (-1,)), (r"^trunk\.blocks\.(\d+)", None), (r"^trunk\.norm", (99999,))],
+            "stem": r"^stem|^position|^trunk\.prefix|^trunk\.norm_pre",
+            "blocks": [(r"^merger", (-1,)), (r"^trunk\.blocks\.(\d+)", None), (r"^trunk\.norm\.", (99999,))],
         }
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:

@@ -14,6 +14,7 @@ from anyres.models.vitar import ViTAR
 from anyres.models.weights.compare import options, told
 from anyres.models.weights.initial import Initial, initial_digest, read_initial, read_settings
 from anyres.models.weights.record import CONFIG, make_config, read_record
+from anyres.settings import default_of
 from anyres.training import checkpoint
 from anyres.training.backbone_config import BackboneRunConfig
 
@@ -56,17 +57,24 @@ def upgraded_settings(config: BackboneRunConfig) -> UpgradedConfig | None:
 
     ValueError for options of a model, which then is that of init.
     """
-    init = config.init
-    if init is None or read_settings(init / CONFIG).get("architecture") != UPGRADED.name:
+    init, written = config.init, config.out / checkpoint.NAME
+    if init is None:
+        return None
+    if not init.exists() and written.exists():  # what a run started from may be gone once it has begun
+        kept = checkpoint.load_checkpoint(written)["identity"]["task"].get("upgraded")
+        return None if kept is None else make_config(UPGRADED, kept, config.out)
+    if read_settings(init / CONFIG).get("architecture") != UPGRADED.name:
         return None
     if config.model_options:
         raise ValueError(
             f"model_options are {dict(config.model_options)} but have no effect, because the model is that of {init}; "
             "leave them out"
         )
+    if config.model != default_of("model", type(config)):
+        raise ValueError(f"model is {config.model!r} but has no effect, because it is that of {init}; leave it out")
     architecture, settings, _ = read_record(init)
     found: UpgradedConfig = make_config(architecture, settings, init)
-    if found.full_levels is not None:
+    if found.full_levels is not None or getattr(config, "linear_probe", False):
         return found
     return cast(UpgradedConfig, config.with_levels_of_training(found, config.parsed_sizes()))
 

@@ -51,6 +51,21 @@ def test_the_old_vit_stays_as_it_was_and_the_adapter_alone_is_kept(tmp_path):
     assert (tmp_path / "merger.safetensors").stat().st_size < 0.5 * sum(4 * each.numel() for each in model.parameters())
 
 
+def test_it_brings_the_levels_that_it_was_trained_with(tmp_path):
+    def levels(count):
+        torch.manual_seed(0)
+        small = {"img_size": 24, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
+        return anyres.upgrade(VisionTransformer(**small), full_levels=count)
+
+    model = trained(levels(1))
+    anyres.save_adapter(tmp_path / "a.safetensors", model)
+    other = anyres.load_adapter(levels(None), tmp_path / "a.safetensors")
+    image = torch.randn(1, 3, 150, 100)
+    with torch.inference_mode():
+        assert other.config.full_levels == 1 and torch.equal(other.grid_tokens(image), model.grid_tokens(image))
+        assert not torch.equal(levels(None).grid_tokens(image), model.grid_tokens(image))
+
+
 def test_frozen_it_drops_nothing_and_can_be_thawed():
     model = make()
     model.freeze_vit()
@@ -71,6 +86,11 @@ def test_what_does_not_belong_is_refused(tmp_path):
         anyres.load_adapter(make(1), path)
     with pytest.raises(ValueError, match="belongs to another model"):
         anyres.load_adapter(make(depth=3), path)
+    for options in ({"start": "merged"}, {"base_filter": "bicubic"}):
+        torch.manual_seed(0)
+        vit = VisionTransformer(img_size=24, patch_size=8, num_classes=5, embed_dim=32, depth=2, num_heads=2)
+        with pytest.raises(ValueError, match="upgraded otherwise: (merger|base_filter) is"):
+            anyres.load_adapter(anyres.upgrade(vit, drop_path_rate=0.5, **options), path)
     save_file({"merger.x": torch.zeros(1)}, path)
     with pytest.raises(ValueError, match="holds no adapter; allowed: a file that anyres.save_adapter wrote"):
         anyres.load_adapter(make(), path)

@@ -46,6 +46,9 @@ def test_what_does_not_fit_is_refused_and_changes_nothing():
         (vit(embed_dim=48), r"stem.proj.weight is \(48, 192\) in the source and \(24, 192\) in the model"),
         (vit(img_size=32), r"pos_embed has 17 positions; 1 \+ 3x3 are needed"),
         (vit(init_values=1), "the model has no trunk.blocks.0.ls1.gamma, .*; to keep all of a ViT use anyres.upgrade"),
+        (vit(num_heads=3), "heads: 3 in the source and 2 in the model"),
+        (vit(act_layer=torch.nn.ReLU), "activation: ReLU in the source and GELU in the model"),
+        (vit(global_pool="avg", fc_norm=False), "pooling: avg in the source and token in the model"),
         (timm.create_model("resnet10t"), "not the weights of a timm VisionTransformer; they begin with conv1"),
     ):
         with pytest.raises(ValueError, match=reason):

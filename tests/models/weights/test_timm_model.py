@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.models import save_for_hf
 
 import anyres
 from anyres.cli import main
@@ -54,6 +55,22 @@ def test_a_folder_as_timm_writes_it(vit, tmp_path):
     assert model.config.mean == (0.1, 0.2, 0.3) and model.config.source["crop_pct"] == 0.77
 
 
+@pytest.mark.parametrize(("size", "pool"), [(96, "token"), (224, "avg")])
+def test_a_folder_that_timm_wrote(size, pool, tmp_path):
+    torch.manual_seed(0)
+    vit = timm.create_model("test_vit", img_size=size, num_classes=3).eval()
+    vit.reset_classifier(3, pool)
+    save_for_hf(vit, tmp_path, model_args={"img_size": size}, safe_serialization=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "label_names": ["cat", "dog", "owl"]}))
+    found = timm_model(tmp_path)
+    model = anyres.upgrade(found)
+    image = torch.randn(1, 3, size, size)
+    with torch.inference_mode():
+        torch.testing.assert_close(model(image), vit(image), atol=1e-4, rtol=1e-4)
+    assert model.config.own_size == (size, size) and class_names(found) == ["cat", "dog", "owl"]
+
+
 def test_what_is_no_such_model_is_refused(vit, tmp_path, monkeypatch, capsys):
     file = tmp_path / "any.safetensors"
     save_file(vit.state_dict(), file)
@@ -63,6 +80,12 @@ def test_what_is_no_such_model_is_refused(vit, tmp_path, monkeypatch, capsys):
         timm_model(file, "vit_tiny_patch16")
     with pytest.raises(ValueError, match=r"not of vit_small_.*: cls_token is \(1, 1, 192\) there and \(1, 1, 384\)"):
         timm_model(file, "vit_small_patch16_224")
+    other = timm.create_model(NAME, img_size=96, num_classes=3)
+    save_file(other.state_dict(), tmp_path / "small.safetensors")
+    with pytest.raises(ValueError, match=r"pos_embed is \(1, 37, 192\) there and \(1, 197, 192\) in the model; give a"):
+        timm_model(tmp_path / "small.safetensors", NAME)
+    with pytest.raises(ValueError, match="there is no file vit_tiny_patch16_224; architecture is for files only"):
+        timm_model(NAME, NAME)
     with pytest.raises(ValueError, match="holds no model.safetensors"):
         timm_model(tmp_path)
     with pytest.raises(ValueError, match="unknown file or model of timm 'no.safetensors'"):
@@ -71,6 +94,12 @@ def test_what_is_no_such_model_is_refused(vit, tmp_path, monkeypatch, capsys):
     def offline(*_args, **_options):
         raise ConnectionError("no route to host\nmore")
 
+    def silent(*_args, **_options):
+        raise TimeoutError
+
+    monkeypatch.setattr(module.timm, "create_model", silent)
+    with pytest.raises(ValueError, match="TimeoutError: no reason given"):
+        timm_model(NAME)
     monkeypatch.setattr(module.timm, "create_model", offline)
     assert main(["upgrade", NAME, "-o", str(tmp_path / "up")]) == 2
     text = capsys.readouterr().err

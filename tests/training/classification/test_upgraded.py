@@ -1,6 +1,7 @@
 """Training what `anyres upgrade` wrote: all of it, or the adapter alone; resumed as if never stopped."""
 
 import dataclasses
+import shutil
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import anyres
 from anyres.models.upgraded import UpgradedViT
 from anyres.training import train
 from anyres.training.classification.task import ClassificationTask
+from anyres.training.trainer import Trainer
 
 
 @pytest.fixture
@@ -33,11 +35,22 @@ def changed(run, start):
             or not torch.equal(value, both[1][name])}  # fmt: skip
 
 
+@pytest.fixture
+def make(plain, start):
+    """`make(**changes)`: a run of 6 steps that starts from the upgraded ViT."""
+
+    def config(**changes):
+        own = {"init": start, "model": "anyres_tiny_patch16", "model_options": {}, "sizes": ("12", "24"), "steps": 6}
+        return plain(**{**own, "lr": 1e-2, **changes})
+
+    return config
+
+
 @pytest.mark.parametrize(
     ("what", "parts"), [("adapter", {"merger", "head"}), ("all", {"merger", "head", "stem", "position", "trunk"})]
 )
-def test_what_is_to_be_trained_is_trained(what, parts, plain, start, capsys):
-    config = plain(init=start, train=what, model_options={}, sizes=("12", "24"), steps=6, lr=1e-2)
+def test_what_is_to_be_trained_is_trained(what, parts, make, start, capsys):
+    config = make(train=what)
     assert train(config).finished
     assert changed(config.out, start) == parts
     model, info = anyres.load(config.out)
@@ -45,25 +58,50 @@ def test_what_is_to_be_trained_is_trained(what, parts, plain, start, capsys):
     assert "Fresh: head" in capsys.readouterr().err
 
 
-def test_a_resumed_run_is_the_uninterrupted_one(plain, start, tmp_path):
-    shared = {"init": start, "train": "adapter", "model_options": {}, "sizes": ("12", "24")}
-    whole = plain(**shared, steps=4)
+def test_a_probe_reads_the_old_features(make, start):
+    config = make(linear_probe=True)
+    train(config)
+    assert changed(config.out, start) == {"head"} and anyres.load(config.out)[0].config.full_levels is None
+
+
+@pytest.mark.parametrize("what", ["adapter", "all"])
+def test_a_run_that_died_goes_on_without_what_it_started_from(what, make, start, tmp_path, monkeypatch):
+    whole = make(train=what)
     train(whole)
-    halves = dataclasses.replace(whole, out=tmp_path / "halves", checkpoint_every=2)
-    train(halves, until=2) if "until" in train.__code__.co_varnames else train(halves)
-    train(halves)
-    one, other = (anyres.load(each.out)[0].state_dict() for each in (whole, halves))
-    assert all(torch.equal(value, other[key]) for key, value in one.items())
+    died = dataclasses.replace(whole, out=tmp_path / "died", checkpoint_every=2)
+    update = Trainer.update
+
+    def dying(self, batch):
+        if self.step == 3:
+            raise KeyboardInterrupt
+        return update(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "update", dying)
+        with pytest.raises(KeyboardInterrupt):
+            train(died)
+    shutil.move(start, tmp_path / "elsewhere")
+    assert train(died).finished and train(died).finished  # the second finds a finished run
+    one, other = (anyres.load(each.out)[0] for each in (whole, died))
+    assert one.config == other.config
+    assert all(torch.equal(value, other.state_dict()[key]) for key, value in one.state_dict().items())
 
 
-def test_what_cannot_be_trained_so_is_refused(plain, start, tmp_path):
-    with pytest.raises(ValueError, match="train is 'some'|unknown train 'some'"):
-        plain(init=start, train="some").check()
+def test_what_cannot_be_trained_so_is_refused(plain, make, start, tmp_path):
+    with pytest.raises(ValueError, match="unknown train 'some'"):
+        make(train="some").check()
     with pytest.raises(ValueError, match="allowed: init, the folder that it wrote"):
         plain(train="adapter").check()
     with pytest.raises(ValueError, match="have no effect, because the model is that of .*start; leave them out"):
-        ClassificationTask(plain(init=start, model_options={"width": 16}))
+        ClassificationTask(make(model_options={"width": 16}))
+    with pytest.raises(ValueError, match="model is 'vitar_tiny_patch16' but has no effect, because it is that of"):
+        ClassificationTask(make(model="vitar_tiny_patch16"))
     model = anyres.create_model("vitar_tiny_patch16", num_classes=0, width=16, depth=1, heads=2)
     anyres.save(tmp_path / "other", model, name=None, training_sizes=[(12, 12)])
     with pytest.raises(ValueError, match="is nothing that `anyres upgrade` wrote"):
-        ClassificationTask(plain(init=tmp_path / "other", train="adapter", model_options={}))
+        ClassificationTask(make(init=tmp_path / "other", train="adapter"))
+    upgraded = anyres.load(start)[0]
+    upgraded.config = dataclasses.replace(upgraded.config, base_filter="bicubic")
+    anyres.save(tmp_path / "bicubic", upgraded, name=None, classes=[*"abcde"], training_sizes=[(12, 12)])
+    with pytest.raises(ValueError, match="grad_pieces is set, but base_filter of .* is 'bicubic'"):
+        ClassificationTask(make(init=tmp_path / "bicubic", grad_pieces=True))

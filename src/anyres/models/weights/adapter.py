@@ -1,7 +1,9 @@
 """Adapters: the trained merger of an upgraded ViT in a small file of its own, for the one model that it belongs to."""
 
 import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -12,6 +14,7 @@ from anyres.files import named_in_text, write_bytes
 from anyres.models.upgraded import UpgradedViT
 
 _KIND = "adapter of anyres"
+_LEVELS = ("full_levels", "deep_weight")
 _PARTS = ("merger.", "head.")
 
 
@@ -19,7 +22,7 @@ def save_adapter(path: Path | str, model: UpgradedViT, *, head: bool = False) ->
     """Writes what is not the old ViT's: the merger, and with `head` the classifier.
 
     Args:
-        path: a file that ends in .safetensors; replaced atomically.
+        path: of the file, usually with .safetensors at its end; replaced atomically.
         model: made by `anyres.upgrade`.
         head: the classifier too, for one that was trained with the merger.
     """
@@ -27,15 +30,21 @@ def save_adapter(path: Path | str, model: UpgradedViT, *, head: bool = False) ->
     weights = {
         name: value.detach().cpu().contiguous() for name, value in model.state_dict().items() if name.startswith(parts)
     }
-    known = {"kind": _KIND, "base": base_digest(model), "name": str(model.config.source.get("architecture", ""))}
+    known = {
+        "kind": _KIND, "base": base_digest(model), "name": str(model.config.source.get("architecture", "")),
+        "settings": json.dumps(_settings(model)), "levels": json.dumps([getattr(model.config, k) for k in _LEVELS]),
+    }  # fmt: skip
     write_bytes(Path(path), as_bytes(weights, metadata=known))
 
 
 def load_adapter(model: UpgradedViT, path: Path | str) -> UpgradedViT:
     """Puts an adapter on the model that it belongs to, or one made anew from the same weights. Gives the model.
 
+    `full_levels` and `deep_weight` become those that it was trained with, and where it brings a classifier for other
+    classes the head becomes that.
+
     Raises:
-        ValueError: no adapter, one of another model (both digests are named), or a classifier for other classes.
+        ValueError: no adapter, one of another model (both digests are named), or of one that was upgraded otherwise.
     """
     try:
         with named_in_text(Path(path)) as readable, safe_open(readable, framework="pt") as file:
@@ -52,11 +61,24 @@ def load_adapter(model: UpgradedViT, path: Path | str) -> UpgradedViT:
             f"{path} belongs to another model ({theirs}, digest {known['base']}); this one is {ours}, digest {own}. "
             "Upgrade the model that it was made for."
         )
+    there, here = json.loads(known["settings"]), json.loads(json.dumps(_settings(model)))
+    other = [f"{name} is {value} there and {here[name]} here" for name, value in there.items() if value != here[name]]
+    merger = {name for name in weights if name.startswith("merger.")}
+    if other or merger != {name for name in model.state_dict() if name.startswith("merger.")}:
+        raise ValueError(f"{path} belongs to a model that was upgraded otherwise: {'; '.join(other) or 'its merger'}.")
     classes = len(weights.get("head.bias", ()))
     if classes and classes != model.num_classes:
         model.reset_classifier(classes)
+    model.set_levels(**dict(zip(_LEVELS, json.loads(known["levels"]), strict=True)))
     model.load_state_dict(weights, strict=False)
     return model
+
+
+def _settings(model: UpgradedViT) -> dict[str, Any]:
+    """What the answers depend on beside weights and levels."""
+    return {
+        name: getattr(model.config, name) for name in ("merger", "base_filter", "cells", "last_pass", "heads", "vit")
+    }
 
 
 def base_digest(model: UpgradedViT) -> str:

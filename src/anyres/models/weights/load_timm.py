@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from anyres.models.config import ViTARConfig
@@ -18,7 +20,8 @@ Source = nn.Module | Mapping[str, Tensor] | str | Path
 def load_timm(model: ViTAR, source: Source) -> list[str]:
     """Puts the weights of a timm ViT with at most a class token on a `ViTAR` of its width, depth, patch and grid.
 
-    A `deit_*_patch16` then answers as the source does. Any other ViTAR starts from what it shares with it; to keep all
+    A `deit_*_patch16` then answers as the source does; of a state dict or file it is not known whether heads,
+    activation and pooling are the same. Any other ViTAR starts from what it shares with it; to keep all
     of a ViT's answers at every size, use `anyres.upgrade`.
 
     Args:
@@ -33,6 +36,8 @@ def load_timm(model: ViTAR, source: Source) -> list[str]:
         ValueError: no plain ViT, a position table of another grid, or a tensor of another shape (the first such, with
             both shapes). Then the model is unchanged.
     """
+    if isinstance(source, VisionTransformer):
+        _check_unseen(source, model.config)
     weights = _state_dict(source)
     if "pos_embed" not in weights or "patch_embed.proj.weight" not in weights:
         first = ", ".join(list(weights)[:3])
@@ -51,6 +56,21 @@ def load_timm(model: ViTAR, source: Source) -> list[str]:
             raise ValueError(f"{name} is {tuple(value.shape)} in the source and {tuple(own[name].shape)} in the model.")
     model.load_state_dict(found, strict=False)
     return [name for name in own if name not in found]
+
+
+def _check_unseen(source: VisionTransformer, config: ViTARConfig) -> None:
+    """ValueError for what no tensor tells of and our models have otherwise."""
+    block: Any = source.blocks[0]
+    for name, theirs, ours in (
+        ("heads", block.attn.num_heads, config.heads),
+        ("activation", type(block.mlp.act).__name__, "GELU"),
+        ("epsilon of norms", block.norm1.eps, 1e-6),
+        ("pooling", source.global_pool, "token") if config.pool == "token" else ("", 0, 0),
+    ):
+        if theirs != ours:
+            raise ValueError(
+                f"{name}: {theirs} in the source and {ours} in the model; to keep a ViT use anyres.upgrade."
+            )
 
 
 def _state_dict(source: Source) -> Mapping[str, Tensor]:

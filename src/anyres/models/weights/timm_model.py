@@ -1,6 +1,5 @@
 """A model of timm with weights: by its name, or from a file that is already here."""
 
-import json
 from pathlib import Path
 
 import timm
@@ -9,6 +8,7 @@ from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import nn
 
 from anyres.errors import unknown
+from anyres.files import read_json
 from anyres.models.weights.record import CONFIG, WEIGHTS
 from anyres.models.weights.tensors import read_tensors
 
@@ -26,12 +26,14 @@ def timm_model(source: str | Path, architecture: str | None = None) -> nn.Module
     """
     path = Path(source)
     if not path.exists():
+        if architecture is not None:
+            raise ValueError(f"there is no file {source}; architecture is for files only.")
         return _downloaded(str(source))
     file = path / WEIGHTS if path.is_dir() else path
     if not file.is_file():
         raise ValueError(f"{path} holds no {WEIGHTS}.")
     beside = file.parent / CONFIG
-    known = json.loads(beside.read_text()) if beside.is_file() else {}
+    known = read_json(beside, "a model configuration", keys=(), remedy="move it away") if beside.is_file() else {}
     name = architecture or known.get("architecture")
     if not name:
         raise ValueError(
@@ -43,9 +45,20 @@ def timm_model(source: str | Path, architecture: str | None = None) -> nn.Module
     weights = read_tensors(file).by_name
     classes = len(weights["head.weight"]) if "head.weight" in weights else 0
     overlay = {key: value for key, value in known.get("pretrained_cfg", {}).items() if key in _OF_DATA}
-    model = timm.create_model(name, num_classes=classes, pretrained_cfg_overlay=overlay)
+    arguments = {**(known.get("model_args") or {}), "num_classes": classes}
+    if "global_pool" in known:
+        arguments["global_pool"] = known["global_pool"]
+    model = timm.create_model(name, pretrained_cfg_overlay=overlay, **arguments)
     if isinstance(model, timm.models.VisionTransformer):
+        shapes = {key: weights[key].shape for key in _RESAMPLED if key in weights}
         weights = checkpoint_filter_fn(dict(weights), model)
+        for key, shape in shapes.items():
+            if key in weights and weights[key].numel() != shape.numel():  # timm would resample it
+                raise ValueError(
+                    f"{file} is not of {name} as it is: {key} is {tuple(shape)} there and {tuple(weights[key].shape)} "
+                    "in the model; give a folder with timm's config.json, whose model_args say the image size."
+                )
+    model.label_names = known.get("label_names")  # type: ignore[assignment]
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     given = {key: tuple(value.shape) for key, value in weights.items()}
     for key in (*expected, *given):
@@ -59,8 +72,14 @@ def timm_model(source: str | Path, architecture: str | None = None) -> nn.Module
 
 
 def class_names(model: nn.Module) -> list[str]:
-    """Those of ImageNet where timm tells by their number which of its sets it is, else "0", "1", ...; or none."""
+    """Those beside its file, or of ImageNet where timm tells by their number which of its sets it is, or "0", "1", ...
+
+    None without a head.
+    """
     count = int(getattr(model, "num_classes", 0))
+    given = getattr(model, "label_names", None)
+    if given and len(given) == count:
+        return [str(name) for name in given]
     subset = infer_imagenet_subset(model)
     if subset is None:
         return [str(index) for index in range(count)]
@@ -68,6 +87,7 @@ def class_names(model: nn.Module) -> list[str]:
     return [known.index_to_description(index) for index in range(count)]
 
 
+_RESAMPLED = ("pos_embed", "patch_embed.proj.weight")
 _OF_DATA = ("mean", "std", "interpolation", "crop_pct", "input_size")
 
 
@@ -77,7 +97,8 @@ def _downloaded(name: str) -> nn.Module:
     try:
         return timm.create_model(name, pretrained=True)
     except Exception as error:  # those of whatever fetches: huggingface_hub's, httpx's, urllib's
+        reason = (str(error).splitlines() or ["no reason given"])[0]
         raise ValueError(
-            f"timm found no weights of {name} ({type(error).__name__}: {str(error).splitlines()[0]:.200}). Without a "
+            f"timm found no weights of {name} ({type(error).__name__}: {reason:.200}). Without a "
             f"network give a file that is already here, with --architecture {name.split('.')[0]}."
         ) from error

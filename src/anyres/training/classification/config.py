@@ -141,6 +141,8 @@ class TrainConfig(BackboneRunConfig):
         }
         if self.replicas:
             idle |= {"size_weights": "replicas are shown at every size", "aspect": "replicas are shown at fixed sizes"}
+        if self.train == "adapter":
+            idle["layer_decay"] = "the adapter alone is trained"
         if self.linear_probe:
             idle |= dict.fromkeys(_OF_TRUNK, "linear_probe trains the head alone")
         return idle

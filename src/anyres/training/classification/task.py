@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +84,8 @@ class ClassificationTask:
             if config.train == "adapter":
                 raise ValueError(f'train is "adapter", but {config.init} is nothing that `anyres upgrade` wrote')
             return ViTAR(config.model_settings(classes))
+        if config.grad_pieces and upgraded.base_filter != "area":
+            raise ValueError(f"grad_pieces is set, but base_filter of {config.init} is {upgraded.base_filter!r}")
         model = UpgradedViT(replace(upgraded, num_classes=classes))
         model.freeze_vit(config.train == "adapter")
         return model
@@ -91,6 +94,8 @@ class ClassificationTask:
         """Classes and digests of the training files' names and of the weights that it starts from, if any: others under
         the same path are another run."""
         known = {"kind": "classification", "classes": list(self.folder.classes), "training files": self.folder.digest()}
+        if isinstance(self.model, UpgradedViT):  # init, which says what model it is, may be gone later
+            known["upgraded"] = json.loads(json.dumps(asdict(self.model.config)))
         return known | identity_of_init(self.config)
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
