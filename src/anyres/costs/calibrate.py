@@ -149,7 +149,7 @@ def _images(model: ViTAR, shape: Shape) -> Tensor:
 
 
 def _counts(model: ViTAR) -> Counts:
-    like = model.stem.proj.weight
+    like = model.like
     return Counts(model.config, like.element_size(), piece_positions(model.config.width, like))
 
 

@@ -73,6 +73,10 @@ class TimmViTAR(ViTAR):
         found = super().forward_intermediates(images, *args, **options)
         return found if isinstance(found, list) else (_tokens(found[0]), found[1])
 
+    @property
+    def like(self) -> Tensor:
+        return next(self.trunk.blocks.parameters())  # the final norm can be pruned
+
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:

@@ -30,7 +30,7 @@ def is_merged_in_pieces(model: "ViTAR", images: Tensor, grid: Grid) -> bool:
         return True
     if model.training or torch.is_grad_enabled() or torch.compiler.is_compiling():  # pieces would have to be kept
         return False
-    fits = piece_positions(model.config.width, model.stem.proj.weight)
+    fits = piece_positions(model.config.width, model.like)
     return images.device.type in ("cpu", "cuda") and exceeds_a_piece(model.config, len(images), grid, fits)
 
 
@@ -65,7 +65,7 @@ def make_pieces(
             'base_filter is "bicubic", which looks at the whole image; allowed for streams and pieces: "area".'
         )
     if positions is None:
-        positions = max(piece_positions(model.config.width, model.stem.proj.weight) // batch, 1)
+        positions = max(piece_positions(model.config.width, model.like) // batch, 1)
     if positions < 1:
         raise ValueError(f"a piece of {positions} patches was asked for; allowed: 1 and more, or None.")
     plan = model.training_plan(height, width)

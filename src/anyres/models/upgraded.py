@@ -44,6 +44,10 @@ class UpgradedViT(ViTAR):
         return UpgradedTrunk(vit)
 
     @property
+    def like(self) -> Tensor:
+        return next(self.trunk.parameters())  # some have no final norm
+
+    @property
     def has_pieces(self) -> bool:
         return self.config.base_filter == "area"
 

@@ -55,7 +55,7 @@ class ViTAR(nn.Module):
         self.merger: TokenMerger | None = make_merger(config)
         self.trunk = self.make_trunk()
         self.head = nn.Linear(config.width, config.num_classes) if config.num_classes else nn.Identity()
-        if not self.stem.proj.weight.is_meta:
+        if not self.like.is_meta:
             self.init_weights()
 
     def make_trunk(self) -> Trunk:
@@ -196,12 +196,17 @@ class ViTAR(nn.Module):
     # What timm users expect.
 
     @property
+    def like(self) -> Tensor:
+        """A parameter with the device and precision of the model: one that nobody replaces by layers of their own."""
+        return self.trunk.norm.weight
+
+    @property
     def device(self) -> torch.device:
-        return self.stem.proj.weight.device
+        return self.like.device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.stem.proj.weight.dtype
+        return self.like.dtype
 
     def forward_intermediates(
         self,
