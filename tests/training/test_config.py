@@ -107,7 +107,5 @@ def test_a_pyramid_counts_fully_the_levels_of_its_training_sizes(sizes, levels, 
     for told in (None, 7):
         told_so = TrainConfig(model="anyres_tiny_patch16", model_options={"full_levels": told}, **shared)
         assert told_so.model_settings().full_levels == told
-    probe = TrainConfig(model="anyres_tiny_patch16", linear_probe=True, init=tmp_path, **shared)
-    assert probe.model_settings().full_levels is None
     for others in ({"model": "vitar_tiny_patch16"}, {"model_options": {"cells": "2x2", "grid_shape": "fixed"}}):
         assert TrainConfig(**others, **shared).model_settings().full_levels is None

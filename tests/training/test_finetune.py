@@ -266,9 +266,10 @@ def test_an_epoch_is_over_the_share(make_config, data, tmp_path):
 
 def test_a_pyramid_starts_from_the_encoder_of_one(make_config, tmp_path, capsys):
     ours = SMALL | {"merger": "pyramid", "grid_shape": "aspect", "position": "rotary"}
-    model = anyres.create_model("mae_vitar_tiny_patch16", **ours, decoder_width=8, decoder_depth=1, decoder_heads=2)
+    decoder = {"decoder_width": 8, "decoder_depth": 1, "decoder_heads": 2}
+    model = anyres.create_model("mae_vitar_tiny_patch16", **ours, full_levels=1, **decoder)
     save(tmp_path / "mae", model, name=None, training_sizes=[(12, 12)])
-    for linear_probe in (False, True):
+    for linear_probe in (False, True):  # whose largest size merges once too
         config = make_config(init=tmp_path / "mae", model_options=ours, steps=3, linear_probe=linear_probe)
         assert same(below_head(ClassificationTask(config).model), encoder_of(tmp_path / "mae"))
         shutil.rmtree(train(config).run)

@@ -86,8 +86,7 @@ class TrainConfig(BackboneRunConfig):
     def model_settings(self, classes: int | None = None) -> ViTARConfig:
         head = {} if classes is None else {"num_classes": classes}
         settings = VITAR.get_config(self.model, **self.model_options, **head)
-        # a probe reads the features of what it starts from
-        return settings if self.linear_probe else self.with_levels_of_training(settings, self.parsed_sizes())
+        return self.with_levels_of_training(settings, self.parsed_sizes())
 
     def schedule(self) -> ResolutionSchedule | EverySize:
         """Which size each step has, or with `replicas` which sizes."""
