@@ -59,9 +59,10 @@ HEAD_ON_RECORDS = Command(
 )
 """What `train` is with --from-records."""
 
+_CLASSIFY = Command("Classify images of any mix of sizes.", "anyres.predict.config:ClassifyConfig", "classify")
 PREDICT = {
-    "ViTAR": Command("Classify images of any mix of sizes.", "anyres.predict.config:ClassifyConfig", "classify"),
-    "UpgradedViT": Command("Classify images of any mix of sizes.", "anyres.predict.config:ClassifyConfig", "classify"),
+    "ViTAR": _CLASSIFY,
+    "UpgradedViT": _CLASSIFY,
     "Segmenter": Command("Label every pixel of images.", "anyres.predict.config:SegmentConfig", "segment"),
     "Detector": Command("Find objects in images.", "anyres.predict.config:DetectConfig", "detect"),
 }
@@ -91,7 +92,7 @@ COMMANDS = {
     ),
     "report": Command("Draw sweeps as one offline HTML page.", "anyres.cli.configs:Report", "report"),
     "predict": replace(
-        PREDICT["ViTAR"],
+        _CLASSIFY,
         about="Classify images, label their pixels or find objects in them, as the run was trained for. "
         "`anyres predict --run RUN --help` lists the options for that run, without one those for a classifier.",
     ),

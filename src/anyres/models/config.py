@@ -84,8 +84,8 @@ class ViTARConfig:
     """Pyramid: only the last so many levels that merge give their cells all of what their tokens say, the one before
     them `deep_weight` of it, the one before that its square, and so on; None: all levels. Choose as many as the largest
     training size merges, since deeper ones are first met at larger images and then say too much: with patches of 16 and
-    a 14x14 grid 0 for 224 pixels, 1 to 448, 2 to 896, 3 to 1792. A model of which no training size is known, such as a
-    named one, leaves it at None."""
+    a 14x14 grid 0 for 224 pixels, 1 to 448, 2 to 896, 3 to 1792. `anyres train` and `pretrain` choose it so, at least
+    1; a model of which no training size is known, such as a named one, leaves it at None."""
     deep_weight: float = 0.25
     """Pyramid: how much each level before `full_levels` counts against the one after it, from 0 (not at all) to 1."""
     tome: float = 0.0
