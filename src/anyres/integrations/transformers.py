@@ -168,7 +168,7 @@ class AnyresForImageClassification(_AnyresModel):
     ) -> ImageClassifierOutput:
         """Logits (B, num_labels), and with `labels` (B,) their cross-entropy. See `AnyresModel.forward`."""
         logits = self.classifier(self.anyres(pixel_values, image_sizes).pooler_output)
-        if self.config.problem_type not in (None, "single_label_classification"):
+        if labels is not None and self.config.problem_type not in (None, "single_label_classification"):
             raise ValueError(f"problem_type is {self.config.problem_type!r}; allowed: single_label_classification.")
         loss = None if labels is None else F.cross_entropy(logits, labels)
         return ImageClassifierOutput(loss=loss, logits=logits)
