@@ -12,21 +12,17 @@ not made again.
 
 import argparse
 import math
-import random
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor, nn
+from small_runs import learn, read_scenes, seed_all, top1, training_batch
+from torch import Tensor
 
 import anyres
-from anyres.data.augment import TrainAugment
-from anyres.data.folder import ImageFolder
 from anyres.data.synthetic import write_glyphs
-from anyres.data.transforms import eval_transform, train_transform
 from anyres.files import read_json, write_json
 from anyres.processes import run_side_by_side
 from anyres.recipes import SMALL_MODEL
@@ -98,8 +94,7 @@ def size_of(side: int, aspect: float) -> Size:
 def run(job: Job) -> None:
     """Trains a model and writes "ASPECT at SIDE" -> top-1 in per cent."""
     torch.set_num_threads(1)
-    for seed in (random.seed, np.random.seed, torch.manual_seed):  # transforms draw from all three
-        seed(job.seed)
+    seed_all(job.seed)
     model = anyres.create_model(
         "vitar_tiny_patch16", num_classes=10, **{**SMALL_MODEL, "grid": (4, 4), **VARIANTS[job.name]}
     )
@@ -109,48 +104,26 @@ def run(job: Job) -> None:
 
 
 def train(model: anyres.ViTAR, job: Job) -> None:
-    """Steps of one shape and area each; AdamW, a cosine after a short warm-up."""
-    images = {name: _read(scenes(job.folder, name) / "train") for name in ASPECTS}
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.99), weight_decay=0.05)
-    warmup = max(job.steps // 20, 1)
-    rate = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / warmup, 0.5 + 0.5 * math.cos(math.pi * step / job.steps))
-    )
-    mild = TrainAugment(
-        scale=(0.8, 1.0), ratio=(0.9, 1.1), hflip=0.0, auto_augment=None, erasing=0.0, interpolation="bilinear"
-    )
+    """Steps of one shape and area each."""
+    images = {name: read_scenes(scenes(job.folder, name) / "train") for name in ASPECTS}
     draw = np.random.default_rng(job.seed)
-    for step in range(job.steps):
+
+    def batch(step: int) -> tuple[Tensor, Tensor]:
         name = "1:1" if step < job.steps // 3 else draw.choice(list(ASPECTS))
-        pictures, labels = images[name]
         size = size_of(int(draw.choice(TRAINED, p=(0.25, 0.25, 0.5))), ASPECTS[name])
-        transform = train_transform(size, mild, model.config.mean, model.config.std)
-        chosen = draw.choice(len(pictures), BATCH, replace=False)
-        logits = model(torch.stack([transform(pictures[index]) for index in chosen]))
-        nn.functional.cross_entropy(logits, labels[chosen]).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        rate.step()
+        return training_batch(images[name], size, model.config, draw, BATCH)
+
+    learn(model, batch, job.steps, RATE)
 
 
-def _read(folder: Path) -> tuple[list[Image.Image], Tensor]:
-    found = ImageFolder(folder)
-    return [Image.open(path).convert("RGB") for path in found.paths], torch.tensor(found.labels)
-
-
-@torch.inference_mode()
 def measure(model: anyres.ViTAR, folder: Path) -> dict[str, float]:
     """See `run`. From 192 on the scenes are enlarged: large glyphs lose nothing by it."""
-    top1 = {}
+    found = {}
     for name, aspect in ASPECTS.items():
-        pictures, labels = _read(scenes(folder, name) / "val")
+        validation = read_scenes(scenes(folder, name) / "val")
         for side in SIDES:
-            transform = eval_transform(size_of(side, aspect), model.config.mean, model.config.std)
-            batches = torch.stack([transform(picture) for picture in pictures]).split(20)
-            answers = torch.cat([model(batch).argmax(1) for batch in batches])
-            top1[f"{name} at {side}"] = 100 * (answers == labels).float().mean().item()
-    return top1
+            found[f"{name} at {side}"] = top1(model, validation, size_of(side, aspect), model.config)
+    return found
 
 
 def table(found: dict[str, list[dict[str, float]]]) -> str:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch.utils.flop_counter import FlopCounterMode
 
 import anyres
@@ -104,6 +105,16 @@ def test_executed_equals_torchs_flop_counter(overrides, size):
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(image)
     assert 2 * sum(macs_by_part(model.config, size, "executed").values()) == counter.get_total_flops()
+
+
+@pytest.mark.parametrize("options", [{"global_pool": "map", "class_token": False}, {"reg_tokens": 2}])
+def test_executed_of_an_upgraded_vit(options):
+    vit = VisionTransformer(img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=4, num_classes=5, **options)
+    model = anyres.upgrade(vit).requires_grad_(False).to("meta")
+    for size in ((32, 32), (61, 200)):
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model(torch.empty(1, 3, *size, device="meta"))
+        assert 2 * sum(macs_by_part(model.config, size, "executed").values()) == counter.get_total_flops()
 
 
 @pytest.mark.parametrize("grid", [(1, 1), (5, 7), (14, 14), (28, 15), (3, 41)])

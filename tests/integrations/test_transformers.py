@@ -34,6 +34,11 @@ def pictures():
     return [Image.fromarray(draw.integers(0, 256, (*size, 3), np.uint8)) for size in SIZES]
 
 
+def pictures_of(batch):
+    """Without their padding."""
+    return [image[:, :h, :w] for image, (h, w) in zip(batch["pixel_values"], batch["image_sizes"], strict=True)]
+
+
 @pytest.fixture
 def folder(tmp_path):
     model = make()
@@ -94,8 +99,49 @@ def test_models_of_ours_become_theirs(tmp_path):
         with torch.inference_mode():
             assert torch.equal(loaded(batch).logits, mine(batch))
     assert made.config.id2label == {0: "cat", 1: "dog", 2: "owl"}
-    with pytest.raises(ValueError, match="has 3 outputs and 2 names; allowed: a name for each"):
-        ours.from_anyres(model, ["cat", "dog"])
+    bare = anyres.create_model("vitar_tiny_patch16", num_classes=0, **SMALL)
+    fresh = ours.from_anyres(bare, num_labels=4)
+    assert fresh(torch.randn(1, 3, 40, 30)).logits.shape == (1, 4)
+    for given in ((model, ["cat", "dog"]), (model, (), 4), (bare,), (bare, ["cat"], 2)):
+        with pytest.raises(ValueError, match="allowed: num_labels for a model without a head alone, and a name"):
+            ours.from_anyres(*given)
+
+
+@pytest.mark.parametrize("options", [{}, {"do_resize": True, "size": {"height": 30, "width": 20}}])
+def test_both_backends_prepare_alike(folder, options):
+    one = transformers.AutoImageProcessor.from_pretrained(folder, backend="torchvision", **options)
+    other = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil", **options)
+    assert (type(one), type(other)) == (ours.AnyresImageProcessor, ours.AnyresImageProcessorPil)
+    first, second = (each(pictures(), return_tensors="pt") for each in (one, other))
+    assert torch.equal(first["image_sizes"], second["image_sizes"]) and second["pixel_values"].dtype == torch.float32
+    difference = (first["pixel_values"] - second["pixel_values"]).abs()
+    if options:  # the two libraries round after each of two passes, and bicubic overshoots on noise
+        assert difference.mean() < 0.01
+    else:
+        assert difference.max() < 1e-5
+    with pytest.raises(ValueError, match="image 0 is 0x5 pixels"):
+        other([np.zeros((0, 5, 3), np.uint8)])
+    other.save_pretrained(folder / "again")
+    assert type(transformers.AutoImageProcessor.from_pretrained(folder / "again")) is ours.AnyresImageProcessor
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_hidden_states_are_those_of_every_block(name):
+    model = make(name)
+    batch = ours.AnyresImageProcessor.of_model(model.config)(pictures(), return_tensors="pt")
+    vit, image = model.anyres.vit, pictures_of(batch)[1]
+    with torch.inference_mode():
+        plain, found = model(**batch), model(**batch, output_hidden_states=True)
+        base, whole = model.anyres(**batch, output_hidden_states=True), model.anyres(**batch)
+        blocks = vit.forward_intermediates(image[None], output_fmt="NLC", intermediates_only=True)
+        model.config.output_hidden_states = True
+        tensor = model(batch["pixel_values"])
+    torch.testing.assert_close(found.logits, plain.logits, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(base.last_hidden_state, whole.last_hidden_state, atol=1e-5, rtol=1e-5)
+    assert plain.hidden_states is None and len(found.hidden_states) == 1 + SMALL["depth"] == len(tensor.hidden_states)
+    for expected, states in zip(blocks, found.hidden_states[1:], strict=True):
+        own = states[1, vit.num_prefix_tokens :][: expected.shape[1]]
+        torch.testing.assert_close(own, expected[0], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("options", [{}, {"batch_size": 4}])
@@ -243,3 +289,47 @@ def test_a_detector_of_transformers_takes_our_backbone():
     with torch.inference_mode():
         for size in ((64, 96), (80, 48)):
             assert model.eval()(torch.randn(1, 3, *size)).pred_boxes.shape == (1, 5, 4)
+
+
+MAE = {**SMALL, "decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2}
+
+
+@pytest.mark.parametrize("name", ["mae_anyres_tiny_patch16", "mae_vitar_tiny_patch16"])
+def test_masked_auto_encoding(tmp_path, name):
+    torch.manual_seed(0)
+    mine = noisy(anyres.create_model(name, **MAE))
+    model = ours.from_anyres(mine)
+    model.save_pretrained(tmp_path)
+    ours.AnyresImageProcessor.of_model(model.config).save_pretrained(tmp_path)
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path)
+    loaded = transformers.AutoModelForPreTraining.from_pretrained(tmp_path)
+    assert type(loaded) is ours.AnyresForPreTraining and loaded.config.mae_config() == mine.config
+    batch, keys = processor(pictures()[:2], return_tensors="pt"), torch.arange(2)
+    loss = loaded(**batch, keys=keys).loss
+    torch.testing.assert_close(loss, mine(pictures_of(batch), keys))
+    loss.backward()
+    assert loaded.mae.backbone.merger.block.q.weight.grad.any()
+    classifier = ours.from_anyres(loaded.mae.backbone, num_labels=3)
+    encoder = classifier.anyres.vit.state_dict()
+    assert all(torch.equal(value, encoder[key]) for key, value in mine.backbone.state_dict().items())
+    fresh = ours.AnyresForPreTraining(ours.AnyresMAEConfig.from_name(name, **MAE))
+    assert not fresh.mae.decoder_pred.bias.any() and fresh.mae.mask_token.any()
+    with pytest.raises(ValueError, match="pretraining has no depth; allowed: "):
+        ours.AnyresMAEConfig(pretraining={"depth": 3}).mae_config()
+
+
+def test_the_trainer_pretrains(tmp_path):
+    torch.manual_seed(0)
+    model = ours.AnyresForPreTraining(ours.AnyresMAEConfig.from_name("mae_anyres_tiny_patch16", **MAE))
+    processor = ours.AnyresImageProcessor.of_model(model.config)
+    arguments = transformers.TrainingArguments(
+        output_dir=tmp_path, max_steps=30, per_device_train_batch_size=4, learning_rate=3e-3, report_to=[],
+        remove_unused_columns=False, save_strategy="no", use_cpu=True, seed=3, disable_tqdm=True, logging_steps=10,
+    )  # fmt: skip
+    trainer = transformers.Trainer(
+        model, arguments, train_dataset=Folder(processor), processing_class=processor,
+        data_collator=ours.collate(processor),
+    )  # fmt: skip
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses[-1] < losses[0]

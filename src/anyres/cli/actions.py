@@ -184,11 +184,14 @@ def demo(options: DemoConfig) -> int:
 def upgrade(options: Upgrade) -> int:
     from anyres.models.upgrade import upgrade
     from anyres.models.weights.files import save
-    from anyres.models.weights.timm_model import class_names, timm_model
+    from anyres.models.weights.timm_model import class_folders, class_names, timm_model
 
     vit = timm_model(options.source, options.architecture)
     model = upgrade(vit, options.start, base_filter=options.base_filter)
-    save(options.out, model, name=None, classes=class_names(vit), training_sizes=[model.config.own_size])
+    save(
+        options.out, model, name=None, classes=class_names(vit), training_sizes=[model.config.own_size],
+        extra={"class_folders": class_folders(vit)},
+    )  # fmt: skip
     height, width = model.config.own_size
     print(f"{options.out}: {model.config.source['architecture']} for any size; its own is {height}x{width} pixels")
     return 0

@@ -28,6 +28,7 @@ from anyres.models.config import ViTARConfig
 from anyres.models.mae import MaskedAutoencoder
 from anyres.models.mae_config import MAEConfig
 from anyres.models.segmenter import Segmenter
+from anyres.models.upgraded_config import UpgradedConfig
 from anyres.models.vitar import ViTAR
 from anyres.sizes import size_text
 
@@ -140,8 +141,18 @@ def macs_by_part(
                 name = f"merger {number + 1}: {size_text(level.input_grid)} > {size_text(level.output_grid)}"
                 parts[name] = _merger_level(config, level, convention)
     parts["trunk"] = (_merging_trunk if config.tome else _trunk)(config, plan.grid, norm, blocks)
-    parts["head"] = config.width * config.num_classes
+    parts["head"] = config.width * config.num_classes + _attention_pooling(config, plan.grid)
     return parts
+
+
+def _attention_pooling(config: ViTARConfig, grid: tuple[int, int]) -> int:
+    """Of an upgraded ViT whose one learned query attends to all tokens, as SigLIP's."""
+    if not isinstance(config, UpgradedConfig) or config.vit["global_pool"] != "map":
+        return 0
+    width, tokens = config.width, grid[0] * grid[1] + config.prefix_tokens * config.vit["pool_include_prefix"]
+    hidden = int(width * config.vit["mlp_ratio"])
+    # queries and projection of one token, keys and values of all, the two products of attention, feed-forward network
+    return 2 * width**2 + 2 * tokens * width**2 + 2 * tokens * width + 2 * width * hidden
 
 
 def mae_macs_by_part(config: MAEConfig, size: tuple[int, int], convention: Convention = "executed") -> Parts:

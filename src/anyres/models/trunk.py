@@ -72,7 +72,7 @@ class Trunk(nn.Module):
         Raises:
             ValueError: rotary positions without the centres of the tokens.
         """
-        x, mask = _padded([self._with_prefix(each[None])[0] for each in sets])
+        x, mask = _padded([self.with_prefix(each[None])[0] for each in sets])
         places = Places(rotation=self._rotation_of_sets(x, centres, keys), mask=mask)
         for block in self.blocks:
             x, places = self._run(block, x, places)
@@ -108,7 +108,7 @@ class Trunk(nn.Module):
     def _begin(self, tokens: Tensor, keys: Tensor | None) -> tuple[Tensor, Places]:
         """What the first block gets: prefix and grid tokens (B, P + N, D), and their places."""
         rotation = None if self.rotary is None else self.rotary(tokens, keys)
-        return self._with_prefix(tokens.flatten(1, 2)), Places(_grid_of(tokens), rotation)
+        return self.with_prefix(tokens.flatten(1, 2)), Places(_grid_of(tokens), rotation)
 
     def _rotation_of_sets(self, x: Tensor, centres: Sequence[Tensor] | None, keys: Tensor | None) -> Tensor | None:
         """The rotation (2, B, 1, N, head_dim / 2) of the tokens in a padded batch (B, P + N, D), if there is any."""
@@ -118,8 +118,8 @@ class Trunk(nn.Module):
             raise ValueError('position is "rotary" and tokens form no grid; give their centres, see grid_centres.')
         return self.rotary.of_centres(nn.utils.rnn.pad_sequence(list(centres), batch_first=True), x, keys)
 
-    def _with_prefix(self, x: Tensor) -> Tensor:
-        """(B, N, D) -> (B, P + N, D)"""
+    def with_prefix(self, x: Tensor) -> Tensor:
+        """(B, N, D) -> (B, P + N, D), what the first block gets"""
         if self.prefix is None:
             return x
         return torch.cat([self.prefix.to(x.dtype).expand(len(x), -1, -1), x], dim=1)

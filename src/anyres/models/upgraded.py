@@ -114,8 +114,8 @@ class UpgradedTrunk(Trunk):
         self.blocks = nn.ModuleList(vit.blocks)
         self.norm: nn.Module = vit.norm  # type: ignore[assignment]
 
-    def _with_prefix(self, x: Tensor) -> Tensor:
-        return self.norm_pre(self.dropout(super()._with_prefix(x)))
+    def with_prefix(self, x: Tensor) -> Tensor:
+        return self.norm_pre(self.dropout(super().with_prefix(x)))
 
     def _run(self, block: nn.Module, x: Tensor, places: Places) -> tuple[Tensor, Places]:
         if self.grad_checkpointing and torch.is_grad_enabled():

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
+from torch import Tensor
 from tqdm import tqdm
 
 from anyres.models.architectures import UPGRADED
 from anyres.models.upgraded_config import UpgradedConfig
 from anyres.models.vitar import ViTAR
 from anyres.models.weights.compare import options, told
+from anyres.models.weights.files import load
 from anyres.models.weights.initial import Initial, initial_digest, read_initial, read_settings
 from anyres.models.weights.record import CONFIG, make_config, read_record
 from anyres.settings import default_of
@@ -19,8 +23,17 @@ from anyres.training import checkpoint
 from anyres.training.backbone_config import BackboneRunConfig
 
 
-def start_from(config: BackboneRunConfig, model: ViTAR, *, is_backbone: bool = False, is_probe: bool = False) -> None:
+def start_from(
+    config: BackboneRunConfig,
+    model: ViTAR,
+    *,
+    is_backbone: bool = False,
+    is_probe: bool = False,
+    classes: Sequence[str] = (),
+) -> None:
     """Puts the weights of `config.init`, if there are any, below the head of a fresh model.
+
+    The head comes with them where init is an upgraded ViT of the same classes.
 
     Not if the run has a checkpoint, which will replace them all. Says on stderr which parts start fresh, which of the
     file are left out and which settings are others than there.
@@ -30,6 +43,7 @@ def start_from(config: BackboneRunConfig, model: ViTAR, *, is_backbone: bool = F
         model: the run's ViTAR.
         is_backbone: it is part of another model, whose heads start fresh.
         is_probe: nothing below the head will be trained.
+        classes: of the run, in the order of the logits.
 
     Raises:
         ValueError: weights that do not fit (see `read_initial`), a probe of parts that nobody has trained, or of
@@ -47,9 +61,23 @@ def start_from(config: BackboneRunConfig, model: ViTAR, *, is_backbone: bool = F
     )
     if is_probe:
         _refuse_probe(init, found)
-    model.load_state_dict(found.weights, strict=False)  # what starts fresh is not among them
-    starting, above = ("Backbone starting", "heads") if is_backbone else ("Starting", "head")
+    head = _head(init, classes)
+    model.load_state_dict(found.weights | head, strict=False)  # what starts fresh is not among them
+    if head:
+        left_out = tuple(name for name in found.left_out if name != "head")
+        found = replace(found, weights=found.weights | head, left_out=left_out)
+    starting, above = ("Backbone starting", "heads") if is_backbone else ("Starting", "" if head else "head")
     tqdm.write(_described(init, found, starting, above), file=sys.stderr)
+
+
+def _head(init: Path, classes: Sequence[str]) -> dict[str, Tensor]:
+    """The head of an upgraded ViT that knows these very classes, by their names or those of their folders."""
+    if not classes or read_settings(init / CONFIG).get("architecture") != UPGRADED.name:
+        return {}
+    model, info = load(init)
+    if tuple(classes) not in (info.classes, tuple(info.extra.get("class_folders", ()))):
+        return {}
+    return {f"head.{name}": value for name, value in model.head.state_dict().items()}
 
 
 def upgraded_settings(config: BackboneRunConfig) -> UpgradedConfig | None:
@@ -113,7 +141,9 @@ def identity_of_init(config: BackboneRunConfig) -> dict[str, str]:
 def _described(init: Path, found: Initial, starting: str, above: str) -> str:
     """What is taken, what starts fresh (with what is `above` the backbone), what is left out and what differs."""
     place = f" (its {found.place})" if found.place else ""
-    text = f"{starting} from {init}{place}: {', '.join(found.taken)}. Fresh: {', '.join((*found.fresh, above))}."
+    text = f"{starting} from {init}{place}: {', '.join(found.taken)}."
+    if fresh := [name for name in (*found.fresh, above) if name]:
+        text += f" Fresh: {', '.join(fresh)}."
     if found.left_out:
         text += f" Left out: {', '.join(found.left_out)}."
     differing = {

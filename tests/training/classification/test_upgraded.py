@@ -58,6 +58,23 @@ def test_what_is_to_be_trained_is_trained(what, parts, make, start, capsys):
     assert "Fresh: head" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("known", [{"classes": []}, {"extra": {"class_folders": []}}])
+def test_a_head_for_the_same_classes_is_kept(known, make, start, plain, tmp_path, capsys):
+    model, _ = anyres.load(start)
+    names = ClassificationTask(make()).folder.classes
+    model.reset_classifier(len(names))
+    kind = next(iter(known))
+    told = {"classes": [*"xyz"], kind: list(names) if kind == "classes" else {"class_folders": list(names)}}
+    anyres.save(tmp_path / "same", model, name=None, training_sizes=[(12, 12)], **told)
+    capsys.readouterr()
+    begun = ClassificationTask(make(init=tmp_path / "same")).model
+    assert torch.equal(begun.head.weight, model.head.weight) and torch.equal(begun.head.bias, model.head.bias)
+    said = capsys.readouterr().err
+    assert "Fresh" not in said and "Left out" not in said and "head" in said
+    anyres.save(tmp_path / "other", model, name=None, classes=[*"xyz"], training_sizes=[(12, 12)])
+    assert not torch.equal(ClassificationTask(make(init=tmp_path / "other")).model.head.weight, model.head.weight)
+
+
 def test_a_probe_reads_the_old_features(make, start):
     config = make(linear_probe=True)
     train(config)

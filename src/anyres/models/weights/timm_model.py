@@ -87,6 +87,12 @@ def class_names(model: nn.Module) -> list[str]:
     return [known.index_to_description(index) for index in range(count)]
 
 
+def class_folders(model: nn.Module) -> list[str]:
+    """What ImageNet's folders of the classes are called, in their order; empty for models of other classes."""
+    subset = infer_imagenet_subset(model)
+    return [] if subset is None else ImageNetInfo(subset).label_names()
+
+
 _RESAMPLED = ("pos_embed", "patch_embed.proj.weight")
 _OF_DATA = ("mean", "std", "interpolation", "crop_pct", "input_size")
 

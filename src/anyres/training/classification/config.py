@@ -45,7 +45,8 @@ class TrainConfig(BackboneRunConfig):
     """Folder that holds train/ and, optionally, val/, each with one folder of images per class."""
     init: Operational[Path | None] = None
     """Start from these weights instead of random ones, with a fresh head: folder of a run of `anyres pretrain` or
-    `anyres train`, or a ViT or MAE of timm or transformers (.safetensors, .pth)."""
+    `anyres train`, or a ViT or MAE of timm or transformers (.safetensors, .pth). What `anyres upgrade` wrote keeps its
+    head if it knows the same classes."""
     train: Literal["all", "adapter"] = "all"
     """"adapter": where init is what `anyres upgrade` wrote, merger and head alone; the old ViT stays as it is."""
     linear_probe: bool = False

@@ -69,7 +69,7 @@ class ClassificationTask:
             )
         with seeded(key(config.seed, _INIT)):
             self.model = self._make_model()
-        start_from(config, self.model, is_probe=config.linear_probe)
+        start_from(config, self.model, is_probe=config.linear_probe, classes=self.folder.classes)
         if config.linear_probe:
             self.model.freeze_features()
         self.mix = make_mixup(config, len(self.folder.classes))
