@@ -40,6 +40,10 @@ def _backbones(task: Task) -> tuple[Variant, ...]:
             task=task, name="vitar-1x1", text="ViTAR, cells of 1x1 patches: nothing is merged", options={"cells": "1x1"}
         ),
         Variant(
+            task=task, name="rotary-1x1", text="the same with rotary positions in the trunk, not fuzzy ones",
+            options={"cells": "1x1", "position": "rotary"},
+        ),
+        Variant(
             task=task, name="vitar-2x2", text="ViTAR, cells of 2x2 patches: a quarter of the tokens", cells=2,
             options={"cells": "2x2"},
         ),
