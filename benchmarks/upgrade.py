@@ -39,7 +39,7 @@ import matplotlib.pyplot as plt
 
 OWN, TUNED, MEASURED = 48, (96, 192), (48, 96, 144, 192, 288, 384)
 """Sides in pixels: of the old model, of fine-tuning what takes any size, and of measuring."""
-BATCH, RATE, TUNING_RATE, ADAPTER_RATE = 64, 1.2e-3, 3e-4, 1.2e-3
+BATCH, RATE, TUNING_RATE, ADAPTER_RATE = 32, 1.2e-3, 3e-4, 1.2e-3
 
 LARGE = (0.5, 0.85)
 SETS: dict[str, dict[str, Any]] = {
@@ -80,7 +80,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=3000, help="of the old model")
-    parser.add_argument("--tuning", type=int, default=600, help="steps of fine-tuning")
+    parser.add_argument("--tuning", type=int, default=400, help="steps of fine-tuning")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each on one core")
     parser.add_argument("--folder", type=Path, default=Path("upgrade"), help="for images and runs")
     parser.add_argument("--out", type=Path, default=here / "results" / "upgrade.json")

@@ -7,6 +7,7 @@ from anyres.lazy import attach
 if TYPE_CHECKING:
     from anyres.costs.cost import Cost as Cost, cost as cost
     from anyres.costs.largest import largest_size as largest_size
+    from anyres.exporting.export import export as export
     from anyres.models.architectures import create_model as create_model, list_models as list_models
     from anyres.models.config import ViTARConfig as ViTARConfig
     from anyres.models.features import Features as Features
@@ -25,6 +26,7 @@ else:
         {
             "anyres.costs.cost": ("Cost", "cost"),
             "anyres.costs.largest": ("largest_size",),
+            "anyres.exporting.export": ("export",),
             "anyres.models.mae": ("MaskedAutoencoder",),
             "anyres.models.mae_config": ("MAEConfig",),
             "anyres.models.architectures": ("create_model", "list_models"),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from anyres.ablation.config import AblateConfig
-    from anyres.cli.configs import CostOf, Models, PlanImage, Report, Synthesize, Upgrade
+    from anyres.cli.configs import CostOf, Export, Models, PlanImage, Report, Synthesize, Upgrade
     from anyres.costs.largest_config import LargestSizeConfig
     from anyres.evaluation.evaluate_config import EvaluateConfig
     from anyres.evaluation.sweep_config import SweepConfig
@@ -178,6 +178,27 @@ def demo(options: DemoConfig) -> int:
     from anyres.recipes.demo import demo
 
     print(demo(options).resolve())
+    return 0
+
+
+def export(options: Export) -> int:
+    from anyres.exporting.export import export
+    from anyres.models.weights.files import load
+
+    if options.data is not None:
+        from anyres.data.folder import find_images
+
+        find_images([options.data])  # an error now if there are none
+    model, info = load(options.run)
+    export(
+        model, options.out, classes=info.classes, largest=options.largest, uint8=options.uint8, verify=options.verify,
+        verify_pixels=options.verify_pixels, progress=True,
+    )  # fmt: skip
+    print(f"{options.out}: {options.out.stat().st_size / 1e6:.1f} MB, images of up to {options.largest} pixels a side")
+    if options.data is not None:
+        from anyres.predict.quantized import compare_quantized
+
+        print(compare_quantized(options.out, options.data))
     return 0
 
 

@@ -32,7 +32,7 @@ def _train(arguments: list[str]) -> tuple[Command, list[str]]:
 
 def _predict(arguments: list[str]) -> Command:
     run, _ = _without("--run", arguments)
-    if run is None:
+    if run is None or run.endswith(".onnx"):
         return COMMANDS["predict"]
     from anyres.models.weights.record import architecture_in
 

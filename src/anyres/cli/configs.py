@@ -88,6 +88,33 @@ class Synthesize:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Export:
+    """Write a classifier or backbone as one ONNX file for images of every height and width, and compare its answers by
+    onnxruntime with the model's at random sizes; a file that differs is not written."""
+
+    run: Positional[Annotated[Path, arg(metavar="RUN")]]
+    """Folder of a run, or what `anyres upgrade` wrote."""
+    out: Annotated[Path, arg(aliases=["-o"])]
+    """The .onnx file."""
+    largest: int = 7168
+    """Most pixels of a side; larger images are refused by the file."""
+    uint8: bool = False
+    """Images are whole numbers from 0 to 255, normalised inside; else float32, normalised by whoever prepares them."""
+    verify: int = 50
+    """Number of random sizes to compare at, one pixel, the longest sides and primes among them."""
+    verify_pixels: int = 2**20
+    """Pixels of the largest of these images: more take longer."""
+    int8: bool = False
+    """Write NAME-int8.onnx too, with 8-bit weights (dynamic quantisation), and measure what it changes on --data."""
+    data: Path | None = None
+    """Folder of images for that."""
+
+    def __post_init__(self) -> None:
+        if self.int8 != (self.data is not None):
+            raise ValueError("int8 needs data, a folder of images to measure the change on, and data has no other use")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Upgrade:
     """Make a plain ViT of timm a model for any size, with the answers that it had."""
 

@@ -106,6 +106,9 @@ COMMANDS = {
         "anyres.cli.configs:Upgrade",
         "upgrade",
     ),
+    "export": Command(
+        "Write a model as one ONNX file for every size, compared with the model.", "anyres.cli.configs:Export", "export"
+    ),
     "models": Command("List the named models.", "anyres.cli.configs:Models", "models"),
     "cost": Command("Say what one image costs.", "anyres.cli.configs:CostOf", "cost"),
     "largest-size": Command(

@@ -12,7 +12,7 @@ OPSET = 20  # the first with GELU; onnxruntime 1.17, OpenVINO 2024
 
 
 class Value:
-    """What a node gives. Numbers beside a value take its place in arithmetic: whole ones as int64, others as float32."""
+    """What a node gives. Numbers beside it in arithmetic become constants: whole ones int64, others float32."""
 
     def __init__(self, graph: "Graph", name: str) -> None:
         self.graph, self.name = graph, name
@@ -57,10 +57,10 @@ class Value:
     def to(self, kind: int) -> "Value":
         return self.graph.op("Cast", self, to=kind)
 
-    def float(self) -> "Value":
+    def as_float(self) -> "Value":
         return self.to(TensorProto.FLOAT)
 
-    def int(self) -> "Value":
+    def as_int(self) -> "Value":
         return self.to(TensorProto.INT64)
 
     def gather(self, index: Any, axis: int) -> "Value":

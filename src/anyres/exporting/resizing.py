@@ -3,7 +3,6 @@
 Pixels come from few others each, read by index and weighted, since dense matrices would cost more than the model.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from anyres.exporting.graph import Graph, Value
@@ -44,7 +43,7 @@ def between(g: Graph, source: Value, target: Value) -> Reading:
     centre = (g.arange(target) * 2 + 1) * source - target + double  # plus one pixel, so that nothing is below zero
     below = centre // double - 1
     after = centre - (below + 1) * double
-    share = after.float() / double.float()
+    share = after.as_float() / double.as_float()
     beyond = below + g.op("Min", after, 1)
     return Reading([_clipped(g, below, source), _clipped(g, beyond, source)], [1.0 - share, share])
 
@@ -59,10 +58,5 @@ def means(g: Graph, source: Value, target: Value) -> Reading:
         upper = g.op("Min", (place + 1) * target, start + source)
         overlap = g.op("Max", upper - g.op("Max", place * target, start), 0)
         places.append(_clipped(g, place, source))
-        weights.append(overlap.float() / source.float())
+        weights.append(overlap.as_float() / source.as_float())
     return Reading(places, weights)
-
-
-def resized(g: Graph, images: Value, rows: Callable[[], Reading], cols: Callable[[], Reading]) -> Value:
-    """Images (B, C, H, W), rows first."""
-    return cols().apply(rows().apply(images, 2, 4), 3, 4)

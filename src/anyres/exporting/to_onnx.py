@@ -8,9 +8,10 @@ model by `verify`; trunk, pooling and head are exported by PyTorch.
 """
 
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import numpy as np
 import onnx
@@ -18,7 +19,7 @@ import torch
 from onnx import TensorProto
 from torch import Tensor, nn
 
-from anyres.exporting.graph import Graph, Value
+from anyres.exporting.graph import OPSET, Graph, Value
 from anyres.exporting.resizing import Reading, between, edge, means
 from anyres.layers.grid_attention import GridAttention
 from anyres.layers.merge_plan import MergePlan
@@ -102,7 +103,7 @@ class _Writer:
         self._refuse(limit)
         if self.uint8:
             mean, std = (np.array(each, np.float32).reshape(-1, 1, 1) for each in (self.config.mean, self.config.std))
-            images = (images.float() / 255.0 - g.constant(mean)) / g.constant(std)
+            images = (images.as_float() / 255.0 - g.constant(mean)) / g.constant(std)
         tokens = self._tokens(images, height, width)
         for name, value in zip(("logits", "pooled", "tokens"), self._after_merging(tokens), strict=True):
             wide = self.config.width
@@ -142,13 +143,7 @@ class _Writer:
             before, after = (Grid(*(chain[number + at] for chain in chains)) for at in (0, 1))
             weight = self._deep_weight(merges[number:])
             given = [*state, base] if self.is_pyramid else state
-
-            def level(
-                given: list[Value] = given, before: Grid = before, after: Grid = after, weight: Value | None = weight
-            ) -> list[Value]:
-                return self._level(given, before, after, weight)
-
-            made = self.g.branch(runs, level, lambda given=given: given)
+            made = self.g.branch(runs, partial(self._level, given, before, after, weight), partial(list, given))
             state, base = made[:2] if self.is_pyramid else made, made[-1]
         tokens = state[0]
         if self.config.last_pass:
@@ -177,7 +172,7 @@ class _Writer:
 
         def side(one: Value, other: Value) -> Value:  # see `aspect_grid`
             square = one * (4 * area) // other
-            root = g.op("Floor", g.op("Sqrt", square.to(TensorProto.DOUBLE))).int()
+            root = g.op("Floor", g.op("Sqrt", square.to(TensorProto.DOUBLE))).as_int()
             return g.op("Max", (root + 1) // 2, 1)
 
         def held(long: Value, short: Value) -> Value:
@@ -204,7 +199,7 @@ class _Writer:
         """How much the message of a level counts, with those of it and after it that merge."""
         if not isinstance(self.model.merger, PyramidMerger) or self.model.merger.full_levels is None:
             return None
-        to_come = self.g.op("Sum", *(each.float() for each in merges))
+        to_come = self.g.op("Sum", *(each.as_float() for each in merges))
         beyond = self.g.op("Max", to_come - float(self.model.merger.full_levels), 0.0)
         return self.g.op("Pow", float(self.model.merger.deep_weight), beyond)
 
@@ -222,7 +217,7 @@ class _Writer:
         absent = sides[0][1].unsqueeze(1, 3) | sides[1][1].unsqueeze(0, 2)  # (R, C, 2, 2)
         absent = absent.reshape(1, -1, 4)
         if not self.is_pyramid:
-            present = g.op("Not", absent).float().unsqueeze(3)  # (1, R C, 4, 1)
+            present = g.op("Not", absent).as_float().unsqueeze(3)  # (1, R C, 4, 1)
             grouped = tokens.reshape(batch, -1, 4, wide) * present
             base = g.op("ReduceSum", grouped, [2], keepdims=0) / g.op("ReduceSum", present, [2], keepdims=0)
             merged = self._merged(tokens, absent, base.reshape(-1, wide), batch)
@@ -253,21 +248,19 @@ class _Writer:
     # Pieces of the model.
 
     def _fitted(self, images: Value, sides: Sequence[Value], patches: Sequence[Value], *, enlarges: bool) -> Value:
-        g = self.g
         for axis, (side, number) in enumerate(zip(sides, patches, strict=True), start=2):
             target = number * self.patch
-
-            def apply(reading: Any, images: Value = images, axis: int = axis, side: Value = side,
-                      target: Value = target) -> list[Value]:  # fmt: skip
-                made: Reading = reading(g, side, target)
-                return [made.apply(images, axis, 4)]
-
-            if enlarges:
-                is_less = side <= (number - 1) * self.patch
-                [images] = g.branch(is_less, lambda apply=apply: apply(between), lambda apply=apply: apply(edge))
-            else:
-                [images] = apply(edge)
+            completed, enlarged = (
+                partial(self._read, images, axis, reading, side, target) for reading in (edge, between)
+            )
+            is_less = side <= (number - 1) * self.patch
+            [images] = self.g.branch(is_less, enlarged, completed) if enlarges else completed()
         return images
+
+    def _read(
+        self, images: Value, axis: int, reading: Callable[[Graph, Value, Value], Reading], side: Value, target: Value
+    ) -> list[Value]:
+        return [reading(self.g, side, target).apply(images, axis, 4)]
 
     def _embed(self, images: Value, grid: Grid) -> Value:
         """Patches with positions, (B, rows, cols, D), of images that they cover."""
@@ -280,7 +273,8 @@ class _Writer:
                 assert isinstance(conv, nn.Conv2d)
                 (kernel, _), (stride, _), pad = conv.kernel_size, conv.stride, int(conv.padding[0])
                 images = g.op(
-                    "Conv", images, g.weight(conv.weight), g.weight(conv.bias), kernel_shape=[kernel] * 2,
+                    "Conv", images, g.weight(conv.weight), g.weight(conv.bias),  # type: ignore[arg-type]
+                    kernel_shape=[kernel] * 2,
                     strides=[stride] * 2, pads=[pad] * 4,
                 )  # fmt: skip
                 images = g.op("Gelu", self._norm(images.transpose(0, 2, 3, 1), norm)).transpose(0, 3, 1, 2)
@@ -321,7 +315,7 @@ class _Writer:
     def _cubic(self, size: Value, table: int) -> Value:
         """The same bicubically without antialiasing (a = -0.75), as torch does it; at its own size it is exact."""
         g = self.g
-        place = (g.arange(size).float() + 0.5) * float(table) / size.float() - 0.5
+        place = (g.arange(size).as_float() + 0.5) * float(table) / size.as_float() - 0.5
         below = g.op("Floor", place)
         share = place - below
         total: Value | None = None
@@ -332,23 +326,24 @@ class _Writer:
             far = ((x * -0.75 + 3.75) * x - 6.0) * x + 3.0
             weight = g.op("Where", x <= 1.0, near, far)
             is_there = g.op("Equal", at.unsqueeze(1), g.constant(np.arange(table, dtype=np.float32)))
-            part = is_there.float() * weight.unsqueeze(1)
+            part = is_there.as_float() * weight.unsqueeze(1)
             total = part if total is None else total + part
         assert total is not None
         return total
 
     def _centres(self, size: Value) -> Value:
-        return (self.g.arange(size) * 2 + 1).float() / size.float() - 1.0
+        return (self.g.arange(size) * 2 + 1).as_float() / size.as_float() - 1.0
 
     def _sincos(self, size: Value, own: int) -> Value:
         """(size, D / 2)"""
         g, quarter = self.g, self.config.width // 4
-        places = (g.arange(size).float() + 0.5) * float(own) / size.float() - 0.5
+        places = (g.arange(size).as_float() + 0.5) * float(own) / size.as_float() - 0.5
         frequencies = TEMPERATURE ** -(torch.arange(quarter, dtype=torch.float32) / quarter)
         angle = places.unsqueeze(1) * g.constant(frequencies.numpy())
         return g.op("Concat", g.op("Sin", angle), g.op("Cos", angle), axis=1)
 
-    def _linear(self, x: Value, layer: nn.Linear) -> Value:
+    def _linear(self, x: Value, layer: nn.Module) -> Value:
+        assert isinstance(layer, nn.Linear)
         x = x @ self._matrix(layer.weight)
         return x if layer.bias is None else x + self.g.weight(layer.bias)
 
@@ -407,11 +402,13 @@ class _Writer:
     def _after_merging(self, tokens: Value) -> list[Value]:
         """Logits, pooled features and tokens."""
         sample = torch.randn(2, 3, 5, self.config.width)
-        free = {index: torch.export.Dim.DYNAMIC for index in range(3)}
-        program = torch.onnx.export(
-            _AfterMerging(self.model), (sample,), dynamo=True, dynamic_shapes=(free,), verbose=False, optimize=True,
-            opset_version=20, input_names=["merged"], output_names=["logits", "pooled", "tokens"],
-        )  # fmt: skip
+        free = dict.fromkeys(range(3), torch.export.Dim.DYNAMIC)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of PyTorch's own parts
+            program = torch.onnx.export(
+                _AfterMerging(self.model).eval(), (sample,), dynamo=True, dynamic_shapes=(free,), verbose=False,
+                opset_version=OPSET, input_names=["merged"], output_names=["logits", "pooled", "tokens"],
+            )  # fmt: skip
         assert program is not None
         return self.g.splice(program.model_proto, merged=tokens)
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from anyres.devices import resolve_device
 from anyres.errors import Unreadable
+from anyres.exporting.onnx_file import OnnxModel
 from anyres.models.weights.files import load
 from anyres.models.weights.record import ModelInfo
 from anyres.predict.classifier import Classifier
@@ -19,6 +20,7 @@ from anyres.predict.finder import Finder
 from anyres.predict.inputs import Given, as_inputs
 from anyres.predict.labeller import Labeller
 from anyres.predict.loop import Looker, Loop
+from anyres.predict.onnx_classifier import OnnxClassifier
 from anyres.predict.results import Result
 from anyres.sizes import Size, parse_size, size_text
 
@@ -34,8 +36,8 @@ class Predictor:
     refused.
 
     Args:
-        run_or_model: the folder of a run, or a model in evaluation mode, which stays on its device and the classes of
-            which are called 0, 1, ...
+        run_or_model: the folder of a run; an .onnx file that `anyres.export` wrote; or a model in evaluation mode,
+            which stays on its device and the classes of which are called 0, 1, ...
         device: where the model of a run is to be: "auto" (cuda if there is one), "cpu", "cuda", "cuda:N" or "mps".
         size: classes: what images are resized to, 224 or "224x320" (height x width); without it they keep their size.
         short_side: classes, label maps: pixels of the shorter side that they are resized to, the aspect being kept.
@@ -97,13 +99,17 @@ class Predictor:
             "threshold": threshold,
             "strict": strict,
         }
-        model, info = _in_memory(run_or_model, device) if isinstance(run_or_model, nn.Module) else load(run_or_model)
+        is_file = not isinstance(run_or_model, nn.Module) and Path(run_or_model).suffix == ".onnx"
+        if isinstance(run_or_model, nn.Module):
+            model, info = _in_memory(run_or_model, device)
+        else:
+            model, info = _from_file(run_or_model) if is_file else load(run_or_model)
         name = type(model).__name__
         if name not in _KINDS:
             raise ValueError(f"{run_or_model} holds a {name}, which predicts nothing; allowed: {', '.join(_KINDS)}")
         kind, looker = _KINDS[name]
         options = _options(kind, name, {each: value for each, value in given.items() if value is not None})
-        if not isinstance(run_or_model, nn.Module):
+        if not isinstance(run_or_model, nn.Module) and not is_file:
             model.to(resolve_device(options.device)).float()
         folder = {} if label_folder is None else {"label_folder": Path(label_folder)}
         if folder and kind is not LabelOptions:
@@ -138,6 +144,7 @@ class Predictor:
 _KINDS: dict[str, tuple[type[LookOptions], Callable[..., Looker]]] = {
     "ViTAR": (ClassOptions, Classifier),
     "UpgradedViT": (ClassOptions, Classifier),
+    "OnnxModel": (ClassOptions, OnnxClassifier),
     "Segmenter": (LabelOptions, Labeller),
     "Detector": (ObjectOptions, Finder),
 }
@@ -152,6 +159,11 @@ def _in_memory(model: nn.Module, device: str | None) -> tuple[Any, ModelInfo]:
         raise ValueError("the model is in training mode; use model.eval()")
     config: Any = model.config
     return model, ModelInfo(None, tuple(str(label) for label in range(config.num_classes)), ())
+
+
+def _from_file(path: Path | str) -> tuple[Any, ModelInfo]:
+    model = OnnxModel(path)
+    return model, model.info
 
 
 def _options(kind: type[LookOptions], model: str, given: Mapping[str, Any]) -> LookOptions:

@@ -1,0 +1,215 @@
+"""One ONNX file for every size: its answers are the model's, whatever the model, and what it cannot do is refused."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from timm.models.vision_transformer import VisionTransformer
+
+import anyres
+from anyres.exporting.verify import TOLERANCE, compare, draw_sizes, table
+
+onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+from anyres.exporting.onnx_file import OnnxModel
+
+SMALL = {"width": 24, "depth": 2, "heads": 2, "patch_size": 4, "grid": (3, 5), "num_classes": 7}
+LARGEST = 230  # three levels, or four
+
+
+@torch.no_grad()
+def noisy(model):
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def make(name="anyres_tiny_patch16", **options):
+    return noisy(anyres.create_model(name, **{**SMALL, **options}))
+
+
+MODELS = [
+    ("anyres_tiny_patch16", {"stem": "conv", "full_levels": 1}),
+    ("vitar_tiny_patch16", {"position": "sincos", "grid_shape": "aspect", "prefix_tokens": 1, "pool": "token"}),
+    ("anyres_tiny_patch16", {"cells": "2x2", "grid_shape": "fixed"}),
+]
+MORE = [
+    ("anyres_tiny_patch16", {"grid": 14, "patch_size": 2}),
+    ("anyres_tiny_patch16", {"grid_shape": "fixed", "last_pass": False, "num_classes": 0}),
+    ("anyres_tiny_patch16", {"cells": "1x1", "grid_shape": "fixed"}),
+    ("vitar_tiny_patch16", {"stem": "conv"}),
+    ("vitar_tiny_patch16", {"cells": "2x2"}),
+    ("vitar_tiny_patch16", {"cells": "1x1"}),
+    ("vitar_tiny_patch16", {"position": "learned", "interpolation": "bicubic", "in_channels": 1, "last_pass": False}),
+    ("vitar_tiny_patch16", {"position": "none", "grid": (1, 1)}),
+    ("deit_tiny_patch16", {"grid": (4, 4)}),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [*MODELS, *(pytest.param(*each, marks=pytest.mark.slow) for each in MORE)]
+)
+def test_the_file_is_the_model(name, options, tmp_path):
+    model = make(name, **options)
+    found = anyres.export(model, tmp_path / "model.onnx", largest=LARGEST, verify=50, verify_pixels=LARGEST**2)
+    assert len(found) == 50 and max(each.worst for each in found) < TOLERANCE
+    assert {(1, 1), (LARGEST, 1), (1, LARGEST), (LARGEST, LARGEST)} <= {each.size for each in found}
+    assert {each.batch for each in found} == {1, 2, 3} and ("logits" in found[0].of) == (model.num_classes > 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", ["resized", "merged"])
+def test_of_an_upgraded_vit(start, tmp_path):
+    vit = VisionTransformer(
+        img_size=16, patch_size=4, num_classes=5, embed_dim=24, depth=2, num_heads=2, init_values=0.1, reg_tokens=2,
+        qk_norm=True, global_pool="avg",
+    )  # fmt: skip
+    model = noisy(anyres.upgrade(noisy(vit), start=start))
+    found = anyres.export(model, tmp_path / "model.onnx", largest=LARGEST, verify_pixels=30000)
+    assert max(each.worst for each in found) < TOLERANCE
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("export")
+    model = make(num_classes=3)
+    anyres.save(folder / "run", model, name=None, classes=["ant", "bee", "cat"], training_sizes=[(16, 16)])
+    for name, uint8 in (("plain.onnx", False), ("whole.onnx", True)):
+        anyres.export(
+            model, folder / name, classes=["ant", "bee", "cat"], largest=100, uint8=uint8, verify=12, verify_pixels=4000
+        )
+    draw = np.random.default_rng(0)
+    (folder / "photos").mkdir()
+    for number, size in enumerate([(30, 41), (7, 90), (100, 100), (1, 1), (16, 16)]):
+        Image.fromarray(draw.integers(0, 256, (*size, 3), np.uint8)).save(folder / "photos" / f"{number}.png")
+    Image.new("RGB", (101, 5)).save(folder / "photos" / "long.png")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["plain.onnx", "whole.onnx"])
+def test_a_file_predicts_as_its_run(written, name):
+    one, other = (list(anyres.Predictor(written / each)(written / "photos")) for each in ("run", name))
+    assert one[5].classes and "beyond the limit of" in str(other[5].reason) and "largest=101" in str(other[5].reason)
+    for mine, theirs in zip(one[:5], other[:5], strict=True):
+        assert (mine.path, mine.size, mine.classes) == (theirs.path, theirs.size, theirs.classes)
+        np.testing.assert_allclose(mine.probabilities, theirs.probabilities, atol=1e-5)
+
+
+def test_what_a_file_says_of_itself(written):
+    session = onnxruntime.InferenceSession(written / "whole.onnx")
+    said = session.get_modelmeta().custom_metadata_map
+    assert json.loads(said["classes"]) == ["ant", "bee", "cat"] and said["largest_side"] == "100"
+    assert json.loads(said["mean"]) == [0.485, 0.456, 0.406] and said["input"] == "uint8 from 0 to 255"
+    [given] = session.get_inputs()
+    assert (given.name, given.type, given.shape) == ("images", "tensor(uint8)", ["batch", 3, "height", "width"])
+    assert [each.name for each in session.get_outputs()] == ["logits", "pooled", "tokens"]
+
+
+def test_idle_levels_cost_nothing(written):
+    """The same small image in files of few and of many levels runs the same nodes."""
+    model = make()
+    counts = []
+    for largest in (16, 230):
+        anyres.export(model, written / "levels.onnx", largest=largest, verify=0)
+        options = onnxruntime.SessionOptions()
+        options.enable_profiling, options.profile_file_prefix = True, str(written / "profile")
+        session = onnxruntime.InferenceSession(written / "levels.onnx", options)
+        session.run(None, {"images": np.zeros((1, 3, 12, 12), np.float32)})
+        events = json.loads(open(session.end_profiling()).read())
+        counts.append(sum(event.get("args", {}).get("op_name") == "MatMul" for event in events))
+    assert counts[0] == counts[1] > 0
+
+
+def test_a_file_that_differs_is_not_written(tmp_path, monkeypatch):
+    model = make()
+    (tmp_path / "model.onnx").write_text("mine")
+    monkeypatch.setattr("anyres.exporting.to_onnx.TEMPERATURE", 1.0)
+    monkeypatch.setattr("anyres.exporting.to_onnx._Writer._deep_weight", lambda self, merges: self.g.constant(0.7))
+    with pytest.raises(ValueError, match=r"would not be the model, so it was not written:\n +height x width"):
+        anyres.export(model, tmp_path / "model.onnx", largest=100, verify=12, verify_pixels=9000)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+    assert (tmp_path / "model.onnx").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "text"),
+    [
+        ("deit_tiny_patch16", {"grid": (4, 4), "tome": 2}, "tome=2"),
+        ("vitar_tiny_patch16", {"merger": "concat"}, "merger='concat'.*pyramid"),
+        ("vitar_tiny_patch16", {"padding": "zeros"}, 'padding="zeros".*allowed: padding="masked"'),
+        ("vitar_tiny_patch16", {"cells": "balanced"}, 'cells="balanced".*allowed: cells="halving"'),
+        ("vitar_tiny_patch16", {"position": "relative_bias"}, "position='relative_bias'"),
+        ("vitar_tiny_patch16", {"position": "conditional"}, "position='conditional'"),
+        ("vitar_tiny_patch16", {"window": 2}, "window=2"),
+        ("vitar_tiny_patch16", {"scale_query": True}, "scale_query"),
+        ("vitar_tiny_patch16", {"learned_levels": 1}, "learned_levels"),
+        ("vitar_tiny_patch16", {"position": "learned", "interpolation": "timm"}, 'interpolation="timm"'),
+    ],
+)
+def test_a_model_that_cannot_be_is_refused(name, options, text, tmp_path):
+    with pytest.raises(ValueError, match=f"a model with {text}"):
+        anyres.export(make(name, **options), tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_input(written, tmp_path):
+    model = make()
+    for options, text in (
+        ({"largest": 0}, "largest is 0; allowed: whole numbers from 1 up"),
+        ({"verify": -1}, "verify is -1"),
+        ({"classes": ["a"]}, "there are 1 class names for 7 outputs"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            anyres.export(model, tmp_path / "model.onnx", **options)
+    with pytest.raises(ValueError, match="allowed: a name that ends with .onnx"):
+        anyres.export(model, tmp_path / "model.pt")
+    with pytest.raises(ValueError, match="MaskedAutoencoder cannot be exported"):
+        anyres.export(anyres.create_model("mae_vitar_tiny_patch16"), tmp_path / "model.onnx")
+    with pytest.raises(ValueError, match="there is no file"):
+        anyres.Predictor(tmp_path / "none.onnx")
+    (tmp_path / "text.onnx").write_text("no model")
+    with pytest.raises(ValueError, match="onnxruntime .* cannot read"):
+        anyres.Predictor(tmp_path / "text.onnx")
+    for options, text in (({"memory_budget": "1GB"}, "no predicted costs"), ({"device": "cuda"}, "allowed for an")):
+        with pytest.raises(ValueError, match=text):
+            anyres.Predictor(written / "plain.onnx", **options)
+    with pytest.raises(ValueError, match="an image of 101x5 pixels is beyond the limit"):
+        OnnxModel(written / "plain.onnx").run(torch.zeros(1, 3, 101, 5))
+
+
+def test_files_of_others_and_of_other_versions(written, tmp_path):
+    import onnx
+
+    made = onnx.load(written / "plain.onnx")
+    for changed, text in ((None, "was not written by anyres"), ("99", "has format 99; this version reads 1")):
+        properties = {each.key: each.value for each in made.metadata_props}
+        properties["anyres_format"] = changed
+        onnx.helper.set_model_props(made, {key: value for key, value in properties.items() if value is not None})
+        onnx.save(made, tmp_path / "other.onnx")
+        with pytest.raises(ValueError, match=f"{text}.*Export the model again"):
+            anyres.Predictor(tmp_path / "other.onnx")
+
+
+def test_sizes_that_are_drawn():
+    sizes = draw_sizes(200, 1000, 10**5)
+    assert sizes == draw_sizes(200, 1000, 10**5) and len(sizes) == 200 and sizes[0] == (1, 1)
+    assert all(1 <= side <= 1000 for size in sizes for side in size)
+    assert all(height * width <= 10**5 for height, width in sizes)
+    ratios = [max(size) / min(size) for size in sizes]
+    assert max(ratios[6:]) >= 30 and min(ratios) == 1
+
+
+def test_the_table_shows_the_worst(written):
+    model, _ = anyres.load(written / "run")
+    file = OnnxModel(written / "plain.onnx")
+
+    def wrong_at(images):
+        found = file.run(images)
+        return found if images.shape[-1] != 37 else {**found, "logits": found["logits"] + 1}
+
+    found = compare(model.eval(), wrong_at, [(9, 9), (12, 37), (20, 20)])
+    assert "12x37" in table(found).splitlines()[1] and found[1].worst > 0.01 > found[0].worst
