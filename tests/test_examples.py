@@ -3,8 +3,12 @@
 import importlib.util
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+
+import anyres
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -38,6 +42,26 @@ def test_a_segmenter_learns_two_images_by_heart(tmp_path, capsys):
     assert short("overfit_segmentation", tmp_path, "--steps", "200") > 0.4  # all background: 0.19
     assert "mean intersection over union: " in capsys.readouterr().out
     assert len(list((tmp_path / "predictions").glob("*.drawn.png"))) == 2
+
+
+def test_an_exported_model_predicts_without_torch(tmp_path, capsys):
+    draw = np.random.default_rng(0)
+    model = anyres.create_model("anyres_tiny_patch16", width=24, depth=1, heads=2, grid=(2, 2), num_classes=3).eval()
+    anyres.export(model, tmp_path / "model.onnx", classes=["ant", "bee", "cat"], largest=100, verify=0)
+    for number, size in enumerate([(30, 41), (100, 7)]):
+        Image.fromarray(draw.integers(0, 256, (*size, 3), np.uint8)).save(tmp_path / f"{number}.png")
+    with torch.inference_mode():
+        predicted = anyres.Predictor(tmp_path / "model.onnx")(tmp_path)
+        rows = {Path(each.path).name: f"{each.size[0]}x{each.size[1]}  " + "  ".join(
+            f"{name} {share:.1%}" for name, share in zip(each.classes, each.probabilities, strict=True)
+        ) for each in predicted}  # fmt: skip
+    loaded("predict_onnx").main(["--model", str(tmp_path / "model.onnx"), str(tmp_path)])
+    assert capsys.readouterr().out == "".join(f"{tmp_path / name}  {rows[name]}\n" for name in sorted(rows))
+    Image.new("RGB", (101, 3)).save(tmp_path / "long.png")
+    with pytest.raises(ValueError, match="larger than the 100 pixels a side"):
+        loaded("predict_onnx").main(["--model", str(tmp_path / "model.onnx"), str(tmp_path / "long.png")])
+    source = (EXAMPLES / "predict_onnx.py").read_text()
+    assert "import torch" not in source and "import anyres" not in source
 
 
 @pytest.mark.parametrize("name", [path.stem for path in sorted(EXAMPLES.glob("*.py"))])
