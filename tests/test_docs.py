@@ -11,7 +11,7 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["integrations.md"])
+@pytest.mark.parametrize("page", ["deploy.md", "integrations.md"])
 def test_code_prints_what_it_says(page, tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), flags=re.DOTALL)
     assert blocks

@@ -184,7 +184,7 @@ class FilesConfig:
     """What every command that predicts is told first."""
 
     run: Path
-    """Folder of the trained model."""
+    """Folder of the trained model; of a classifier also an .onnx file that `anyres export` wrote."""
     inputs: tuple[Path, ...]
     """Image files, and folders that are searched for images."""
 

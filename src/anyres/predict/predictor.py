@@ -157,6 +157,8 @@ def _in_memory(model: nn.Module, device: str | None) -> tuple[Any, ModelInfo]:
         raise ValueError(f"device is {device}, but the model is in memory, and stays where it is; use model.to(device)")
     if model.training:
         raise ValueError("the model is in training mode; use model.eval()")
+    if isinstance(model, OnnxModel):
+        return model, model.info
     config: Any = model.config
     return model, ModelInfo(None, tuple(str(label) for label in range(config.num_classes)), ())
 
