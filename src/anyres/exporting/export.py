@@ -1,5 +1,6 @@
 """`anyres.export`: a model as one ONNX file for every size, compared with the model before it is given."""
 
+import copy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,6 +86,4 @@ def export(
 
 def as_exported(model: ViTAR) -> ViTAR:
     """A copy in evaluation, on the CPU, in float32."""
-    import copy
-
     return copy.deepcopy(model).cpu().float().eval()
