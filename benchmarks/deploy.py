@@ -72,7 +72,7 @@ def ways(model: anyres.ViTAR, folder: Path, threads: int) -> tuple[dict[str, Way
     start = time.perf_counter()
     anyres.export(model, path, verify=6, verify_pixels=10**5)
     export = time.perf_counter() - start
-    quantize_dynamic(path, small, weight_type=QuantType.QInt8, per_channel=True)
+    quantize_dynamic(path, small, op_types_to_quantize=["MatMul"], weight_type=QuantType.QInt8, per_channel=True)
     compiled = type(model)(model.config)
     compiled.load_state_dict(model.state_dict())
     compiled.eval().compile_parts()

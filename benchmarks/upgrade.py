@@ -1,6 +1,6 @@
 """When does an upgrade pay: an old ViT of one size with an adapter, against the same ViT by every other way.
 
-    python benchmarks/upgrade.py [--seeds 2] [--steps 3000] [--tuning 600] [--jobs 2] [--folder upgrade]
+    python benchmarks/upgrade.py [--seeds 2] [--steps 3000] [--tuning 400] [--jobs 2] [--folder upgrade]
         [--out benchmarks/results/upgrade.json] [--image docs/images/upgrade.png]
 
 A small plain ViT of timm learns glyphs at 48 pixels alone. Then it is used at 48 to 384 pixels: as it is on resized
@@ -44,6 +44,7 @@ BATCH, RATE, TUNING_RATE, ADAPTER_RATE = 32, 1.2e-3, 3e-4, 1.2e-3
 LARGE = (0.5, 0.85)
 SETS: dict[str, dict[str, Any]] = {
     "ordinary": {"glyph_height": LARGE},
+    "middle": {"glyph_height": (0.18, 0.3), "training_heights": (LARGE, (0.15, 0.4), LARGE)},
     "detail": {"glyph_height": (0.1, 0.16), "training_heights": (LARGE, (0.1, 0.4), LARGE)},
 }
 ROWS = {

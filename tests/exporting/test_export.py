@@ -12,6 +12,7 @@ from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 
 import anyres
+from anyres.cli import main
 from anyres.exporting.onnx_file import OnnxModel
 from anyres.exporting.verify import TOLERANCE, compare, draw_sizes, table
 
@@ -112,6 +113,34 @@ def test_what_a_file_says_of_itself(written):
     assert [each.name for each in session.get_outputs()] == ["logits", "pooled", "tokens"]
 
 
+def test_the_graph_itself_refuses_what_is_beyond_its_limit(written):
+    session = onnxruntime.InferenceSession(written / "plain.onnx")
+    for size in ((101, 5), (5, 101)):
+        with pytest.raises(Exception, match="image_beyond_the_limit_of_this_file"):
+            session.run(None, {"images": np.zeros((1, 3, *size), np.float32)})
+    assert session.run(None, {"images": np.zeros((1, 3, 100, 100), np.float32)})[0].shape == (1, 3)
+
+
+def test_the_command_writes_and_compares(written, tmp_path, capsys):
+    out = tmp_path / "new" / "model.onnx"
+    arguments = ["--largest", "100", "--verify", "7", "--verify-pixels", "3000", "--int8", "--data"]
+    assert main(["export", str(written / "run"), "-o", str(out), *arguments, str(written / "photos")]) == 0
+    said = capsys.readouterr()
+    assert "the worst of 7 sizes of up to 2" in said.err and "images of up to 100 pixels a side" in said.out
+    assert "model-int8.onnx" in said.out and "on 5 images the same class" in said.out  # the sixth is beyond the limit
+    weights = onnx.load(tmp_path / "new" / "model-int8.onnx").graph.initializer
+    assert sum(each.data_type == onnx.TensorProto.INT8 for each in weights) > 5
+    assert main(["export", str(written / "run"), "-o", str(tmp_path / "model.pt")]) != 0
+    assert "ends with .onnx" in capsys.readouterr().err
+
+
+def test_classes_without_names_are_called_by_number(tmp_path):
+    model = make(num_classes=3)
+    anyres.export(model, tmp_path / "model.onnx", largest=50, verify=0)
+    [found] = anyres.Predictor(tmp_path / "model.onnx")([torch.rand(3, 9, 20)])
+    assert sorted(found.classes) == ["0", "1", "2"]
+
+
 def test_idle_levels_cost_nothing(written):
     """The same small image in files of few and of many levels runs the same nodes."""
     model = make()
@@ -147,6 +176,7 @@ def test_a_file_that_differs_is_not_written(tmp_path, monkeypatch):
         ("vitar_tiny_patch16", {"cells": "balanced"}, 'cells="balanced".*allowed: cells="halving"'),
         ("vitar_tiny_patch16", {"position": "relative_bias"}, "position='relative_bias'"),
         ("vitar_tiny_patch16", {"position": "conditional"}, "position='conditional'"),
+        ("vitar_tiny_patch16", {"position": "conditional", "placement": "trunk"}, "position='conditional'"),
         ("vitar_tiny_patch16", {"window": 2, "global_blocks": (1,)}, "window=2"),
         ("vitar_tiny_patch16", {"scale_query": True}, "scale_query"),
         ("vitar_tiny_patch16", {"learned_levels": 1}, "learned_levels"),
@@ -157,6 +187,21 @@ def test_a_model_that_cannot_be_is_refused(name, options, text, tmp_path):
     with pytest.raises(ValueError, match=f"a model with {text}"):
         anyres.export(make(name, **options), tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
+
+
+def test_layers_that_are_no_plain_ones_and_models_of_others_are_refused(tmp_path, monkeypatch):
+    from anyres.integrations.timm import TimmViTAR
+
+    for name in ("stem.proj", "merger.block.q", "merger.block.kv", "merger.block.mlp.fc2"):
+        model = make()
+        torch.nn.utils.parametrizations.weight_norm(model.get_submodule(name))
+        with pytest.raises(ValueError, match="is no plain linear layer; merge its adapters"):
+            anyres.export(model, tmp_path / "model.onnx")
+    with pytest.raises(ValueError, match="TimmViTAR has calls of its own"):
+        anyres.export(TimmViTAR(make().config), tmp_path / "model.onnx")
+    monkeypatch.setattr("anyres.exporting.to_onnx._MOST_BYTES", 1000)
+    with pytest.raises(ValueError, match="more than one ONNX file holds"):
+        anyres.export(make(), tmp_path / "model.onnx")
 
 
 def test_bad_input(written, tmp_path):

@@ -190,6 +190,8 @@ def export(options: Export) -> int:
 
         find_images([options.data])  # an error now if there are none
     model, info = load(options.run)
+    if options.int8 and not info.classes:
+        raise ValueError(f"int8 compares classes, and {options.run} has none; leave it out")
     export(
         model, options.out, classes=info.classes, largest=options.largest, uint8=options.uint8, verify=options.verify,
         verify_pixels=options.verify_pixels, progress=True,

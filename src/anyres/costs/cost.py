@@ -146,7 +146,7 @@ def macs_by_part(
 
 
 def _attention_pooling(config: ViTARConfig, grid: tuple[int, int]) -> int:
-    """Of an upgraded ViT whose one learned query attends to all tokens, as SigLIP's."""
+    """Of an upgraded ViT whose one learned query attends to all tokens, as SigLIP's ("map")."""
     if not isinstance(config, UpgradedConfig) or config.vit["global_pool"] != "map":
         return 0
     width, tokens = config.width, grid[0] * grid[1] + config.prefix_tokens * config.vit["pool_include_prefix"]

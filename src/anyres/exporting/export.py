@@ -31,7 +31,7 @@ def export(
     Args:
         model: a `ViTAR` with either merger or none, or what `anyres.upgrade` made; it is left as it is.
         path: of the file, .onnx.
-        classes: names in the order of the logits.
+        classes: names in the order of the logits; their numbers if not given.
         largest: most pixels of a side; the graph holds as many levels as that needs, and refuses larger images.
         uint8: images are whole numbers from 0 to 255, normalised in the graph; else float32, already normalised.
         verify: number of random sizes at which onnxruntime's answers are compared with the model's.
@@ -63,8 +63,10 @@ def export(
     check_exportable(model)
     if len(classes) not in (0, model.config.num_classes):
         raise ValueError(f"there are {len(classes)} class names for {model.config.num_classes} outputs.")
+    classes = classes or [str(label) for label in range(model.config.num_classes)]
     twin = as_exported(model)
     made = make_graph(twin, largest, uint8=uint8, metadata=metadata_of(twin, classes, largest, uint8))
+    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     try:
         part.write_bytes(made.SerializeToString())
@@ -86,4 +88,6 @@ def export(
 
 def as_exported(model: ViTAR) -> ViTAR:
     """A copy in evaluation, on the CPU, in float32."""
-    return copy.deepcopy(model).cpu().float().eval()
+    twin = copy.deepcopy(model).cpu().float().eval()
+    twin.set_grad_checkpointing(False)
+    return twin

@@ -109,5 +109,8 @@ def read_metadata(found: Mapping[str, str], path: Path) -> tuple[ViTARConfig, Mo
         given = found.get("anyres_format")
         what = "was not written by anyres" if given is None else f"has format {given}; this version reads {FORMAT}"
         raise ValueError(f"{path} {what}. Export the model again with `anyres export`.")
-    config = make_config(ARCHITECTURES[found["architecture"]], json.loads(found["config"]), path.parent)
+    try:
+        config = make_config(ARCHITECTURES[found["architecture"]], json.loads(found["config"]), path)
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{path} is of another version: {error} Export the model again.") from error
     return config, ModelInfo(None, tuple(json.loads(found["classes"])), ()), int(found["largest_side"])

@@ -4,44 +4,49 @@ import statistics
 import time
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
+from anyres.data.decode import read_image
 from anyres.data.folder import find_images
-from anyres.errors import Unreadable
-from anyres.predict.predictor import Predictor
-from anyres.predict.results import Classification
+from anyres.errors import UnreadableImageError
+from anyres.exporting.onnx_file import OnnxModel
+from anyres.predict.preparation import preparation
 
 
+@torch.inference_mode()
 def compare_quantized(path: Path, data: Path) -> str:
     """Writes NAME-int8.onnx (onnxruntime's dynamic quantisation of products with weights) and says how it differs.
 
-    Images are seen at their own size, one by one, by both in turn.
+    Images are decoded once and seen at their own size by both files, which take turns in being first.
 
     Raises:
-        ValueError: no images, or none that can be read.
+        ValueError: no images, or none that can be read and is within the limit of the file.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     small = path.with_name(f"{path.stem}-int8.onnx")
-    # symmetric weights, for each output channel its own scale; products inside branches are left as they are
-    quantize_dynamic(path, small, weight_type=QuantType.QInt8, per_channel=True)
-    both = [Predictor(each, batch_size=1, top_k=2**31) for each in (path, small)]
-    seconds: list[list[float]] = [[], []]
+    # weights have a scale for each output channel; products inside branches are left as they are
+    quantize_dynamic(path, small, op_types_to_quantize=["MatMul"], weight_type=QuantType.QInt8, per_channel=True)
+    both = OnnxModel(path), OnnxModel(small)
+    prepare = preparation(both[0].config, None, None)
+    seconds: tuple[list[float], list[float]] = ([], [])
     same, changes = [], []
-    for image in tqdm(find_images([data]), desc="comparing", unit="image"):
-        answers = []
-        for predictor, times in zip(both, seconds, strict=True):
-            start = time.perf_counter()
-            [found] = predictor(image)
-            times.append(time.perf_counter() - start)
-            answers.append(found)
-        if any(isinstance(each, Unreadable) for each in answers):
+    for number, file in enumerate(tqdm(find_images([data]), desc="comparing", unit="image")):
+        try:
+            image = prepare(read_image(file, channels=both[0].config.in_channels))[None]
+            both[0].check_size(image.shape[-2], image.shape[-1])
+        except (UnreadableImageError, ValueError):
             continue
-        one, other = (_by_class(each) for each in answers)  # type: ignore[arg-type]
-        same.append(max(one, key=one.__getitem__) == max(other, key=other.__getitem__))
-        changes.append(max(abs(one[name] - other[name]) for name in one))
+        answers = [torch.empty(0), torch.empty(0)]
+        for which in (0, 1) if number % 2 else (1, 0):
+            start = time.perf_counter()
+            answers[which] = both[which](image)[0].softmax(0)
+            seconds[which].append(time.perf_counter() - start)
+        same.append(bool(answers[0].argmax() == answers[1].argmax()))
+        changes.append((answers[0] - answers[1]).abs().max().item())
     if not same:
-        raise ValueError(f"none of the images in {data} can be read")
+        raise ValueError(f"none of the images in {data} can be read and is within the limit of {path}")
     ratio = statistics.median(seconds[1]) / statistics.median(seconds[0])
     sizes = " MB of ".join(f"{each.stat().st_size / 1e6:.1f}" for each in (small, path))
     return (
@@ -49,7 +54,3 @@ def compare_quantized(path: Path, data: Path) -> str:
         f"probabilities change by {statistics.median(changes):.4f} (median) and at most {max(changes):.4f}, and "
         f"an image takes {ratio:.2f} times as long"
     )
-
-
-def _by_class(found: Classification) -> dict[str, float]:
-    return dict(zip(found.classes, found.probabilities, strict=True))

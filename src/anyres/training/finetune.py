@@ -71,13 +71,16 @@ def start_from(
 
 
 def _head(init: Path, classes: Sequence[str]) -> dict[str, Tensor]:
-    """The head of an upgraded ViT that knows these very classes, by their names or those of their folders."""
+    """The head of an upgraded ViT that knows these very classes, by their names or those of their folders, in the order
+    of the run's."""
     if not classes or read_settings(init / CONFIG).get("architecture") != UPGRADED.name:
         return {}
     model, info = load(init)
-    if tuple(classes) not in (info.classes, tuple(info.extra.get("class_folders", ()))):
-        return {}
-    return {f"head.{name}": value for name, value in model.head.state_dict().items()}
+    for known in (info.classes, tuple(info.extra.get("class_folders", ()))):
+        if len(set(known)) == len(known) and sorted(known) == sorted(classes):
+            order = [known.index(name) for name in classes]
+            return {f"head.{name}": value[order] for name, value in model.head.state_dict().items()}
+    return {}
 
 
 def upgraded_settings(config: BackboneRunConfig) -> UpgradedConfig | None:

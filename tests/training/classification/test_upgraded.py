@@ -63,12 +63,16 @@ def test_a_head_for_the_same_classes_is_kept(known, make, start, plain, tmp_path
     model, _ = anyres.load(start)
     names = ClassificationTask(make()).folder.classes
     model.reset_classifier(len(names))
+    torch.nn.init.normal_(model.head.bias)
     kind = next(iter(known))
     told = {"classes": [*"xyz"], kind: list(names) if kind == "classes" else {"class_folders": list(names)}}
     anyres.save(tmp_path / "same", model, name=None, training_sizes=[(12, 12)], **told)
     capsys.readouterr()
     begun = ClassificationTask(make(init=tmp_path / "same")).model
     assert torch.equal(begun.head.weight, model.head.weight) and torch.equal(begun.head.bias, model.head.bias)
+    told[kind] = list(names)[::-1] if kind == "classes" else {"class_folders": list(names)[::-1]}
+    anyres.save(tmp_path / "turned", model, name=None, training_sizes=[(12, 12)], **told)
+    assert torch.equal(ClassificationTask(make(init=tmp_path / "turned")).model.head.bias, model.head.bias.flip(0))
     said = capsys.readouterr().err
     assert "Fresh" not in said and "Left out" not in said and "head" in said
     anyres.save(tmp_path / "other", model, name=None, classes=[*"xyz"], training_sizes=[(12, 12)])

@@ -80,7 +80,7 @@ def class_names(model: nn.Module) -> list[str]:
     given = getattr(model, "label_names", None)
     if given and len(given) == count:
         return [str(name) for name in given]
-    subset = infer_imagenet_subset(model)
+    subset = infer_imagenet_subset(model) if count else None  # it takes the source's number where there is no head
     if subset is None:
         return [str(index) for index in range(count)]
     known = ImageNetInfo(subset)
@@ -88,8 +88,10 @@ def class_names(model: nn.Module) -> list[str]:
 
 
 def class_folders(model: nn.Module) -> list[str]:
-    """What ImageNet's folders of the classes are called, in their order; empty for models of other classes."""
-    subset = infer_imagenet_subset(model)
+    """What ImageNet's folders of the classes are called, in their order; empty for models of other classes, as far as
+    their number and names of their own tell."""
+    has_others = getattr(model, "label_names", None) or not getattr(model, "num_classes", 0)
+    subset = None if has_others else infer_imagenet_subset(model)
     return [] if subset is None else ImageNetInfo(subset).label_names()
 
 
