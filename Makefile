@@ -28,7 +28,7 @@ check: .venv/dev bytecode
 	$(BIN)/lint-imports
 
 bench: .venv/dev bytecode
-	for name in forward training mae mixed stream largest preprocessing plots dense_costs dense_huge dense shape upgrade startup; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+	for name in forward training mae mixed stream largest preprocessing plots dense_costs dense_huge dense shape upgrade deploy startup; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 bytecode: .venv/demo
 	$(BIN)/python -m compileall -q src
