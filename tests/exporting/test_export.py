@@ -159,7 +159,6 @@ def test_idle_levels_cost_nothing(written):
 def test_a_file_that_differs_is_not_written(tmp_path, monkeypatch):
     model = make()
     (tmp_path / "model.onnx").write_text("mine")
-    monkeypatch.setattr("anyres.exporting.to_onnx.TEMPERATURE", 1.0)
     monkeypatch.setattr("anyres.exporting.to_onnx._Writer._deep_weight", lambda self, merges: self.g.constant(0.7))
     with pytest.raises(ValueError, match=r"would not be the model, so it was not written:\n +height x width"):
         anyres.export(model, tmp_path / "model.onnx", largest=100, verify=12, verify_pixels=9000)

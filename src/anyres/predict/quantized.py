@@ -1,6 +1,7 @@
 """An exported classifier with 8-bit weights beside the file that it is made of: size, speed, and what changes."""
 
 import statistics
+import sys
 import time
 from pathlib import Path
 
@@ -36,7 +37,8 @@ def compare_quantized(path: Path, data: Path) -> str:
         try:
             image = prepare(read_image(file, channels=both[0].config.in_channels))[None]
             both[0].check_size(image.shape[-2], image.shape[-1])
-        except (UnreadableImageError, ValueError):
+        except (UnreadableImageError, ValueError) as error:
+            tqdm.write(f"left out: {file}: {getattr(error, 'reason', error)}", file=sys.stderr)
             continue
         answers = [torch.empty(0), torch.empty(0)]
         for which in (0, 1) if number % 2 else (1, 0):

@@ -75,11 +75,11 @@ def _head(init: Path, classes: Sequence[str]) -> dict[str, Tensor]:
     of the run's."""
     if not classes or read_settings(init / CONFIG).get("architecture") != UPGRADED.name:
         return {}
-    model, info = load(init)
+    info = read_record(init)[2]
     for known in (info.classes, tuple(info.extra.get("class_folders", ()))):
         if len(set(known)) == len(known) and sorted(known) == sorted(classes):
             order = [known.index(name) for name in classes]
-            return {f"head.{name}": value[order] for name, value in model.head.state_dict().items()}
+            return {f"head.{name}": value[order] for name, value in load(init)[0].head.state_dict().items()}
     return {}
 
 
