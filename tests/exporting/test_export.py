@@ -1,6 +1,7 @@
 """One ONNX file for every size: its answers are the model's, whatever the model, and what it cannot do is refused."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 import anyres
 from anyres.cli import main
-from anyres.exporting.onnx_file import OnnxModel
+from anyres.exporting.exported import KINDS, OnnxModel
 from anyres.exporting.verify import TOLERANCE, compare, draw_sizes, table
 
 SMALL = {"width": 24, "depth": 2, "heads": 2, "patch_size": 4, "grid": (3, 5), "num_classes": 7}
@@ -50,13 +51,17 @@ MORE = [
 ]
 
 
-SLOW = [pytest.param(*each, marks=pytest.mark.slow) for each in MORE]
+CASES = [(*each, ending) for each in [*MODELS, *MORE] for ending in (".onnx", ".xml")]
+QUICK = [(*MODELS[0], ".onnx"), (*MODELS[1], ".xml"), (*MODELS[2], ".onnx")]
 
 
-@pytest.mark.parametrize(("name", "options"), [*MODELS, *SLOW])
-def test_the_file_is_the_model(name, options, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "options", "ending"),
+    [each if each in QUICK else pytest.param(*each, marks=pytest.mark.slow) for each in CASES],
+)
+def test_the_file_is_the_model(name, options, ending, tmp_path):
     model = make(name, **options)
-    found = anyres.export(model, tmp_path / "model.onnx", largest=LARGEST, verify=50, verify_pixels=LARGEST**2)
+    found = anyres.export(model, tmp_path / f"model{ending}", largest=LARGEST, verify=50, verify_pixels=LARGEST**2)
     assert len(found) == 50 and max(each.worst for each in found) < TOLERANCE
     assert {(1, 1), (LARGEST, 1), (1, LARGEST), (LARGEST, LARGEST)} <= {each.size for each in found}
     assert {each.batch for each in found} == {1, 2, 3} and ("logits" in found[0].of) == (model.num_classes > 0)
@@ -79,7 +84,7 @@ def written(tmp_path_factory):
     folder = tmp_path_factory.mktemp("export")
     model = make(num_classes=3)
     anyres.save(folder / "run", model, name=None, classes=["ant", "bee", "cat"], training_sizes=[(16, 16)])
-    for name, uint8 in (("plain.onnx", False), ("whole.onnx", True)):
+    for name, uint8 in (("plain.onnx", False), ("whole.onnx", True), ("plain.xml", False), ("whole.xml", True)):
         anyres.export(
             model, folder / name, classes=["ant", "bee", "cat"], largest=100, uint8=uint8, verify=12, verify_pixels=4000
         )
@@ -91,7 +96,7 @@ def written(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("name", ["plain.onnx", "whole.onnx"])
+@pytest.mark.parametrize("name", ["plain.onnx", "whole.onnx", "plain.xml", "whole.xml"])
 def test_a_file_predicts_as_its_run(written, name):
     one, other = (
         sorted(anyres.Predictor(written / each)(written / "photos"), key=lambda found: Path(found.path).name)
@@ -121,17 +126,107 @@ def test_the_graph_itself_refuses_what_is_beyond_its_limit(written):
     assert session.run(None, {"images": np.zeros((1, 3, 100, 100), np.float32)})[0].shape == (1, 3)
 
 
-def test_the_command_writes_and_compares(written, tmp_path, capsys):
-    out = tmp_path / "new" / "model.onnx"
-    arguments = ["--largest", "100", "--verify", "7", "--verify-pixels", "3000", "--int8", "--data"]
-    assert main(["export", str(written / "run"), "-o", str(out), *arguments, str(written / "photos")]) == 0
+@pytest.mark.parametrize(
+    ("name", "kind"), [("model.onnx", "dynamic"), *(pytest.param(f"model{ending}", "static", marks=pytest.mark.slow)
+                                                   for ending in (".onnx", ".xml"))],
+)  # fmt: skip
+def test_the_command_writes_compares_and_quantises(name, kind, written, tmp_path, capsys):
+    out, photos = tmp_path / "new" / name, str(written / "photos")
+    arguments = ["--largest", "100", "--verify", "7", "--verify-pixels", "3000", "--int8", kind, "--data", photos]
+    calibration = ["--calibration", photos] if kind == "static" else []
+    assert main(["export", str(written / "run"), "-o", str(out), *arguments, *calibration]) == 0
     said = capsys.readouterr()
     assert "the worst of 7 sizes of up to 2" in said.err and "images of up to 100 pixels a side" in said.out
-    assert "model-int8.onnx" in said.out and "on 5 images the same class" in said.out  # the sixth is beyond the limit
-    weights = onnx.load(tmp_path / "new" / "model-int8.onnx").graph.initializer
-    assert sum(each.data_type == onnx.TensorProto.INT8 for each in weights) > 5
-    assert main(["export", str(written / "run"), "-o", str(tmp_path / "model.pt")]) != 0
-    assert "ends with .onnx" in capsys.readouterr().err
+    small = out.with_name(f"model-int8{out.suffix}")
+    assert small.name in said.out and "on 5 images the same class" in said.out  # the sixth is beyond the limit
+    plain, eights = (anyres.Predictor(path, top_k=3)(written / "photos" / "2.png") for path in (out, small))
+    [one], [other] = (dict(zip(each.classes, each.probabilities, strict=True)) for each in plain), (
+        dict(zip(each.classes, each.probabilities, strict=True)) for each in eights
+    )  # fmt: skip
+    assert 0 < max(abs(one[key] - other[key]) for key in one) < 0.05
+    assert sorted(path.suffix for path in out.parent.iterdir()) == sorted(
+        [out.suffix, *(".bin",) * (out.suffix == ".xml")] * 2
+    )
+
+
+def test_accuracy_is_told_where_folders_are_classes(written, tmp_path):
+    from anyres.predict.quantized import compare_quantized
+
+    photos = sorted((written / "photos").glob("?.png"))
+    found = {Path(each.path).name: each.classes[0] for each in anyres.Predictor(written / "run")(photos)}
+    for number, photo in enumerate(photos):
+        folder = tmp_path / ("ant" if number == 0 else found[photo.name])
+        folder.mkdir(exist_ok=True)
+        (folder / photo.name).write_bytes(photo.read_bytes())
+    right = 100 if found[photos[0].name] == "ant" else 80
+    said = compare_quantized(written / "plain.onnx", written / "plain.xml", tmp_path)
+    assert f"right {right}.0 % instead of {right}.0 %" in said and "the same class 100.0 %" in said
+    assert "right" not in compare_quantized(written / "plain.onnx", written / "plain.xml", written / "photos")
+
+
+def test_levels_that_no_calibration_image_ran_are_left_as_they_are(written):
+    from anyres.exporting.quantize import quantize_dynamic
+
+    quantize_dynamic(written / "plain.onnx", written / "dynamic.onnx")
+    names = {node.name for node in onnx.load(written / "dynamic.onnx").graph.node}
+    assert any(name.startswith("level_2/") and name.endswith("_quant") for name in names)
+    assert not any("cells/" in name and name.endswith("_quant") for name in names)
+
+
+@pytest.mark.slow
+def test_levels_beyond_the_calibration_images_are_left_as_they_are(written):
+    from anyres.exporting.quantize import quantize_static
+
+    draw = np.random.default_rng(0)
+    images = [draw.standard_normal((1, 3, 9, side)).astype(np.float32) for side in (17, 25, 40)]
+    quantize_static(written / "plain.onnx", written / "static.onnx", images, levels=1)
+    nodes = onnx.load(written / "static.onnx").graph.node
+    made_of = {name: node.op_type for node in nodes for name in node.output}
+    eights = {
+        node.name for node in nodes
+        if node.op_type == "MatMul" and made_of.get(node.input[0]) == "DequantizeLinear"
+    }  # fmt: skip
+    assert any(name.startswith("trunk/") for name in eights) and any(name.startswith("level_1/") for name in eights)
+    assert not any(name.startswith("level_2/") or "cells/" in name for name in eights)
+
+
+@pytest.mark.parametrize("uint8", [False, True])
+def test_weights_of_16_bits(uint8, tmp_path):
+    """The file is the model so rounded, which is near the model itself, and half as large."""
+    model = make(width=96, heads=4)
+    options = {"largest": 60, "verify": 20, "verify_pixels": 2000, "uint8": uint8}
+    for name, float16 in (("whole", False), ("half", True)):
+        anyres.export(model, tmp_path / f"{name}.onnx", float16=float16, **options)
+    whole, half = ((tmp_path / f"{name}.onnx").stat().st_size for name in ("whole", "half"))
+    assert 0.5 * whole < half < 0.65 * whole
+    [difference] = compare(model, OnnxModel(tmp_path / "half.onnx").run, [(33, 50)], uint8=uint8)
+    assert 1e-5 < difference.worst < 3e-3
+    with torch.no_grad():
+        model.head.weight[0, 0] = 1e6
+    with pytest.raises(ValueError, match="weights that 16 bits do not hold; leave float16 out"):
+        anyres.export(model, tmp_path / "more.onnx", float16=True)
+    with pytest.raises(ValueError, match=r"float16 is given but is for \.onnx alone"):
+        anyres.export(model, tmp_path / "more.xml", float16=True)
+
+
+@pytest.mark.parametrize("ending", [".onnx", ".xml"])
+def test_the_first_answer_is_as_right_as_the_next(ending, written):
+    """Of OpenVINO 2026.4 it was memory that nobody had written, as long as the file had branches."""
+    model, _ = anyres.load(written / "run")
+    for size in [(1, 1), (2, 1), (16, 16), (1, 50), (100, 100)]:
+        file = KINDS[ending](written / f"plain{ending}")
+        assert max(each.worst for each in compare(model.eval(), file.run, [size, size])) < TOLERANCE
+
+
+def test_memory_is_given_back_after_large_images(written):
+    """The arena keeps what the largest image needed until one of less than a quarter of its pixels."""
+    file = OnnxModel(written / "plain.onnx")
+    given = []
+    run = file.session.run
+    file.session = type("Session", (), {"run": staticmethod(lambda *a: (given.append(a[2] is not None), run(*a))[1])})
+    for side in (40, 20, 19, 19, 100, 60, 49, 30, 24, 24):
+        file.run(torch.zeros(1, 3, side, side))
+    assert given == [False, False, True, False, False, False, True, False, True, False]
 
 
 def test_classes_without_names_are_called_by_number(tmp_path):
@@ -141,19 +236,29 @@ def test_classes_without_names_are_called_by_number(tmp_path):
     assert sorted(found.classes) == ["0", "1", "2"]
 
 
-def test_idle_levels_cost_nothing(written):
-    """The same small image in files of few and of many levels runs the same nodes."""
-    model = make()
-    counts = []
-    for largest in (16, 230):
+def test_idle_levels_cost_next_to_nothing(written):
+    """A level without anything to merge works on a single row of cells, however many the image has."""
+    model = make(patch_size=2)
+    products = []
+    for largest in (24, 120):
         anyres.export(model, written / "levels.onnx", largest=largest, verify=0)
         options = onnxruntime.SessionOptions()
         options.enable_profiling, options.profile_file_prefix = True, str(written / "profile")
         session = onnxruntime.InferenceSession(written / "levels.onnx", options)
-        session.run(None, {"images": np.zeros((1, 3, 12, 12), np.float32)})
-        events = json.loads(Path(session.end_profiling()).read_text())
-        counts.append(sum(event.get("args", {}).get("op_name") == "MatMul" for event in events))
-    assert counts[0] == counts[1] > 0
+        session.run(None, {"images": np.zeros((1, 3, 24, 24), np.float32)})
+        shapes = {}
+        for event in json.loads(Path(session.end_profiling()).read_text()):
+            found = event.get("args", {})
+            if found.get("op_name") in ("MatMul", "Gemm", "FusedMatMul"):
+                [made] = found["output_type_shape"][0].values()
+                scope = event["name"].split("/")[0]
+                shapes.setdefault(scope if scope.startswith("level_") else "else", []).append(math.prod(made))
+        products.append({scope: sum(each) for scope, each in shapes.items()})
+    few, many = products
+    assert set(few) == {"level_1", "level_2", "level_3", "else"}  # the last is for narrow images
+    assert set(many) - set(few) == {"level_4", "level_5", "level_6"}
+    assert many["level_6"] == many["level_5"] == many["level_4"] == many["level_3"] < 0.3 * few["level_2"]
+    assert few == {scope: many[scope] for scope in few}
 
 
 def test_a_file_that_differs_is_not_written(tmp_path, monkeypatch):
@@ -212,7 +317,7 @@ def test_bad_input(written, tmp_path):
     ):
         with pytest.raises(ValueError, match=text):
             anyres.export(model, tmp_path / "model.onnx", **options)
-    with pytest.raises(ValueError, match="allowed: a name that ends with .onnx"):
+    with pytest.raises(ValueError, match="allowed: a name that ends with .onnx or .xml"):
         anyres.export(model, tmp_path / "model.pt")
     with pytest.raises(ValueError, match="MaskedAutoencoder cannot be exported"):
         anyres.export(anyres.create_model("mae_vitar_tiny_patch16"), tmp_path / "model.onnx")

@@ -185,22 +185,24 @@ def export(options: Export) -> int:
     from anyres.exporting.export import export
     from anyres.models.weights.files import load
 
-    if options.data is not None:
-        from anyres.data.folder import find_images
+    for folder in (options.data, options.calibration):
+        if folder is not None:
+            from anyres.data.folder import find_images
 
-        find_images([options.data])  # an error now if there are none
+            find_images([folder])  # an error now if there are none
     model, info = load(options.run)
     if options.int8 and not info.classes:
         raise ValueError(f"int8 compares classes, and {options.run} has none; leave it out")
     export(
-        model, options.out, classes=info.classes, largest=options.largest, uint8=options.uint8, verify=options.verify,
-        verify_pixels=options.verify_pixels, progress=True,
+        model, options.out, classes=info.classes, largest=options.largest, uint8=options.uint8, float16=options.float16,
+        verify=options.verify, verify_pixels=options.verify_pixels, progress=True,
     )  # fmt: skip
-    print(f"{options.out}: {options.out.stat().st_size / 1e6:.1f} MB, images of up to {options.largest} pixels a side")
-    if options.data is not None:
-        from anyres.predict.quantized import compare_quantized
+    from anyres.predict.quantized import compare_quantized, megabytes, quantized
 
-        print(compare_quantized(options.out, options.data))
+    print(f"{options.out}: {megabytes(options.out):.1f} MB, images of up to {options.largest} pixels a side")
+    if options.int8 is not None and options.data is not None:
+        small = quantized(options.out, options.int8, options.calibration)
+        print(compare_quantized(options.out, small, options.data))
     return 0
 
 

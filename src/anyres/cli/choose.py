@@ -31,8 +31,8 @@ def _train(arguments: list[str]) -> tuple[Command, list[str]]:
 
 
 def _predict(arguments: list[str]) -> Command:
-    run, _ = _without("--run", arguments)
-    if run is None or run.endswith(".onnx"):
+    run = _without("--run", arguments)[0] or _without("--model", arguments)[0]
+    if run is None or run.endswith((".onnx", ".xml")):
         return COMMANDS["predict"]
     from anyres.models.weights.record import architecture_in
 

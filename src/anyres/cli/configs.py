@@ -89,13 +89,13 @@ class Synthesize:
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """Write a classifier or backbone as one ONNX file for images of every height and width, and compare its answers by
-    onnxruntime with the model's at random sizes; a file that differs is not written."""
+    """Write a classifier or backbone as one file, ONNX or OpenVINO, for images of every height and width, and compare
+    its answers by that runtime with the model's at random sizes; a file that differs is not written."""
 
     run: Positional[Annotated[Path, arg(metavar="RUN")]]
     """Folder of a run, or what `anyres upgrade` wrote."""
     out: Annotated[Path, arg(aliases=["-o"])]
-    """The .onnx file."""
+    """The file: NAME.onnx, or NAME.xml for OpenVINO, with its weights in NAME.bin."""
     largest: int = 7168
     """Most pixels of a side; larger images are refused by the file."""
     uint8: bool = False
@@ -104,14 +104,23 @@ class Export:
     """Number of random sizes to compare at, one pixel, the longest sides and primes among them."""
     verify_pixels: int = 2**20
     """Pixels of the largest of these images: more take longer."""
-    int8: bool = False
-    """Write NAME-int8.onnx too, with 8-bit weights (dynamic quantisation), and measure what it changes on --data."""
+    float16: bool = False
+    """Weights are rounded to 16 bits, which halves the file (.onnx); computed is in float32."""
+    int8: Literal["dynamic", "static"] | None = None
+    """Write NAME-int8 too, with 8-bit weights, and measure what it changes on --data. dynamic: by onnxruntime, which
+    finds the ranges of activations for each image; static: by NNCF from the images of --calibration."""
     data: Path | None = None
-    """Folder of images for that."""
+    """Folder of images for that; below folders called as the classes, accuracy is told too."""
+    calibration: Path | None = None
+    """Folder of images like those to come, at least as large, for --int8 static; 300 of them are read at most."""
 
     def __post_init__(self) -> None:
-        if self.int8 != (self.data is not None):
+        if (self.int8 is None) != (self.data is None):
             raise ValueError("int8 needs data, a folder of images to measure the change on, and data has no other use")
+        if (self.int8 == "static") != (self.calibration is not None):
+            raise ValueError("int8=static needs calibration, a folder of images, and calibration has no other use")
+        if self.int8 == "dynamic" and self.out.suffix != ".onnx":
+            raise ValueError(f"int8 is dynamic, which {self.out} cannot be; allowed: static, or an .onnx file")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
-"""A small writer of ONNX graphs: values with operators, weights that are shared, and branches that run or do not."""
+"""A small writer of ONNX graphs: values with operators, and weights that are shared."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,10 @@ class Value:
     def unsqueeze(self, *axes: int) -> "Value":
         return self.graph.op("Unsqueeze", self, self.graph.constant(list(axes)))
 
+    def cut(self, axis: int, count: "Value") -> "Value":
+        """The first so many along an axis."""
+        return self.graph.op("Slice", self, [0], count.unsqueeze(0), [axis])
+
     def size(self, axis: int) -> "Value":
         """A whole number without axes."""
         return self.graph.op("Squeeze", self.graph.op("Shape", self, start=axis, end=axis + 1), [0])
@@ -91,16 +96,24 @@ class Graph:
         self._by_id: dict[Any, Value] = {}
         self._kept: list[Any] = []  # what ids are of must live as long as they count
         self._count = 0
+        self._scope = ""
+
+    @contextmanager
+    def scope(self, name: str) -> Iterator[None]:
+        """Names of the nodes that are made within begin with this one."""
+        outer, self._scope = self._scope, f"{self._scope}{name}/"
+        yield
+        self._scope = outer
 
     def name(self, what: str) -> str:
         self._count += 1
-        return f"{what}_{self._count}"
+        return f"{self._scope}{what}_{self._count}"
 
     def op(self, kind: str, *inputs: Any, name: str = "", **attributes: Any) -> Value:
-        """A node with one output."""
-        given = [self.value(each).name for each in inputs]
+        """A node with one output; an input that is "" is left out."""
+        given = [self.value(each).name if not isinstance(each, str) else "" for each in inputs]
         made = self.name(kind.lower())
-        self.nodes.append(helper.make_node(kind, given, [made], name=name or f"node_{made}", **attributes))
+        self.nodes.append(helper.make_node(kind, given, [made], name=name or made, **attributes))
         return Value(self, made)
 
     def value(self, given: Any) -> Value:
@@ -132,7 +145,8 @@ class Graph:
         return self._by_id[key]
 
     def _weight(self, what: str, array: np.ndarray) -> Value:
-        name = self.name(what)
+        self._count += 1
+        name = f"{what}_{self._count}"  # without a scope: others may use it too
         self.weights[name] = numpy_helper.from_array(array, name)
         return Value(self, name)
 
@@ -154,31 +168,9 @@ class Graph:
         self.nodes.append(helper.make_node("Identity", [value.name], [name], name=f"give_{name}"))
         self.outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
 
-    def branch(
-        self, condition: Value, then: Callable[[], Sequence[Value]], otherwise: Callable[[], Sequence[Value]]
-    ) -> list[Value]:
-        """What one of the two gives, all float32; the other is not run."""
-        bodies = [self._body(then), self._body(otherwise)]
-        made = [self.name("branch") for _ in bodies[0].output]
-        self.nodes.append(
-            helper.make_node(
-                "If", [condition.name], made, name=f"node_{made[0]}", then_branch=bodies[0], else_branch=bodies[1]
-            )
-        )
-        return [Value(self, name) for name in made]
-
-    def _body(self, make: Callable[[], Sequence[Value]]) -> onnx.GraphProto:
-        outer, self.nodes = self.nodes, []
-        given = [self.op("Identity", each) for each in make()]  # what comes from outside needs a node of its own
-        kind = helper.make_tensor_type_proto(TensorProto.FLOAT, None)
-        outputs = [helper.make_value_info(each.name, kind) for each in given]
-        body = helper.make_graph(self.nodes, self.name("body"), [], outputs)
-        self.nodes = outer
-        return body
-
-    def splice(self, other: onnx.ModelProto, **inputs: Value) -> list[Value]:
+    def splice(self, other: onnx.ModelProto, scope: str, **inputs: Value) -> list[Value]:
         """The nodes of a model that was exported otherwise, which get these inputs. What it gives."""
-        prefix = self.name("part") + "/"
+        prefix = f"{scope}/"
         names = {name: value.name for name, value in inputs.items()}
         for tensor in other.graph.initializer:
             names[tensor.name] = prefix + tensor.name
@@ -207,3 +199,17 @@ class Graph:
         )
         helper.set_model_props(made, metadata)
         return made
+
+    def halve(self) -> None:
+        """Large weights that 16 bits hold exactly are stored so, and read as float32."""
+        nodes = []
+        for name, tensor in list(self.weights.items()):
+            array = numpy_helper.to_array(tensor)
+            half = array.astype(np.float16) if array.dtype == np.float32 and array.size >= 256 else None
+            if half is not None and np.array_equal(half, array):
+                del self.weights[name]
+                self.weights[f"{name}_half"] = numpy_helper.from_array(half, f"{name}_half")
+                nodes.append(
+                    helper.make_node("Cast", [f"{name}_half"], [name], name=f"widen_{name}", to=TensorProto.FLOAT)
+                )
+        self.nodes[:0] = nodes

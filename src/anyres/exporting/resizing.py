@@ -32,25 +32,34 @@ def _clipped(g: Graph, place: Value, source: Value) -> Value:
     return g.op("Min", g.op("Max", place, 0), source - 1)
 
 
-def edge(g: Graph, source: Value, target: Value) -> Reading:
+# Each reads the first `count` of `target` pixels from `source`.
+
+
+def edge(g: Graph, source: Value, count: Value) -> Reading:
     """Completed by repeating the last pixel."""
-    return Reading([g.op("Min", g.arange(target), source - 1)], None)
+    return Reading([g.op("Min", g.arange(count), source - 1)], None)
 
 
-def between(g: Graph, source: Value, target: Value) -> Reading:
-    """More pixels than there are, read bilinearly between centres."""
+def edged(g: Graph, x: Value, axis: int, more: Value) -> Value:
+    """So many pixels more along an axis, all like the last: `edge` of an array, faster along the last axis."""
+    return g.op("Pad", x, g.shape(0, more), "", [axis], mode="edge")
+
+
+def between(g: Graph, source: Value, target: Value, count: Value, holds: Value) -> Reading:
+    """More pixels than there are, read bilinearly between centres; where that does not hold, as `edge` does it."""
     double = target * 2
-    centre = (g.arange(target) * 2 + 1) * source - target + double  # plus one pixel, so that nothing is below zero
+    centre = (g.arange(count) * 2 + 1) * source - target + double  # plus one pixel, so that nothing is below zero
     below = centre // double - 1
     after = centre - (below + 1) * double
-    share = after.as_float() / double.as_float()
+    share = after.as_float() / double.as_float() * holds.as_float()
     beyond = below + g.op("Min", after, 1)
+    below = g.op("Where", holds, below, g.arange(count))
     return Reading([_clipped(g, below, source), _clipped(g, beyond, source)], [1.0 - share, share])
 
 
-def means(g: Graph, source: Value, target: Value) -> Reading:
+def means(g: Graph, source: Value, target: Value, count: Value) -> Reading:
     """At least half as many pixels, each the mean of what it covers: at most three."""
-    start = g.arange(target) * source  # in units of 1 / target of a source pixel everything is whole
+    start = g.arange(count) * source  # in units of 1 / target of a source pixel everything is whole
     first = start // target
     places, weights = [], []
     for ahead in range(3):

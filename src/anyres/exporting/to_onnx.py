@@ -2,16 +2,16 @@
 
 How many levels the merger has depends on the size, and a level is arithmetic of shapes: an axis of n tokens and a final
 grid of g becomes max(ceil(n / 2), min(n, g)), the boundaries of its cells are whole numbers, and a cell that lacks a
-second place has it masked. So the graph holds as many levels as its largest image needs, each in a branch that runs
-only where there is something to merge. What stands before the trunk is written here node by node and compared with the
-model by `verify`; trunk, pooling and head are exported by PyTorch.
+second place has it masked. So the graph holds as many levels as its largest image needs. One with nothing to merge
+works on a single row of cells and hands on what it was given; there are no ONNX branches, which some runtimes refuse
+and OpenVINO 2026.4 answers wrongly the first time. What stands before the trunk is written here node by node and
+compared with the model by `verify`; trunk, pooling and head are exported by PyTorch.
 """
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import onnx
@@ -20,7 +20,7 @@ from onnx import TensorProto
 from torch import Tensor, nn
 
 from anyres.exporting.graph import OPSET, Graph, Value
-from anyres.exporting.resizing import Reading, between, edge, means
+from anyres.exporting.resizing import between, edge, edged, means
 from anyres.layers.grid_attention import GridAttention
 from anyres.layers.merge_plan import MergePlan
 from anyres.layers.merging import AdaptiveTokenMerger
@@ -90,16 +90,23 @@ def level_count(model: ViTAR, largest: int) -> int:
     return deepest + (model.config.grid_shape == "aspect")  # a narrow image's short side is rounded
 
 
-def make_graph(model: ViTAR, largest: int, *, uint8: bool, metadata: dict[str, str]) -> onnx.ModelProto:
+def make_graph(
+    model: ViTAR, largest: int, *, uint8: bool, float16: bool = False, metadata: dict[str, str]
+) -> onnx.ModelProto:
     """The graph of a model in evaluation, on the CPU in float32.
 
     Args:
         model: see `check_exportable`.
         largest: most pixels of a side.
         uint8: images are whole numbers from 0 to 255, normalised in the graph.
+        float16: weights that 16 bits hold exactly are stored so.
         metadata: written into the file.
     """
-    return _Writer(model, largest, uint8).write(metadata)
+    writer = _Writer(model, largest, uint8)
+    writer.write()
+    if float16:
+        writer.g.halve()
+    return writer.g.model(metadata, "anyres")
 
 
 class _Writer:
@@ -110,7 +117,7 @@ class _Writer:
         self.is_pyramid = isinstance(model.merger, PyramidMerger)
         self.levels = level_count(model, largest)
 
-    def write(self, metadata: dict[str, str]) -> onnx.ModelProto:
+    def write(self) -> None:
         g, channels = self.g, self.config.in_channels
         kind = TensorProto.UINT8 if self.uint8 else TensorProto.FLOAT
         images = g.input("images", kind, ["batch", channels, "height", "width"])
@@ -129,7 +136,6 @@ class _Writer:
                     "tokens": ["batch", "rows", "cols", wide],
                 }  # fmt: skip
                 g.output(name, value, shapes[name])
-        return g.model(metadata, "anyres")
 
     def _refuse(self, beyond: Value) -> None:
         """Stops a run on a larger image: the graph cannot raise, but reading place 1 of 1 fails with this name."""
@@ -159,7 +165,8 @@ class _Writer:
             before, after = (Grid(*(chain[number + at] for chain in chains)) for at in (0, 1))
             weight = self._deep_weight(merges[number:])
             given = [*state, base] if self.is_pyramid else state
-            made = self.g.branch(runs, partial(self._level, given, before, after, weight), partial(list, given))
+            with self.g.scope(f"level_{number + 1}"):
+                made = self._if_any(runs.as_int(), given, before, after, weight)
             state, base = made[:2] if self.is_pyramid else made, made[-1]
         tokens = state[0]
         if self.config.last_pass:
@@ -176,8 +183,8 @@ class _Writer:
         tokens = self._embed(images, Grid(*patches))
         if cell == 1:
             return self._single(tokens, tokens)
-        given = [tokens, images, tokens] if self.is_pyramid else [tokens]
-        return self._level(given, Grid(*patches), Grid(*after), None, stride=2)[0]
+        given = [tokens, images] if self.is_pyramid else [tokens]
+        return self._level(given, Grid(*patches), Grid(*after), after[0], None, stride=2)[0]
 
     def _final_grid(self, patches: Sequence[Value]) -> list[Value]:
         g, (rows, cols) = self.g, self.config.grid
@@ -219,16 +226,39 @@ class _Writer:
         beyond = self.g.op("Max", to_come - float(self.model.merger.full_levels), 0.0)
         return self.g.op("Pow", float(self.model.merger.deep_weight), beyond)
 
-    def _level(
-        self, given: Sequence[Value], before: Grid, after: Grid, weight: Value | None, stride: int | None = None
+    def _if_any(
+        self, runs: Value, given: Sequence[Value], before: Grid, after: Grid, weight: Value | None
     ) -> list[Value]:
-        """Tokens (B, rows, cols, D) of one grid to those of the next: with a pyramid also image and base."""
+        """What a level makes if it runs (1), and what it was given if not (0)."""
+        g = self.g
+        made = self._level(given, before, after, g.op("Max", after.rows * runs, 1), weight)
+        found = []
+        for one, other, axis, scale in zip(made, given, (1, 2, 1), (1, self.patch, 1), strict=False):
+            new = one.cut(axis, after.rows * runs * scale)
+            old = other.cut(axis, before.rows * (1 - runs) * scale).cut(axis + 1, after.cols * scale)
+            found.append(g.op("Concat", new, old, axis=axis))
+        return found
+
+    def _level(
+        self,
+        given: Sequence[Value],
+        before: Grid,
+        after: Grid,
+        rows: Value,
+        weight: Value | None,
+        stride: int | None = None,
+    ) -> list[Value]:
+        """Tokens (B, rows, cols, D) of one grid to the first rows of the next: with a pyramid also image and base."""
         g, tokens = self.g, given[0]
-        sides = [self._places(n, m, stride) for n, m in ((before.rows, after.rows), (before.cols, after.cols))]
+        made = Grid(rows, after.cols)
+        sides = [
+            self._places(n, m, count, stride)
+            for n, m, count in ((before.rows, after.rows, rows), (before.cols, after.cols, after.cols))
+        ]
         for axis, (places, _) in enumerate(sides, start=1):
             tokens = tokens.gather(places, axis)  # (B, 2 R, 2 C, D)
         batch, wide = tokens.size(0), self.config.width
-        tokens = tokens.reshape(batch, after.rows, 2, after.cols, 2, wide).transpose(0, 1, 3, 2, 4, 5)
+        tokens = tokens.reshape(batch, made.rows, 2, made.cols, 2, wide).transpose(0, 1, 3, 2, 4, 5)
         tokens = tokens.reshape(-1, 4, wide)
         absent = sides[0][1].unsqueeze(1, 3) | sides[1][1].unsqueeze(0, 2)  # (R, C, 2, 2)
         absent = absent.reshape(1, -1, 4)
@@ -237,46 +267,47 @@ class _Writer:
             grouped = tokens.reshape(batch, -1, 4, wide) * present
             base = g.op("ReduceSum", grouped, [2], keepdims=0) / g.op("ReduceSum", present, [2], keepdims=0)
             merged = self._merged(tokens, absent, base.reshape(-1, wide), batch)
-            return [merged.reshape(batch, after.rows, after.cols, wide)]
+            return [merged.reshape(batch, made.rows, made.cols, wide)]
         image = given[1]
-        for axis, (n, m) in enumerate(((before.rows, after.rows), (before.cols, after.cols)), start=2):
-            image = means(g, n * self.patch, m * self.patch).apply(image, axis, 4)
-        base = self._embed(image, after)
+        for axis, (n, m, count) in enumerate(
+            ((before.rows, after.rows, rows), (before.cols, after.cols, after.cols)), start=2
+        ):
+            image = means(g, n * self.patch, m * self.patch, count * self.patch).apply(image, axis, 4)
+        base = self._embed(image, made)
         merged = self._merged(tokens, absent, base.reshape(-1, wide), batch)
-        merged = merged.reshape(batch, after.rows, after.cols, wide)
+        merged = merged.reshape(batch, made.rows, made.cols, wide)
         if weight is not None:
             merged = base + (merged - base) * weight
         return [merged, image, base]
 
-    def _places(self, tokens: Value, cells: Value, stride: int | None) -> tuple[Value, Value]:
-        """The two places of every cell of an axis (2 * cells,), and which hold nothing, (cells, 2) bool."""
+    def _places(self, tokens: Value, cells: Value, count: Value, stride: int | None) -> tuple[Value, Value]:
+        """The two places of so many cells of an axis (2 * count,), and which hold nothing, (count, 2) bool."""
         g = self.g
         if stride is None:
-            edges = (g.arange(cells + 1) * tokens * 2 + cells) // (cells * 2)
+            edges = (g.arange(count + 1) * tokens * 2 + cells) // (cells * 2)
         else:
-            edges = g.op("Min", g.arange(cells + 1) * stride, tokens)
-        low = edges.gather(g.arange(cells), 0)
-        high = edges.gather(g.arange(cells) + 1, 0) - 1
-        places = g.op("Concat", low.unsqueeze(1), high.unsqueeze(1), axis=1)  # (cells, 2)
+            edges = g.op("Min", g.arange(count + 1) * stride, tokens)
+        low = edges.gather(g.arange(count), 0)
+        high = edges.gather(g.arange(count) + 1, 0) - 1
+        places = g.op("Concat", low.unsqueeze(1), high.unsqueeze(1), axis=1)  # (count, 2)
         single = g.op("Equal", low, high).unsqueeze(1)
         return places.reshape(-1), g.op("And", single, np.array([[False, True]]))
 
     # Pieces of the model.
 
     def _fitted(self, images: Value, sides: Sequence[Value], patches: Sequence[Value], *, enlarges: bool) -> Value:
-        for axis, (side, number) in enumerate(zip(sides, patches, strict=True), start=2):
-            target = number * self.patch
-            completed, enlarged = (
-                partial(self._read, images, axis, reading, side, target) for reading in (edge, between)
-            )
-            is_less = side <= (number - 1) * self.patch
-            [images] = self.g.branch(is_less, enlarged, completed) if enlarges else completed()
-        return images
-
-    def _read(
-        self, images: Value, axis: int, reading: Callable[[Graph, Value, Value], Reading], side: Value, target: Value
-    ) -> list[Value]:
-        return [reading(self.g, side, target).apply(images, axis, 4)]
+        g = self.g
+        rows, cols = (number * self.patch for number in patches)
+        if not enlarges:
+            return edged(g, edged(g, images, 2, rows - sides[0]), 3, cols - sides[1])
+        less = [side <= (number - 1) * self.patch for side, number in zip(sides, patches, strict=True)]
+        some = (less[0] | less[1]).as_int()
+        enlarged = images
+        for axis, (side, target, is_less) in enumerate(zip(sides, (rows, cols), less, strict=True), start=2):
+            count = target * some if axis == 2 else target
+            enlarged = between(g, side, target, count, is_less).apply(enlarged, axis, 4)
+        completed = edge(g, sides[0], rows * (1 - some)).apply(images, 2, 4)
+        return g.op("Concat", enlarged, edged(g, completed, 3, cols - sides[1]), axis=2)
 
     def _embed(self, images: Value, grid: Grid) -> Value:
         """Patches with positions, (B, rows, cols, D), of images that they cover."""
@@ -387,15 +418,16 @@ class _Writer:
         asked = self._linear(self._norm(base, block.norm1), block.q).reshape(-1, heads, own).transpose(1, 0, 2)
         keys, values = block.kv.weight.detach().chunk(2)
         into = g.kept(("keys", id(block)), lambda: keys.unflatten(0, (heads, own)).contiguous())  # (heads, d, D)
-        scores = (asked @ into).transpose(1, 0, 2) @ tokens.transpose(0, 2, 1)  # (n, heads, 4)
-        scores = (scores * own**-0.5).reshape(batch, -1, heads, 4)
-        scores = g.op("Where", absent.unsqueeze(2), -math.inf, scores)
-        shares = g.op("Softmax", scores, axis=-1).reshape(-1, heads, 4)
-        found = (shares @ tokens).transpose(1, 0, 2)  # (heads, n, D)
         out = g.kept(
             ("values", id(block)), lambda: values.unflatten(0, (heads, own)).transpose(1, 2).contiguous()
         )  # (heads, D, d)
-        attended = (found @ out).transpose(1, 0, 2).reshape(-1, wide)
+        with g.scope("cells"):
+            scores = (asked @ into).transpose(1, 0, 2) @ tokens.transpose(0, 2, 1)  # (n, heads, 4)
+            scores = (scores * own**-0.5).reshape(batch, -1, heads, 4)
+            scores = g.op("Where", absent.unsqueeze(2), -math.inf, scores)
+            shares = g.op("Softmax", scores, axis=-1).reshape(-1, heads, 4)
+            found = (shares @ tokens).transpose(1, 0, 2)  # (heads, n, D)
+            attended = (found @ out).transpose(1, 0, 2).reshape(-1, wide)
         attended = attended + g.kept(("bias", id(block)), lambda: block.kv.bias.detach()[wide:])
         return self._fed(base + self._linear(attended, block.proj))
 
@@ -426,7 +458,7 @@ class _Writer:
                 opset_version=OPSET, input_names=["merged"], output_names=["logits", "pooled", "tokens"],
             )  # fmt: skip
         assert program is not None
-        return self.g.splice(program.model_proto, merged=tokens)
+        return self.g.splice(program.model_proto, "trunk", merged=tokens)
 
 
 class _AfterMerging(nn.Module):

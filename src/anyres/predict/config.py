@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
+
+from tyro.conf import arg
 
 from anyres.amounts import parse_bytes
 from anyres.costs.largest_config import Limits
@@ -183,8 +185,8 @@ class ObjectOptions(WindowOptions):
 class FilesConfig:
     """What every command that predicts is told first."""
 
-    run: Path
-    """Folder of the trained model; of a classifier also an .onnx file that `anyres export` wrote."""
+    run: Annotated[Path, arg(aliases=["--model"])]
+    """Folder of the trained model; of a classifier also an .onnx or .xml file that `anyres export` wrote."""
     inputs: tuple[Path, ...]
     """Image files, and folders that are searched for images."""
 

@@ -11,16 +11,16 @@ from torch import nn
 
 from anyres.devices import resolve_device
 from anyres.errors import Unreadable
-from anyres.exporting.onnx_file import OnnxModel
+from anyres.exporting.exported import KINDS, ExportedModel
 from anyres.models.weights.files import load
 from anyres.models.weights.record import ModelInfo
 from anyres.predict.classifier import Classifier
 from anyres.predict.config import ClassOptions, LabelOptions, LookOptions, ObjectOptions
+from anyres.predict.exported_classifier import ExportedClassifier
 from anyres.predict.finder import Finder
 from anyres.predict.inputs import Given, as_inputs
 from anyres.predict.labeller import Labeller
 from anyres.predict.loop import Looker, Loop
-from anyres.predict.onnx_classifier import OnnxClassifier
 from anyres.predict.results import Result
 from anyres.sizes import Size, parse_size, size_text
 
@@ -36,8 +36,8 @@ class Predictor:
     refused.
 
     Args:
-        run_or_model: the folder of a run; an .onnx file that `anyres.export` wrote; or a model in evaluation mode,
-            which stays on its device and the classes of which are called 0, 1, ...
+        run_or_model: the folder of a run; an .onnx or .xml file that `anyres.export` wrote; or a model in evaluation
+            mode, which stays on its device and the classes of which are called 0, 1, ...
         device: where the model of a run is to be: "auto" (cuda if there is one), "cpu", "cuda", "cuda:N" or "mps".
         size: classes: what images are resized to, 224 or "224x320" (height x width); without it they keep their size.
         short_side: classes, label maps: pixels of the shorter side that they are resized to, the aspect being kept.
@@ -99,7 +99,7 @@ class Predictor:
             "threshold": threshold,
             "strict": strict,
         }
-        is_file = not isinstance(run_or_model, nn.Module) and Path(run_or_model).suffix == ".onnx"
+        is_file = not isinstance(run_or_model, nn.Module) and Path(run_or_model).suffix in KINDS
         if isinstance(run_or_model, nn.Module):
             model, info = _in_memory(run_or_model, device)
         else:
@@ -144,7 +144,8 @@ class Predictor:
 _KINDS: dict[str, tuple[type[LookOptions], Callable[..., Looker]]] = {
     "ViTAR": (ClassOptions, Classifier),
     "UpgradedViT": (ClassOptions, Classifier),
-    "OnnxModel": (ClassOptions, OnnxClassifier),
+    "OnnxModel": (ClassOptions, ExportedClassifier),
+    "OpenVinoModel": (ClassOptions, ExportedClassifier),
     "Segmenter": (LabelOptions, Labeller),
     "Detector": (ObjectOptions, Finder),
 }
@@ -157,14 +158,14 @@ def _in_memory(model: nn.Module, device: str | None) -> tuple[Any, ModelInfo]:
         raise ValueError(f"device is {device}, but the model is in memory, and stays where it is; use model.to(device)")
     if model.training:
         raise ValueError("the model is in training mode; use model.eval()")
-    if isinstance(model, OnnxModel):
+    if isinstance(model, ExportedModel):
         return model, model.info
     config: Any = model.config
     return model, ModelInfo(None, tuple(str(label) for label in range(config.num_classes)), ())
 
 
 def _from_file(path: Path | str) -> tuple[Any, ModelInfo]:
-    model = OnnxModel(path)
+    model = KINDS[Path(path).suffix](path)
     return model, model.info
 
 

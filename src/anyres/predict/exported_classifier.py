@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from anyres.errors import UnreadableImageError
-from anyres.exporting.onnx_file import OnnxModel
+from anyres.exporting.exported import ExportedModel
 from anyres.models.weights.record import ModelInfo
 from anyres.predict.classifier import Classifier
 from anyres.predict.config import ClassOptions
@@ -16,16 +16,16 @@ from anyres.predict.plan import Item
 from anyres.predict.results import Result
 
 
-class OnnxClassifier(Classifier):
-    """Says the likeliest classes of images by onnxruntime. Larger images than the file's limit are refused one by one.
+class ExportedClassifier(Classifier):
+    """Says the likeliest classes of images by the runtime of the file, and refuses each that is beyond its limit.
 
     Raises:
         ValueError: as `Classifier`, and for options that need the model itself.
     """
 
-    model: OnnxModel  # type: ignore[assignment]
+    model: ExportedModel  # type: ignore[assignment]
 
-    def __init__(self, model: OnnxModel, info: ModelInfo, options: ClassOptions, *, progress: bool) -> None:
+    def __init__(self, model: ExportedModel, info: ModelInfo, options: ClassOptions, *, progress: bool) -> None:
         if options.limits is not None:
             raise ValueError(
                 "an exported model has no predicted costs for a budget; leave max_milliseconds and memory_budget out, "
