@@ -1,13 +1,15 @@
-"""One exported file against the model: latency at several sizes and in a mixed set, and memory over 200 random sizes.
+"""Exported files against the model: latency at several sizes and in a mixed set, and memory over 200 random sizes.
 
     python benchmarks/deploy.py [--model anyres_small_patch16] [--sides 224 448 1120 2240] [--rounds 7] [--threads 2]
         [--out benchmarks/results/deploy.json]
 
-The model in PyTorch as it is (eager) and with compiled parts, the file by onnxruntime and by OpenVINO (if that is
-installed; it is told to compute in float32), and the file with 8-bit weights by onnxruntime take turns; figures
-are medians of the rounds after one that does not count, and ratios to eager round by round. The mixed set is eight
-images with about a million pixels together. Memory is the peak of a process that predicts images of 200 random sizes of
-up to a million pixels, with and without onnxruntime's arena, above what it held after one of 64x64.
+The model in PyTorch as it is (eager) and with compiled parts; its .onnx file by onnxruntime, with dynamic and with
+static 8-bit weights; its .xml file by OpenVINO computing in float32, in bfloat16 (quick only on processors that have
+it), and with static 8-bit weights. They take turns; figures are medians of the rounds after one that does not count,
+and ratios to eager round by round. The mixed set is eight images with about a million pixels together. Ranges of static
+quantisation are those of two photographs and ten parts of them. Memory is the peak of a process that predicts images of
+200 random sizes of up to a million pixels, above what it held after one of 64x64. Weights are random: what quantisation
+does to answers is for `anyres export --int8 --data` to say.
 """
 
 import argparse
@@ -25,11 +27,14 @@ from typing import Any
 import matplotlib
 import numpy as np
 import onnxruntime
+import openvino
 import torch
-from onnxruntime.quantization import QuantType, quantize_dynamic
+from PIL import Image
 
 import anyres
+from anyres.exporting.exported import KINDS, ExportedModel, OnnxModel, OpenVinoModel
 from anyres.files import write_json
+from anyres.predict.quantized import megabytes, quantized
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -38,24 +43,8 @@ Way = Callable[[Sequence[np.ndarray]], object]
 MIXED = ((224, 224), (480, 360), (360, 480), (512, 288), (97, 333), (640, 427), (50, 900), (300, 211))
 
 
-def session(path: Path, threads: int, arena: bool = False) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.enable_cpu_mem_arena = options.enable_mem_pattern = arena
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-
-
-def by_session(path: Path, threads: int) -> Way:
-    running = session(path, threads)
-    return lambda images: [running.run(["logits"], {"images": image}) for image in images]
-
-
-def by_openvino(path: Path, threads: int) -> Way:
-    import openvino
-
-    settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
-    network = openvino.Core().compile_model(openvino.convert_model(path), "CPU", settings)
-    return lambda images: [network(image) for image in images]
+def by_file(model: ExportedModel) -> Way:
+    return lambda images: [model.run(torch.from_numpy(image))["logits"] for image in images]
 
 
 def by_torch(model: torch.nn.Module) -> Way:
@@ -68,24 +57,41 @@ def by_torch(model: torch.nn.Module) -> Way:
 
 def ways(model: anyres.ViTAR, folder: Path, threads: int) -> tuple[dict[str, Way], dict[str, float]]:
     """How an image can be answered, and what files weigh in MB."""
-    path, small = folder / "model.onnx", folder / "model-int8.onnx"
+    path, network = folder / "model.onnx", folder / "model.xml"
     start = time.perf_counter()
     anyres.export(model, path, verify=6, verify_pixels=10**5)
     export = time.perf_counter() - start
-    quantize_dynamic(path, small, op_types_to_quantize=["MatMul"], weight_type=QuantType.QInt8, per_channel=True)
+    anyres.export(model, network, verify=6, verify_pixels=10**5)
+    dynamic = quantized(path, "dynamic").rename(folder / "dynamic.onnx")
+    photographs(folder / "photographs")
+    static, eights = (quantized(each, "static", folder / "photographs") for each in (path, network))
     compiled = type(model)(model.config)
     compiled.load_state_dict(model.state_dict())
     compiled.eval().compile_parts()
     found = {
-        "eager": by_torch(model), "compiled": by_torch(compiled), "onnxruntime": by_session(path, threads),
-        "onnxruntime, int8": by_session(small, threads),
+        "eager": by_torch(model), "compiled": by_torch(compiled),
+        "onnxruntime": by_file(OnnxModel(path, threads)),
+        "onnxruntime, dynamic int8": by_file(OnnxModel(dynamic, threads)),
+        "onnxruntime, static int8": by_file(OnnxModel(static, threads)),
+        "OpenVINO": by_file(OpenVinoModel(network, threads)),
+        "OpenVINO, bfloat16": by_file(OpenVinoModel(network, threads, "bf16")),
+        "OpenVINO, static int8": by_file(OpenVinoModel(eights, threads)),
     }  # fmt: skip
-    try:
-        found["OpenVINO"] = by_openvino(path, threads)
-    except ImportError:
-        print("OpenVINO is not installed and left out")
-    sizes = {each.stem: each.stat().st_size / 1e6 for each in (path, small)}
+    sizes = {each.name: megabytes(each) for each in (path, dynamic, static, network, eights)}
     return found, {**sizes, "seconds to export": export}
+
+
+def photographs(folder: Path) -> None:
+    """Parts of the two photographs that scikit-learn comes with, and the whole of them enlarged to 1120 px."""
+    from sklearn.datasets import load_sample_images
+
+    folder.mkdir()
+    numbers = np.random.default_rng(0)
+    for which, pixels in enumerate(load_sample_images().images):
+        Image.fromarray(pixels).resize((1120, 747)).save(folder / f"{which}.png")
+        for number in range(5):
+            (top, left), (down, across) = numbers.integers(0, (200, 300)), numbers.integers(40, (220, 330))
+            Image.fromarray(pixels[top : top + down, left : left + across]).save(folder / f"{which}-{number}.png")
 
 
 @torch.inference_mode()
@@ -105,14 +111,14 @@ def measure(found: dict[str, Way], images: Sequence[np.ndarray], rounds: int) ->
     return rows
 
 
-def memory(path: Path, arena: bool, threads: int) -> float:
-    """MB, in a process of its own."""
+def memory(path: Path, threads: int) -> dict[str, float]:
+    """MB, in a process of its own: over all sizes, and what is held after a last small image."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_peak, (path, arena, threads))
+        return pool.apply(_memory, (path, threads))
 
 
-def _peak(path: Path, arena: bool, threads: int) -> float:
-    running = session(path, threads, arena)
+def _memory(path: Path, threads: int) -> dict[str, float]:
+    running = by_file(KINDS[path.suffix](path, threads))
     draw = random.Random(0)
     sizes = [(64, 64)]
     while len(sizes) < 201:
@@ -120,16 +126,16 @@ def _peak(path: Path, arena: bool, threads: int) -> float:
         if size[0] * size[1] <= 10**6:
             sizes.append(size)
     before = 0.0
-    for number, (height, width) in enumerate(sizes):
-        running.run(["logits"], {"images": np.zeros((1, 3, height, width), np.float32)})
+    for number, (height, width) in enumerate([*sizes, (64, 64)]):
+        running([np.zeros((1, 3, height, width), np.float32)])
         if not number:
-            before = _most_held()
-    return _most_held() - before
+            before = _held("VmHWM")
+    return {"most": _held("VmHWM") - before, "at the end": _held("VmRSS") - before}
 
 
-def _most_held() -> float:
-    """MB that this process has held at most; what `resource` tells begins with those of its parent."""
-    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+def _held(what: str) -> float:
+    """MB that this process holds (VmRSS), or has held at most (VmHWM: `resource`'s begins with those of its parent)."""
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(what)]
     return int(line.split()[1]) / 1000
 
 
@@ -138,16 +144,16 @@ def draw(rows: dict[str, dict[str, Any]], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(10, 4), layout="constrained")
     names = list(next(iter(rows.values())))
     for place, name in enumerate(names):
-        at = np.arange(len(rows)) + (place - (len(names) - 1) / 2) * 0.16
+        at = np.arange(len(rows)) + (place - (len(names) - 1) / 2) * 0.1
         values = [row[name] for row in rows.values()]
         spread = [
             [value["ratio"] - value["least"] for value in values], [value["most"] - value["ratio"] for value in values]
         ]  # fmt: skip
-        axes.bar(at, [value["ratio"] for value in values], 0.15, yerr=spread, label=name, error_kw={"linewidth": 0.8})
+        axes.bar(at, [value["ratio"] for value in values], 0.095, yerr=spread, label=name, error_kw={"linewidth": 0.8})
     axes.set_xticks(range(len(rows)), list(rows))
-    axes.set(ylabel="time, eager PyTorch = 1", ylim=(0, None))
+    axes.set(ylabel="time, eager PyTorch = 1", ylim=(0, 1.6))
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, ncols=5, fontsize=8)
+    axes.legend(frameon=False, ncols=4, fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)
@@ -176,11 +182,11 @@ def main() -> None:
         found, files = ways(model, Path(folder), options.threads)
         rows = {f"{side} px": measure(found, [noise(side, side)], options.rounds) for side in options.sides}
         rows["mixed set"] = measure(found, [noise(*size) for size in MIXED], options.rounds)
-        path = Path(folder) / "model.onnx"
-        peaks = {"with the arena": memory(path, True, options.threads), "without": memory(path, False, options.threads)}
+        peaks = {name: memory(Path(folder) / name, options.threads) for name in ("model.onnx", "model.xml")}
     result = {
-        "model": options.model, "threads": options.threads, "processor": platform.processor(),
-        "onnxruntime": onnxruntime.__version__, "files": files, "rows": rows, "megabytes over 200 sizes": peaks,
+        "model": options.model, "threads": options.threads, "processor": platform.processor() or platform.machine(),
+        "onnxruntime": onnxruntime.__version__, "openvino": openvino.__version__, "files": files, "rows": rows,
+        "megabytes over 200 sizes": peaks,
     }  # fmt: skip
     write_json(options.out, result)
     draw(rows, options.image)

@@ -20,7 +20,7 @@ ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 def open_model(path: str) -> tuple[onnxruntime.InferenceSession, dict[str, str]]:
     options = onnxruntime.SessionOptions()
-    options.enable_cpu_mem_arena = False  # it would keep what the largest image needed, and grow with every new size
+    options.enable_mem_pattern = False  # of one size
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return session, session.get_modelmeta().custom_metadata_map
 

@@ -219,7 +219,7 @@ def test_the_first_answer_is_as_right_as_the_next(ending, written):
 
 
 def test_memory_is_given_back_after_large_images(written):
-    """The arena keeps what the largest image needed until one of less than a quarter of its pixels."""
+    """A runtime keeps what the largest image needed until one of less than a quarter of its pixels."""
     file = OnnxModel(written / "plain.onnx")
     given = []
     run = file.session.run

@@ -37,11 +37,15 @@ def metadata_of(model: ViTAR, classes: Sequence[str], largest: int, uint8: bool)
 
 
 class ExportedModel(nn.Module):
-    """An exported model with the calls of a `ViTAR` that need no gradients: images of any mix of sizes -> logits."""
+    """An exported model with the calls of a `ViTAR` that need no gradients: images of any mix of sizes -> logits.
+
+    Runtimes keep the memory that images needed. After one of less than a quarter of the pixels of the largest so far
+    they give back what nothing uses.
+    """
 
     def __init__(self, path: Path | str) -> None:
         super().__init__()
-        self.path = Path(path)
+        self.path, self._kept_for = Path(path), 0
         if not self.path.is_file():
             raise ValueError(f"there is no file {path}.")
         found = self._open()
@@ -54,8 +58,8 @@ class ExportedModel(nn.Module):
         """Loads the file; what it says of itself."""
 
     @abstractmethod
-    def _answer(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """All outputs by name."""
+    def _answer(self, images: np.ndarray, gives_back: bool) -> dict[str, np.ndarray]:
+        """All outputs by name; memory is given back after it if so told."""
 
     def forward(self, images: Images) -> Tensor:
         """Logits (B, classes) of images (B, C, H, W), or of a list of (C, H_i, W_i) one by one."""
@@ -66,7 +70,10 @@ class ExportedModel(nn.Module):
     def run(self, images: Tensor) -> dict[str, np.ndarray]:
         """Everything that the file gives of normalised images (B, C, H, W)."""
         self.check_size(images.shape[-2], images.shape[-1])
-        return self._answer(self.as_given(images))
+        given = self.as_given(images)
+        is_small = 4 * given.size < self._kept_for
+        self._kept_for = given.size if is_small else max(given.size, self._kept_for)
+        return self._answer(given, is_small)
 
     def as_given(self, images: Tensor) -> np.ndarray:
         """Normalised images as the file takes them."""
@@ -89,8 +96,7 @@ class ExportedModel(nn.Module):
 class OnnxModel(ExportedModel):
     """An .onnx file by onnxruntime on the CPU.
 
-    Its arena keeps the memory that images needed, which makes large ones almost twice as fast as without it. After one
-    of less than a quarter of the pixels of the largest so far it gives back what nothing uses.
+    Its arena makes large images almost twice as fast as they are without it.
 
     Args:
         path: of the file.
@@ -103,7 +109,7 @@ class OnnxModel(ExportedModel):
     """
 
     def __init__(self, path: Path | str, threads: int | None = None) -> None:
-        self._threads, self._kept_for = threads, 0
+        self._threads = threads
         super().__init__(path)
 
     def _open(self) -> Mapping[str, str]:
@@ -126,11 +132,8 @@ class OnnxModel(ExportedModel):
         self._names = [output.name for output in self.session.get_outputs()]
         return dict(self.session.get_modelmeta().custom_metadata_map)
 
-    def _answer(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        is_small = 4 * images.size < self._kept_for
-        self._kept_for = images.size if is_small else max(images.size, self._kept_for)
-        given = {"images": images}
-        found = self.session.run(self._names, given, self._shrinks if is_small else None)
+    def _answer(self, images: np.ndarray, gives_back: bool) -> dict[str, np.ndarray]:
+        found = self.session.run(self._names, {"images": images}, self._shrinks if gives_back else None)
         return dict(zip(self._names, found, strict=True))
 
 
@@ -156,8 +159,11 @@ class OpenVinoModel(ExportedModel):
             import openvino
         except ImportError as error:
             raise ImportError('an .xml file needs OpenVINO: pip install "anyres[openvino]"') from error
-        # kernels are kept by shape: enough for a few sizes in turn
-        settings = {"INFERENCE_PRECISION_HINT": self._precision, "CPU_RUNTIME_CACHE_CAPACITY": "64"}
+        settings = {
+            "INFERENCE_PRECISION_HINT": self._precision,
+            "CPU_RUNTIME_CACHE_CAPACITY": "64",  # kernels are kept by shape: enough for a few sizes in turn
+            "SNIPPETS_MODE": "DISABLE",  # those of OpenVINO 2026.4, made for one token, are wrong for more; no slower
+        }
         if self._threads is not None:
             settings["INFERENCE_NUM_THREADS"] = str(self._threads)
         try:
@@ -168,9 +174,12 @@ class OpenVinoModel(ExportedModel):
         self._names = [output.get_any_name() for output in self.network.outputs]
         return {key: read.get_rt_info([RT_INFO, key]).value for key in KEYS if read.has_rt_info([RT_INFO, key])}
 
-    def _answer(self, images: np.ndarray) -> dict[str, np.ndarray]:
+    def _answer(self, images: np.ndarray, gives_back: bool) -> dict[str, np.ndarray]:
         found = self.network(images)
-        return {name: found[name] for name in self._names}
+        answers = {name: found[name] for name in self._names}
+        if gives_back:
+            self.network.release_memory()
+        return answers
 
 
 RT_INFO = "anyres"

@@ -91,7 +91,8 @@ def compare_quantized(path: Path, small: Path, data: Path) -> str:
 
 def megabytes(path: Path) -> float:
     """Of a file, with OpenVINO's weights beside it."""
-    return sum(each.stat().st_size for each in (path, path.with_suffix(".bin")) if each.is_file()) / 1e6
+    beside = [path.with_suffix(".bin")] if path.suffix == ".xml" else []
+    return sum(each.stat().st_size for each in (path, *beside)) / 1e6
 
 
 def _read(model: ExportedModel, files: Sequence[Path], desc: str | None = None) -> Iterator[tuple[Path, Tensor]]:
