@@ -59,8 +59,8 @@ def test_steps_run_forwards():
 
 
 def test_jitter_keys_are_a_function_of_the_place_in_the_stream():
-    keys = jitter_keys(3, 7, 5)
+    keys = jitter_keys(3, 7, range(5))
     assert keys.dtype == torch.int64 and keys.shape == (5,)
-    assert torch.equal(keys[:3], jitter_keys(3, 7, 3))  # whoever does how many of them
-    others = [keys, jitter_keys(4, 7, 5), jitter_keys(3, 8, 5), jitter_keys(3, 7, 5, 1)]
+    assert torch.equal(keys[1:3], jitter_keys(3, 7, [1, 2]))  # whoever does how many of them
+    others = [keys, jitter_keys(4, 7, range(5)), jitter_keys(3, 8, range(5)), jitter_keys(3, 7, range(5), 1)]
     assert len(set(torch.cat(others).tolist())) == 20

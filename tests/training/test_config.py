@@ -70,7 +70,7 @@ def test_settings_survive_json(make_config):
 @pytest.mark.parametrize("kind", KINDS)
 def test_operational_fields_are_those_of_carrying_out(kind):
     always = {"out", "threads", "device", "deterministic", "checkpoint_every", "log_every", "validate_every"}
-    always |= {"tensorboard", "progress"}
+    always |= {"tensorboard", "progress", "shard"}
     of_images = {"data", "num_workers", "cache_bytes", "validate_limit", "strict"}
     own = {
         TrainConfig: {*of_images, "init", "validate_crop_ratio"},

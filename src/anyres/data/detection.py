@@ -14,6 +14,7 @@ from anyres.data.detection_augment import augmented, on_canvas
 from anyres.data.orientation import other_convention, read_as, read_header
 from anyres.data.samples import Samples, batches_of_steps, jitter_keys
 from anyres.data.schedule import Schedule
+from anyres.data.share import ALL, Share
 from anyres.data.workers import check_counts
 from anyres.errors import Unreadable, UnreadableImageError
 from anyres.seeds import key, seeded
@@ -64,11 +65,13 @@ class DetectionStream:
         num_workers: int = 0,
         max_pixels: int = MAX_PIXELS,
         strict: bool = False,
+        share: Share = ALL,
     ) -> None:
         check_counts(batch_size, num_workers)
         check_max_pixels(max_pixels)
         self.data, self.batch_size, self.schedule, self.augment = data, batch_size, schedule, augment
         self.fill, self.seed, self.num_workers = tuple(fill), seed, num_workers
+        self.positions = share.positions(batch_size)
         read = AnnotatedReader(data, max_pixels, len(self.fill))
         self._samples = Samples(read, data.paths, f"of {data.file}", seed, strict)
 
@@ -81,7 +84,7 @@ class DetectionStream:
         (size,) = self.schedule.sizes_at(step)
         found: list[tuple[Tensor, Target]] = []
         skipped: list[Unreadable] = []
-        for position in range(self.batch_size):
+        for position in self.positions:
             image, index, failed = self._samples.at(step * self.batch_size + position)
             skipped += failed
             with seeded(key(self.seed, step, position)):
@@ -89,7 +92,7 @@ class DetectionStream:
                 found.append(augmented(self.augment, image, target, size, self.fill))
         canvas = max(image.shape[1] for image, _ in found), max(image.shape[2] for image, _ in found)
         images, targets = zip(*(on_canvas(image, target, canvas, self.fill) for image, target in found), strict=True)
-        keys = jitter_keys(self.seed, step, self.batch_size)
+        keys = jitter_keys(self.seed, step, self.positions)
         return DetectionBatch(step, canvas, torch.stack(images), list(targets), keys, skipped)
 
 

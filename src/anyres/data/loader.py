@@ -15,6 +15,7 @@ from anyres.data.folder import ImageFiles
 from anyres.data.own_aspect import OwnAspectCrop
 from anyres.data.samples import Samples, batches_of_steps, jitter_keys
 from anyres.data.schedule import Schedule
+from anyres.data.share import ALL, Share
 from anyres.data.transforms import Transform, check_statistics, train_transform
 from anyres.data.workers import ImageReader, Numbered, check_counts, run_in_order
 from anyres.errors import Unreadable, UnreadableImageError
@@ -58,6 +59,7 @@ class TrainingStream:
         strict: bool = False,
         repeats: int = 1,
         own_aspect: int | None = None,
+        share: Share = ALL,
     ) -> None:
         check_counts(batch_size, num_workers)
         if repeats < 1:
@@ -71,6 +73,7 @@ class TrainingStream:
         self.mean, self.std = tuple(mean), tuple(std)
         self.seed = seed
         self.num_workers = num_workers
+        self.positions = share.positions(batch_size)
         self.own_aspect = own_aspect
         self._cache: ImageCache | None = None
         if cache:
@@ -94,7 +97,7 @@ class TrainingStream:
         transforms = [self._transform(size) for size in sizes]
         images: list[list[Tensor]] = [[] for _ in sizes]
         labels, skipped = [], []
-        for position in range(self.batch_size):
+        for position in self.positions:
             image, index, failed = self._samples.at(step * self.batch_size + position)
             for replica, transform in enumerate(transforms):
                 with seeded(key(self.seed, step, position, *_later(replica))):
@@ -102,7 +105,7 @@ class TrainingStream:
             labels.append(self.folder.labels[index])
             skipped += failed
         views = [
-            View(images=stacked_if_alike(found), keys=jitter_keys(self.seed, step, self.batch_size, *_later(replica)))
+            View(images=stacked_if_alike(found), keys=jitter_keys(self.seed, step, self.positions, *_later(replica)))
             for replica, found in enumerate(images)
         ]
         return Batch(

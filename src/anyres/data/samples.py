@@ -49,10 +49,10 @@ class Samples(Generic[Sample]):
         raise ValueError(f"none of the {count} images {self.where} can be read; the first: {skipped[0]}")
 
 
-def jitter_keys(seed: int, step: int, count: int, *more: int) -> Tensor:
-    """(B,) int64, from which a model draws the positional jitter of the `count` images of a step, each a pure function
-    of its place in the batch: so neither the parts that a batch is done in nor who does them changes it."""
-    drawn = [key(seed, step, position, _JITTER, *more) for position in range(count)]
+def jitter_keys(seed: int, step: int, positions: Sequence[int], *more: int) -> Tensor:
+    """(B,) int64, from which a model draws the positional jitter of images of a step, each a pure function of its place
+    in the batch: so neither the parts that a batch is done in nor who does them changes it."""
+    drawn = [key(seed, step, position, _JITTER, *more) for position in positions]
     return torch.tensor(drawn, dtype=torch.int64)
 
 

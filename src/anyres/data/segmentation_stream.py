@@ -14,6 +14,7 @@ from anyres.data.augment import SegmentAugment
 from anyres.data.samples import Samples, batches_of_steps, jitter_keys
 from anyres.data.schedule import Schedule
 from anyres.data.segmentation import IGNORE, Labelled, SegmentationFolder
+from anyres.data.share import ALL, Share
 from anyres.data.transforms import to_tensor
 from anyres.data.workers import check_counts
 from anyres.errors import Unreadable
@@ -61,11 +62,13 @@ class SegmentationStream:
         seed: int,
         num_workers: int = 0,
         strict: bool = False,
+        share: Share = ALL,
     ) -> None:
         check_counts(batch_size, num_workers)
         self.folder, self.batch_size, self.schedule, self.augment = folder, batch_size, schedule, augment
         self.mean, self.std = tuple(mean), tuple(std)
         self.seed, self.num_workers = seed, num_workers
+        self.positions = share.positions(batch_size)
         self._samples = Samples(self._read, folder.paths, f"in {folder.root}", seed, strict)
 
     def _read(self, index: int) -> Labelled:
@@ -79,7 +82,7 @@ class SegmentationStream:
         """The batch of one step, made in this process."""
         (size,) = self.schedule.sizes_at(step)
         images, labels, skipped = [], [], []
-        for position in range(self.batch_size):
+        for position in self.positions:
             found, _, failed = self._samples.at(step * self.batch_size + position)
             with seeded(key(self.seed, step, position)):
                 image, mask = augmented(found, size, self.augment, self.mean, self.std)
@@ -91,7 +94,7 @@ class SegmentationStream:
             size=size,
             images=torch.stack(images),
             labels=torch.stack(labels),
-            keys=jitter_keys(self.seed, step, self.batch_size),
+            keys=jitter_keys(self.seed, step, self.positions),
             skipped=skipped,
         )
 

@@ -77,6 +77,9 @@ class RunConfig:
     """CPU threads of torch; its own choice if not given. Runs are bit-identical only for equal numbers."""
     device: Operational[str] = "auto"
     """cpu, cuda, cuda:1, mps, or auto: cuda where there is one, else cpu."""
+    shard: Operational[bool] = False
+    """With several processes (torchrun): each holds a part of weights, gradients and optimiser (FSDP2) instead of all
+    of them (DDP). The result is the same."""
     deterministic: Operational[bool] = False
     """Forbid operations that are not bit-reproducible (needed for that on a GPU only; some then fail)."""
     checkpoint_every: Operational[int] = 500

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Generator, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,20 @@ from anyres.models.weights.record import CONFIG, WEIGHTS
 from anyres.settings import differences
 from anyres.sizes import size_text
 from anyres.training import checkpoint
-from anyres.training.config import RunConfig, changed_settings
+from anyres.training.config import RunConfig, changed_settings, operational
 from anyres.training.interrupt import StopRequest
+from anyres.training.parallel import (
+    any_of,
+    check_processes,
+    demand_alike,
+    everyones,
+    is_first,
+    local_device,
+    process_group,
+    together,
+    wait,
+    world,
+)
 from anyres.training.run_folder import refuse_foreign_folder, write_settings
 from anyres.training.runlog import VALIDATIONS, RunLog, check_tensorboard, describe, read_rows
 from anyres.training.task import Step, Task
@@ -50,6 +62,9 @@ class TrainResult:
 def train(config: RunConfig, task: Task | None = None) -> TrainResult:
     """Trains what the configuration says, or goes on with a run that was stopped or killed.
 
+    Started by torchrun, its processes share every batch and end with the weights that one process would have, up to
+    rounding (see `training.parallel`).
+
     A run in `config.out` with the same settings is continued from its last checkpoint and ends, on one CPU and
     with equal `threads`, with the very weights of a run that was never stopped. A finished run is left alone.
 
@@ -66,15 +81,25 @@ def train(config: RunConfig, task: Task | None = None) -> TrainResult:
         OSError: the run cannot be written, on a full disk, say. The last checkpoint stays as it is.
         ImportError: an extra that the task needs is not installed; the message names it.
     """
+    with process_group():
+        together(lambda: _check(config))
+        device = local_device(config.torch_device())
+        with torch_settings(config, device):
+            made = together(lambda: task or config.make_task())
+            free = operational(type(config))
+            settings = {name: value for name, value in config.to_json().items() if name not in free}
+            demand_alike("settings or data", {**settings, "task": made.identity()})
+            return _Run(config, made, device).go()
+
+
+def _check(config: RunConfig) -> None:
     config.check()
+    check_processes(config)
     refuse_foreign_folder(config)
     if not (config.out / WEIGHTS).exists():  # a finished run may be where nobody may write
         check_folder("out", config.out)
-    if config.tensorboard:
+    if config.tensorboard and is_first():
         check_tensorboard(config.out)  # fails now rather than after the data has been read
-    device = config.torch_device()
-    with torch_settings(config, device):
-        return _Run(config, task or config.make_task(), device).go()
 
 
 class _Run:
@@ -90,7 +115,7 @@ class _Run:
         self.validation: list[dict[str, Any]] = []
         self._validated = 0  # the step of that validation
         self._clock = 0.0  # when the current step began
-        self._load()
+        together(self._load)
 
     def go(self) -> TrainResult:
         try:
@@ -103,11 +128,13 @@ class _Run:
         if self._is_finished():
             self._say(f"{self.folder} is finished: {self.trainer.step} steps. Nothing to do.")
             return self._result()
-        write_settings(self.config)
+        if is_first():
+            write_settings(self.config)
+        wait()
         if self.trainer.step:
             self._say(f"Going on with {self.folder} after step {self.trainer.step} of {self.config.steps}.")
-        log = RunLog(self.folder, start=self.trainer.step, tensorboard=self.config.tensorboard)
-        with StopRequest() as stop, closing(log):
+        log = RunLog(self.folder, start=self.trainer.step, tensorboard=self.config.tensorboard) if is_first() else None
+        with StopRequest() as stop, closing(log) if log is not None else nullcontext():
             self._loop(log, stop)
             if self.trainer.step == self.config.steps:
                 self._finish()
@@ -116,27 +143,28 @@ class _Run:
                 self._say(f"Stopped after step {step} of {steps}. Run the same command again to go on from there.")
         return self._result()
 
-    def _loop(self, log: RunLog, stop: StopRequest) -> None:
+    def _loop(self, log: RunLog | None, stop: StopRequest) -> None:
         first, config = self.trainer.step, self.config
-        bar = tqdm(total=config.steps, initial=first, unit="step", disable=not config.progress, dynamic_ncols=True)
+        silent = not (config.progress and is_first())
+        bar = tqdm(total=config.steps, initial=first, unit="step", disable=silent, dynamic_ncols=True)
         if first and self._validates_at(first) and self._validated != first:
             self._validate(log)  # the checkpoint was written, and then the run was killed
         saved, self._clock = first, time.perf_counter()
         with closing(bar), closing(self._batches(first, stop)) as batches:
             for batch in batches:
                 result, speed = self._timed_update(batch)
-                step = self.trainer.step
+                step, stops = self.trainer.step, any_of(stop.is_set)
                 self._show(bar, result, batch, speed)
                 self._collect_skipped(batch.skipped)
-                if step % config.log_every == 0 or step == config.steps:
+                if log is not None and (step % config.log_every == 0 or step == config.steps):
                     log.step(self._row(result, batch, speed))
                 validates = self._validates_at(step)
-                if validates or stop.is_set or step % config.checkpoint_every == 0 or step == config.steps:
+                if validates or stops or step % config.checkpoint_every == 0 or step == config.steps:
                     self._save(log)  # before validating, which may fail or take long
                     saved = step
                 if validates:
                     self._validate(log)
-                if stop.is_set:
+                if stops:
                     return
                 self._clock = time.perf_counter()  # validating and saving are not part of the speed
         if saved != self.trainer.step:  # the request came while waiting for a batch
@@ -151,7 +179,7 @@ class _Run:
             except StopIteration:
                 return
             except Exception:
-                if stop.is_set:
+                if stop.is_set and world() == 1:  # several would not agree on how far they got
                     return
                 raise
             yield batch
@@ -171,27 +199,34 @@ class _Run:
         seconds = time.perf_counter() - self._clock  # loading included
         self.loss = result.loss
         self.seconds += seconds
-        return result, len(batch.labels) / max(seconds, 1e-9)
+        return result, world() * len(batch.labels) / max(seconds, 1e-9)
 
     def _validates_at(self, step: int) -> bool:
         every = self.config.validate_every
         return self.task.validates() and (step == self.config.steps or (every > 0 and step % every == 0))
 
-    def _validate(self, log: RunLog) -> None:
-        self.validation = self.trainer.validate()
+    def _validate(self, log: RunLog | None) -> None:
+        self._validated, model = self.trainer.step, self.trainer.final_model()
+        if log is None:
+            return  # the first process measures, and the others wait for it at the next step
+        self.validation = self.trainer.validate(model)
         for row in self.validation:
             self._collect_skipped(row.pop("skipped", []))
         log.validation(self.trainer.step, self.validation)
-        self._validated = self.trainer.step
         if self.validation:
             self._say(f"step {self.trainer.step}: {describe(self.validation, *self.task.headline)}")
 
     # What is on disk.
 
-    def _save(self, log: RunLog) -> None:
+    def _save(self, log: RunLog | None) -> None:
         """The log first: a checkpoint must not be ahead of it."""
+        for found in everyones(self.skipped):
+            self.skipped |= found
+        weights = self.trainer.state_dict()
+        if log is None:
+            return
         log.sync()
-        state = self.trainer.state_dict() | {
+        state = weights | {
             "config": self.config.to_json(),
             "identity": self.identity,
             "loss": self.loss,
@@ -218,7 +253,10 @@ class _Run:
 
     def _finish(self) -> None:
         extra = {"steps": self.trainer.step, "validation": self.validation, "skipped": len(self.skipped)}
-        self.task.save(self.folder, self.trainer.final_model(), extra)
+        model = self.trainer.final_model()
+        if not is_first():
+            return
+        self.task.save(self.folder, model, extra)
         self._say(f"Finished {self.trainer.step} steps; the model is in {self.folder}.")
         if self.skipped:
             self._say(f"{len(self.skipped)} files could not be read and were skipped:")
@@ -258,7 +296,8 @@ class _Run:
         return f"{path} still holds the last checkpoint" if path.exists() else "No checkpoint was written yet"
 
     def _say(self, text: str) -> None:
-        tqdm.write(text, file=sys.stderr)
+        if is_first():
+            tqdm.write(text, file=sys.stderr)
 
     def _result(self) -> TrainResult:
         step = self.trainer.step

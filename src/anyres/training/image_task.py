@@ -13,6 +13,7 @@ from anyres.data.loader import TrainingStream, evaluation_batches
 from anyres.data.transforms import Transform
 from anyres.models.config import ViTARConfig
 from anyres.sizes import Size, size_text
+from anyres.training.parallel import share
 
 if TYPE_CHECKING:
     from anyres.training.classification.config import TrainConfig
@@ -39,6 +40,7 @@ def training_stream(
         strict=config.strict,
         repeats=config.repeats,
         own_aspect=own_aspect,
+        share=share(),
     )
 
 

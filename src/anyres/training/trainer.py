@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from torch import nn
 from anyres.seeds import key
 from anyres.training.config import RunConfig
 from anyres.training.optim import current_lr, gradient_norm, make_optimizer, make_schedule
+from anyres.training.parallel import mean, rank
+from anyres.training.sharding import SharedLoss, load_states, model_state, optimizer_state, whole
 from anyres.training.task import Step, Task
 
 _STEP = 0x53544550  # keeps the draws of drop path and depth apart from all others
@@ -46,6 +49,8 @@ class Trainer:
         self.ema = None
         if config.ema is not None:
             self.ema = ModelEmaV3(self.model, decay=config.ema, use_warmup=True)
+        self._whole = copy.deepcopy(self.model).cpu() if config.shard else None  # to validate and to save
+        self.loss = SharedLoss(task, shards=config.shard)  # before the optimiser, which would hold whole parameters
         self.optimizer = make_optimizer(self.model, config)
         self.schedule = make_schedule(self.optimizer, config)
         self.step = 0
@@ -60,7 +65,7 @@ class Trainer:
         self.schedule.step_update(self.step)
         self.optimizer.zero_grad(set_to_none=True)
         loss = self._backward(batch)
-        norm = gradient_norm(self.model, self.config.clip_grad).item() if math.isfinite(loss) else math.nan
+        norm = whole(gradient_norm(self.model, self.config.clip_grad)).item() if math.isfinite(loss) else math.nan
         for name, value in (("loss", loss), ("gradient norm", norm)):
             if not math.isfinite(value):
                 height, width = batch.size
@@ -78,15 +83,17 @@ class Trainer:
         prepared = self.task.prepare(batch, self.device)
         count = len(batch.labels)
         total = torch.zeros((), device=self.device)
-        for piece, rows in enumerate(pieces(count, self.config.accumulate)):
+        parts = pieces(count, self.config.accumulate)
+        for piece, rows in enumerate(parts):
             # What a model draws for itself follows from seed and step, so that a resumed run draws the same again.
-            torch.manual_seed(key(self.config.seed, _STEP, self.step, piece))
+            torch.manual_seed(key(self.config.seed, _STEP, self.step, rank() * len(parts) + piece))
             with self.autocast():
                 # Weighted, so that the sum over pieces of unequal length is the mean over the batch.
-                loss = self.task.loss(prepared, rows) * ((rows.stop - rows.start) / count)
+                loss = self.loss(prepared, rows, is_last=piece == len(parts) - 1)
+                loss = loss * ((rows.stop - rows.start) / count)
             loss.backward()
             total += loss.detach()
-        return total.item()
+        return mean(total).item()
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision of forward passes."""
@@ -95,29 +102,37 @@ class Trainer:
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
     def final_model(self) -> nn.Module:
-        """The weights to measure and to keep: the average, if there is one and it is asked for."""
+        """The weights to measure and to keep: the average, if there is one and it is asked for.
+
+        All processes call it together; a sharded model is whole in the first alone.
+        """
+        if self._whole is not None:
+            state = model_state(self.model)
+            if state:
+                self._whole.load_state_dict(state)
+            return self._whole
         return self.ema.module if self.ema is not None and self.config.save_ema else self.model
 
-    def validate(self) -> list[dict[str, Any]]:
+    def validate(self, model: nn.Module) -> list[dict[str, Any]]:
+        """What the task measures of `final_model`."""
         with self.autocast():
-            return self.task.validate(self.final_model(), self.device, self.step)
+            return self.task.validate(model.to(self.device), self.device, self.step)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on. Random states are none of it: they follow from seed and step."""
         return {
             "step": self.step,
-            "model": self.model.state_dict(),
+            "model": model_state(self.model),
             "ema": None if self.ema is None else self.ema.module.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": optimizer_state(self.model, self.optimizer),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """ValueError if the tensors are not those of this model."""
         try:
-            self.model.load_state_dict(state["model"])
+            load_states(self.model, self.optimizer, state["model"], state["optimizer"])
             if self.ema is not None:
                 self.ema.module.load_state_dict(state["ema"])
-            self.optimizer.load_state_dict(state["optimizer"])
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(f"the checkpoint does not fit this model: {error}") from error
         self.step = state["step"]

@@ -27,6 +27,7 @@ from anyres.training.classification.consistency import replica_loss
 from anyres.training.classification.mixing import make_mixup
 from anyres.training.finetune import identity_of_init, start_from, upgraded_settings
 from anyres.training.image_task import training_stream, validation_batches
+from anyres.training.parallel import world
 from anyres.training.run_checks import refuse_validation
 
 if TYPE_CHECKING:
@@ -73,6 +74,11 @@ class ClassificationTask:
         if config.linear_probe:
             self.model.freeze_features()
         self.mix = make_mixup(config, len(self.folder.classes))
+        if self.mix is not None and (config.batch_size // world()) % 2:
+            raise ValueError(
+                f"batch_size is {config.batch_size} for {world()} processes, but mixup and cutmix mix pairs and need "
+                f"an even number in each; nearest: {config.batch_size + world()}; or set mixup and cutmix to 0"
+            )
         self.criterion = SoftTargetCrossEntropy()
         self.stream = training_stream(config, self.folder, self.model.config)
 

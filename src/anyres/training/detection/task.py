@@ -30,6 +30,7 @@ from anyres.seeds import key, seeded
 from anyres.sizes import Size
 from anyres.spacing import evenly_spaced
 from anyres.training.finetune import identity_of_init, start_from
+from anyres.training.parallel import share
 from anyres.training.run_checks import refuse_validation
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ class DetectionTask:
             num_workers=config.num_workers,
             max_pixels=config.max_pixels,
             strict=config.strict,
+            share=share(),
         )
 
     def identity(self) -> dict[str, Any]:

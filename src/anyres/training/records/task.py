@@ -20,6 +20,7 @@ from anyres.models.weights.record import ModelInfo
 from anyres.seeds import index_at, key, seeded
 from anyres.sizes import Size
 from anyres.streaming.records import INDEX, Records
+from anyres.training.parallel import share
 from anyres.training.run_checks import refuse_validation
 
 if TYPE_CHECKING:
@@ -96,8 +97,9 @@ class RecordsTask:
     def batches(self, start: int, stop: int) -> Iterator[RecordBatch]:
         """Step s takes entries [s * B, (s + 1) * B) of the endless stream, as `TrainingStream`."""
         count, size = len(self.records), self.config.batch_size
+        positions = share().positions(size)
         for step in range(start, stop):
-            entries = range(step * size, (step + 1) * size)
+            entries = [step * size + position for position in positions]
             chosen = torch.tensor([index_at(self.config.seed, entry, count) for entry in entries])
             yield RecordBatch(
                 step=step, size=self.records.grid, features=self._features[chosen], labels=self._labels[chosen]

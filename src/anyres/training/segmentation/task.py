@@ -29,6 +29,7 @@ from anyres.models.segmenter import Segmenter
 from anyres.models.weights.files import save
 from anyres.seeds import key, seeded
 from anyres.training.finetune import identity_of_init, start_from
+from anyres.training.parallel import mean, share
 from anyres.training.run_checks import refuse_validation
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class PreparedMasks:
     labels: Tensor
     """(B, H, W) uint8."""
     known: Tensor
-    """() int64, pixels of the batch whose class is known."""
+    """() float32, pixels of the batch whose class is known; of several processes the mean of each one's share."""
     keys: Tensor
     """(B,) int64 jitter keys."""
 
@@ -87,6 +88,7 @@ class SegmentationTask:
             seed=config.seed,
             num_workers=config.num_workers,
             strict=config.strict,
+            share=share(),
         )
 
     def identity(self) -> dict[str, Any]:
@@ -101,7 +103,7 @@ class SegmentationTask:
     def prepare(self, batch: SegmentationBatch, device: torch.device) -> PreparedMasks:
         labels = batch.labels.to(device, non_blocking=True)
         images, keys = batch.images.to(device, non_blocking=True), batch.keys.to(device)
-        return PreparedMasks(images, labels, (labels != IGNORE).sum(), keys)
+        return PreparedMasks(images, labels, mean((labels != IGNORE).sum().float()), keys)
 
     def loss(self, prepared: PreparedMasks, rows: slice) -> Tensor:
         """Cross-entropy over the pixels of the batch whose class is known, the auxiliary head's added.
@@ -115,7 +117,7 @@ class SegmentationTask:
         if auxiliary is not None:
             loss = loss + self.config.auxiliary_weight * _summed(auxiliary, labels)
         # A batch without one known pixel has the loss 0, not 0 / 0.
-        return loss * (len(prepared.labels) / len(labels)) / prepared.known.clamp(min=1)
+        return loss * (len(prepared.labels) / len(labels)) / prepared.known.clamp(min=1e-3)
 
     def validates(self) -> bool:
         return self.validation is not None
