@@ -179,7 +179,7 @@ def test_a_probe_computes_its_loss_in_the_mode_that_the_model_is_in(make_config,
         modes = [module.training for module in model.modules()]
         loss = trainer.task.loss(trainer.task.prepare(batch, CPU), slice(0, 4))
         assert loss.requires_grad and [module.training for module in model.modules()] == modes
-        trainer.validate()
+        trainer.validate(trainer.final_model())
         assert [module.training for module in model.modules()] == modes
 
 

@@ -28,10 +28,10 @@ class _TaskLoss(nn.Module):
     def __init__(self, task: Task) -> None:
         super().__init__()
         self.model = task.model
-        self._loss = task.loss
+        self._task = task
 
     def forward(self, prepared: Any, rows: slice) -> Tensor:
-        return self._loss(prepared, rows)
+        return self._task.loss(prepared, rows)
 
 
 class SharedLoss:
