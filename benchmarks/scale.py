@@ -71,14 +71,14 @@ def restart(options: argparse.Namespace, data: Path, way: str, folder: Path) -> 
     out = folder / "restart"
     given = [*command(options, data, out, way, options.steps), "--checkpoint-every", "1"]
     begun = subprocess.Popen(given, stderr=subprocess.DEVNULL)
-    while not (out / STEPS).exists() or len(read_rows(out / STEPS)) < options.steps // 2:
+    while begun.poll() is None and len(read_rows(out / STEPS)) < options.steps // 2:
         time.sleep(0.01)
     begun.terminate()
     begun.wait()
     rows = len(read_rows(out / STEPS))
     start = time.perf_counter()
     again = subprocess.Popen(given, stderr=subprocess.DEVNULL)
-    while len(read_rows(out / STEPS)) <= rows:
+    while again.poll() is None and len(read_rows(out / STEPS)) <= rows:
         time.sleep(0.01)
     found = time.perf_counter() - start
     again.terminate()

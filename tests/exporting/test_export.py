@@ -144,6 +144,13 @@ def test_the_command_writes_compares_and_quantises(name, kind, written, tmp_path
         dict(zip(each.classes, each.probabilities, strict=True)) for each in eights
     )  # fmt: skip
     assert 0 < max(abs(one[key] - other[key]) for key in one) < 0.05
+    for more, text in (
+        (["--float16", "--int8", "dynamic", "--data", photos], "float16 and int8 are given; allowed: one of them"),
+        (["--int8", "static", "--data", photos], "int8=static needs calibration"),
+        (["--int8", "dynamic"], "int8 needs data"),
+    ):
+        assert main(["export", str(written / "run"), "-o", str(out), *more]) != 0
+        assert text in capsys.readouterr().err
     assert sorted(path.suffix for path in out.parent.iterdir()) == sorted(
         [out.suffix, *(".bin",) * (out.suffix == ".xml")] * 2
     )
@@ -164,7 +171,7 @@ def test_accuracy_is_told_where_folders_are_classes(written, tmp_path):
     assert "right" not in compare_quantized(written / "plain.onnx", written / "plain.xml", written / "photos")
 
 
-def test_levels_that_no_calibration_image_ran_are_left_as_they_are(written):
+def test_dynamic_quantisation_leaves_products_within_cells(written):
     from anyres.exporting.quantize import quantize_dynamic
 
     quantize_dynamic(written / "plain.onnx", written / "dynamic.onnx")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,8 @@ INTERRUPTED = 130
 def train(options: RunConfig) -> int:
     from anyres.training.engine import train
 
-    return 0 if train(options).finished else INTERRUPTED
+    # torchrun would take any other status than 0 for a failure and start all processes again
+    return 0 if train(options).finished or int(os.environ.get("WORLD_SIZE", "1")) > 1 else INTERRUPTED
 
 
 def sweep(options: SweepConfig) -> int:

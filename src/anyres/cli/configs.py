@@ -119,6 +119,8 @@ class Export:
             raise ValueError("int8 needs data, a folder of images to measure the change on, and data has no other use")
         if (self.int8 == "static") != (self.calibration is not None):
             raise ValueError("int8=static needs calibration, a folder of images, and calibration has no other use")
+        if self.int8 is not None and self.float16:
+            raise ValueError("float16 and int8 are given; allowed: one of them")
         if self.int8 == "dynamic" and self.out.suffix != ".onnx":
             raise ValueError(f"int8 is dynamic, which {self.out} cannot be; allowed: static, or an .onnx file")
 

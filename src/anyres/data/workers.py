@@ -1,5 +1,6 @@
 """What loaders are made of: seeded draws, reading by index, worker processes that change neither order nor errors."""
 
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -48,11 +49,17 @@ def _itself(item: object) -> object:
     return item
 
 
+def _leave_the_group(worker: int) -> None:
+    """What is sent to a whole process group (Ctrl-C, torchrun's SIGTERM) is for who trains, and still needs batches."""
+    if os.name == "posix":
+        os.setpgrp()
+
+
 def run_in_order(items: Numbered, numbers: range, num_workers: int) -> Iterator:
     """Batches in order. The loader's own draw comes from a generator of its own, so that training's is untouched."""
     loader: DataLoader = DataLoader(
         items, batch_size=None, sampler=numbers, num_workers=num_workers, collate_fn=_itself,
-        generator=torch.Generator(),
+        generator=torch.Generator(), worker_init_fn=_leave_the_group,
     )  # fmt: skip
     with naming_lost_workers():
         for item in loader:

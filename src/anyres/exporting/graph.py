@@ -43,9 +43,6 @@ class Value:
     def __gt__(self, other: Any) -> "Value":
         return self.graph.op("Greater", self, other)
 
-    def __ge__(self, other: Any) -> "Value":
-        return self.graph.op("GreaterOrEqual", self, other)
-
     def __lt__(self, other: Any) -> "Value":
         return self.graph.op("Less", self, other)
 

@@ -86,9 +86,9 @@ def train(config: RunConfig, task: Task | None = None) -> TrainResult:
         device = local_device(config.torch_device())
         with torch_settings(config, device):
             made = together(lambda: task or config.make_task())
-            free = operational(type(config))
+            free = operational(type(config)) - {"shard", "checkpoint_every", "validate_every", "out"}
             settings = {name: value for name, value in config.to_json().items() if name not in free}
-            demand_alike("settings or data", {**settings, "task": made.identity()})
+            demand_alike("settings or data", {**settings, "device": device.type, "task": made.identity()})
             return _Run(config, made, device).go()
 
 
@@ -116,6 +116,8 @@ class _Run:
         self._validated = 0  # the step of that validation
         self._clock = 0.0  # when the current step began
         together(self._load)
+        known = {"step": self.trainer.step, "validated": self._validated, "finished": self._is_finished()}
+        demand_alike("files in the run folder, which all must see,", known)
 
     def go(self) -> TrainResult:
         try:

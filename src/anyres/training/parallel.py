@@ -74,6 +74,10 @@ def check_processes(config: RunConfig) -> None:
             f"accumulate is {config.accumulate} for {config.batch_size // world()} images in each of {world()} "
             f"processes; allowed: 1 to {config.batch_size // world()}"
         )
+    if world() > 1 and config.device.startswith("cuda:"):
+        raise ValueError(
+            f"device is {config.device} for {world()} processes; allowed: cuda, of which each takes its own"
+        )
     if config.shard and world() == 1:
         raise ValueError("shard is given but has no effect in a single process; start with torchrun, or leave it out")
     if config.shard and config.ema is not None:

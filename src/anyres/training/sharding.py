@@ -14,6 +14,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
@@ -37,7 +38,7 @@ class _TaskLoss(nn.Module):
 class SharedLoss:
     """`task.loss` whose gradients are the means over all processes."""
 
-    def __init__(self, task: Task, *, shards: bool) -> None:
+    def __init__(self, task: Task, device: torch.device, *, shards: bool) -> None:
         self._module: nn.Module = _TaskLoss(task)
         if world() == 1:
             return
@@ -47,11 +48,12 @@ class SharedLoss:
                 self._module, find_unused_parameters=True, forward_sync_buffers=False
             )
             return
+        mesh = init_device_mesh(device.type, (world(),))
         for name, each in task.model.named_modules():
             if name.split(".")[-1] == "blocks" and isinstance(each, nn.ModuleList):
                 for block in each:
-                    fully_shard(block)
-        fully_shard(self._module)
+                    fully_shard(block, mesh=mesh)
+        fully_shard(self._module, mesh=mesh)
 
     def __call__(self, prepared: Any, rows: slice, *, is_last: bool) -> Tensor:
         """Of some rows of this process' share; gradients are exchanged in the backward pass of the last ones."""
@@ -108,4 +110,8 @@ def load_states(
     names = [name_of[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
     groups = [{**group, "params": [names[place] for place in group["params"]]} for group in state["param_groups"]]
     named: Any = {"state": {names[place]: each for place, each in state["state"].items()}, "param_groups": groups}
-    set_optimizer_state_dict(model, optimizer, named, options=options)
+    # without strict a parameter that never had a gradient has no state; what is then made up for it is taken away
+    set_optimizer_state_dict(model, optimizer, named, options=StateDictOptions(full_state_dict=True, strict=False))
+    for parameter in model.parameters():
+        if name_of[id(parameter)] not in named["state"]:
+            optimizer.state.pop(parameter, None)

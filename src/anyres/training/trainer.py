@@ -50,7 +50,8 @@ class Trainer:
         if config.ema is not None:
             self.ema = ModelEmaV3(self.model, decay=config.ema, use_warmup=True)
         self._whole = copy.deepcopy(self.model).cpu() if config.shard else None  # to validate and to save
-        self.loss = SharedLoss(task, shards=config.shard)  # before the optimiser, which would hold whole parameters
+        # before the optimiser, which would else hold whole parameters
+        self.loss = SharedLoss(task, device, shards=config.shard)
         self.optimizer = make_optimizer(self.model, config)
         self.schedule = make_schedule(self.optimizer, config)
         self.step = 0

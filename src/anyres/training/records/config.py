@@ -32,6 +32,8 @@ class RecordsConfig(RunConfig):
 
     def check(self) -> None:
         super().check()
+        if self.shard:
+            raise ValueError("shard is given but has no effect on a head alone; leave it out")
         check_numbers(self, {"smoothing": (0.0, 1.0, "[)")})
 
     @classmethod
