@@ -149,7 +149,8 @@ def test_the_command_writes_compares_and_quantises(name, kind, written, tmp_path
         (["--int8", "static", "--data", photos], "int8=static needs calibration"),
         (["--int8", "dynamic"], "int8 needs data"),
     ):
-        assert main(["export", str(written / "run"), "-o", str(out), *more]) != 0
+        with pytest.raises(SystemExit):
+            main(["export", str(written / "run"), "-o", str(out), *more])
         assert text in capsys.readouterr().err
     assert sorted(path.suffix for path in out.parent.iterdir()) == sorted(
         [out.suffix, *(".bin",) * (out.suffix == ".xml")] * 2
