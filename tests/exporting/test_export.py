@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +54,7 @@ MORE = [
 
 
 CASES = [(*each, ending) for each in [*MODELS, *MORE] for ending in (".onnx", ".xml")]
-QUICK = [(*MODELS[0], ".onnx"), (*MODELS[1], ".xml"), (*MODELS[2], ".onnx")]
+QUICK = [(*each, ".onnx") for each in MODELS]
 
 
 @pytest.mark.parametrize(
@@ -79,15 +81,26 @@ def test_of_an_upgraded_vit(start, tmp_path):
     assert max(each.worst for each in found) < TOLERANCE
 
 
+def write(model, path):
+    uint8 = path.stem == "whole"
+    anyres.export(model, path, classes=["ant", "bee", "cat"], largest=100, uint8=uint8, verify=12, verify_pixels=4000)
+
+
+@pytest.fixture(scope="module")
+def in_openvino(written):
+    """The same files by OpenVINO. For slow tests alone: see docs/log.md, where a process that has used it crashed."""
+    for name in ("plain.xml", "whole.xml"):
+        write(anyres.load(written / "run")[0].eval(), written / name)
+    return written
+
+
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     folder = tmp_path_factory.mktemp("export")
     model = make(num_classes=3)
     anyres.save(folder / "run", model, name=None, classes=["ant", "bee", "cat"], training_sizes=[(16, 16)])
-    for name, uint8 in (("plain.onnx", False), ("whole.onnx", True), ("plain.xml", False), ("whole.xml", True)):
-        anyres.export(
-            model, folder / name, classes=["ant", "bee", "cat"], largest=100, uint8=uint8, verify=12, verify_pixels=4000
-        )
+    for name in ("plain.onnx", "whole.onnx"):
+        write(model, folder / name)
     draw = np.random.default_rng(0)
     (folder / "photos").mkdir()
     for number, size in enumerate([(30, 41), (7, 90), (100, 100), (1, 1), (16, 16)]):
@@ -96,7 +109,13 @@ def written(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("name", ["plain.onnx", "whole.onnx", "plain.xml", "whole.xml"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["plain.xml", "whole.xml"])
+def test_a_file_of_openvino_predicts_as_its_run(in_openvino, name):
+    test_a_file_predicts_as_its_run(in_openvino, name)
+
+
+@pytest.mark.parametrize("name", ["plain.onnx", "whole.onnx"])
 def test_a_file_predicts_as_its_run(written, name):
     one, other = (
         sorted(anyres.Predictor(written / each)(written / "photos"), key=lambda found: Path(found.path).name)
@@ -134,11 +153,12 @@ def test_the_command_writes_compares_and_quantises(name, kind, written, tmp_path
     out, photos = tmp_path / "new" / name, str(written / "photos")
     arguments = ["--largest", "100", "--verify", "7", "--verify-pixels", "3000", "--int8", kind, "--data", photos]
     calibration = ["--calibration", photos] if kind == "static" else []
-    assert main(["export", str(written / "run"), "-o", str(out), *arguments, *calibration]) == 0
-    said = capsys.readouterr()
-    assert "the worst of 7 sizes of up to 2" in said.err and "images of up to 100 pixels a side" in said.out
+    command = [sys.executable, "-m", "anyres", "export", str(written / "run"), "-o", str(out), *arguments, *calibration]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "the worst of 7 sizes of up to 2" in done.stderr and "images of up to 100 pixels a side" in done.stdout
     small = out.with_name(f"model-int8{out.suffix}")
-    assert small.name in said.out and "on 5 images the same class" in said.out  # the sixth is beyond the limit
+    assert small.name in done.stdout and "on 5 images the same class" in done.stdout  # the sixth is beyond the limit
     plain, eights = (anyres.Predictor(path, top_k=3)(written / "photos" / "2.png") for path in (out, small))
     [one], [other] = (dict(zip(each.classes, each.probabilities, strict=True)) for each in plain), (
         dict(zip(each.classes, each.probabilities, strict=True)) for each in eights
@@ -157,7 +177,9 @@ def test_the_command_writes_compares_and_quantises(name, kind, written, tmp_path
     )
 
 
-def test_accuracy_is_told_where_folders_are_classes(written, tmp_path):
+@pytest.mark.slow
+def test_accuracy_is_told_where_folders_are_classes(in_openvino, tmp_path):
+    written = in_openvino
     from anyres.predict.quantized import compare_quantized
 
     photos = sorted((written / "photos").glob("?.png"))
@@ -183,11 +205,16 @@ def test_dynamic_quantisation_leaves_products_within_cells(written):
 
 @pytest.mark.slow
 def test_levels_beyond_the_calibration_images_are_left_as_they_are(written):
-    from anyres.exporting.quantize import quantize_static
-
-    draw = np.random.default_rng(0)
-    images = [draw.standard_normal((1, 3, 9, side)).astype(np.float32) for side in (17, 25, 40)]
-    quantize_static(written / "plain.onnx", written / "static.onnx", images, levels=1)
+    code = """
+import sys
+import numpy as np
+from pathlib import Path
+from anyres.exporting.quantize import quantize_static
+draw, folder = np.random.default_rng(0), Path(sys.argv[1])
+images = [draw.standard_normal((1, 3, 9, side)).astype(np.float32) for side in (17, 25, 40)]
+quantize_static(folder / "plain.onnx", folder / "static.onnx", images, levels=1)
+"""
+    subprocess.run([sys.executable, "-c", code, str(written)], check=True)
     nodes = onnx.load(written / "static.onnx").graph.node
     made_of = {name: node.op_type for node in nodes for name in node.output}
     eights = {
@@ -217,9 +244,11 @@ def test_weights_of_16_bits(uint8, tmp_path):
         anyres.export(model, tmp_path / "more.xml", float16=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", [".onnx", ".xml"])
-def test_the_first_answer_is_as_right_as_the_next(ending, written):
+def test_the_first_answer_is_as_right_as_the_next(ending, in_openvino):
     """Of OpenVINO 2026.4 it was memory that nobody had written, as long as the file had branches."""
+    written = in_openvino
     model, _ = anyres.load(written / "run")
     for size in [(1, 1), (2, 1), (16, 16), (1, 50), (100, 100)]:
         file = KINDS[ending](written / f"plain{ending}")

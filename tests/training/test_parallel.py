@@ -162,7 +162,8 @@ MORE = [
 @pytest.mark.parametrize(("kind", "changes"), [*QUICK, *(pytest.param(*each, marks=pytest.mark.slow) for each in MORE)])
 def test_two_processes_are_one(kind, changes, make):
     one, two = make(kind, "one", **{**changes, "shard": False}), make(kind, "two", **changes)
-    train(one)
+    codes, said = run(one)
+    assert codes == [0], said
     codes, said = run(two, two)
     assert codes == [0, 0], said
     assert_equal_runs(one, two, **CLOSE)
