@@ -340,7 +340,7 @@ def test_layers_that_are_no_plain_ones_and_models_of_others_are_refused(tmp_path
             anyres.export(model, tmp_path / "model.onnx")
     with pytest.raises(ValueError, match="TimmViTAR has calls of its own"):
         anyres.export(TimmViTAR(make().config), tmp_path / "model.onnx")
-    monkeypatch.setattr("anyres.exporting.to_onnx._MOST_BYTES", 1000)
+    monkeypatch.setattr("anyres.exporting.exportable._MOST_BYTES", 1000)
     with pytest.raises(ValueError, match="more than one ONNX file holds"):
         anyres.export(make(), tmp_path / "model.onnx")
 

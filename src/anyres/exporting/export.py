@@ -2,12 +2,14 @@
 
 import copy
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 
+from anyres.exporting.exportable import check_exportable
 from anyres.exporting.exported import KINDS, RT_INFO, metadata_of
 from anyres.exporting.verify import TOLERANCE, Difference, compare, draw_sizes, table
 from anyres.files import check_file
@@ -53,25 +55,8 @@ def export(
             than 1e-4 of an output's greatest value, which then is not left behind.
     """
     path = Path(path)
-    check_file("path", path)
-    if path.suffix not in KINDS:
-        raise ValueError(f"path is {path}; allowed: a name that ends with {' or '.join(KINDS)}.")
-    for name, value, least in (("largest", largest, 1), ("verify", verify, 0), ("verify_pixels", verify_pixels, 1)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name} is {value!r}; allowed: whole numbers from {least} up.")
-    if float16 and path.suffix != ".onnx":
-        raise ValueError("float16 is given but is for .onnx alone, which OpenVINO reads too; leave it out.")
-    try:
-        import onnx  # noqa: F401
-        import onnxscript  # noqa: F401
-
-        if path.suffix == ".xml":
-            import openvino  # noqa: F401
-
-        from anyres.exporting.to_onnx import check_exportable, make_graph
-    except ImportError as error:
-        extra = "openvino" if error.name == "openvino" else "export"
-        raise ImportError(f'exporting needs {error.name}: pip install "anyres[{extra}]"') from error
+    _check_options(path, float16, largest=largest, verify=verify, verify_pixels=verify_pixels)
+    make_graph = _graph_maker(path.suffix)
     check_exportable(model)
     if len(classes) not in (0, model.config.num_classes):
         raise ValueError(f"there are {len(classes)} class names for {model.config.num_classes} outputs.")
@@ -97,6 +82,33 @@ def export(
     if progress and found:
         print(table(found), file=sys.stderr)
     return found
+
+
+def _check_options(path: Path, float16: bool, *, largest: int, verify: int, verify_pixels: int) -> None:
+    check_file("path", path)
+    if path.suffix not in KINDS:
+        raise ValueError(f"path is {path}; allowed: a name that ends with {' or '.join(KINDS)}.")
+    for name, value, least in (("largest", largest, 1), ("verify", verify, 0), ("verify_pixels", verify_pixels, 1)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"{name} is {value!r}; allowed: whole numbers from {least} up.")
+    if float16 and path.suffix != ".onnx":
+        raise ValueError("float16 is given but is for .onnx alone, which OpenVINO reads too; leave it out.")
+
+
+def _graph_maker(suffix: str) -> Callable[..., Any]:
+    """`make_graph`, if all that a file of this kind needs is installed."""
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+
+        if suffix == ".xml":
+            import openvino  # noqa: F401
+
+        from anyres.exporting.to_onnx import make_graph
+    except ImportError as error:
+        extra = "openvino" if error.name == "openvino" else "export"
+        raise ImportError(f'exporting needs {error.name}: pip install "anyres[{extra}]"') from error
+    return make_graph
 
 
 def as_openvino(source: Path, path: Path, metadata: Mapping[str, str]) -> None:
